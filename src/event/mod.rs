@@ -1,0 +1,21 @@
+//! The event types: what every other room speaks about.
+//!
+//! Owns validated names ([`Subject`]), numbers ([`MessageId`], [`Sequence`] and the positions built
+//! from it), times ([`UnixMicros`]), the record as it is stored in the log ([`record`]) and the
+//! message as it goes over the wire ([`EncodedMessage`]).
+//!
+//! Must never: touch a file, a socket or a clock other than through [`clock`].
+
+pub mod clock;
+mod encoded;
+pub mod limits;
+mod message;
+mod position;
+pub mod record;
+mod subject;
+
+pub use clock::UnixMicros;
+pub use encoded::EncodedMessage;
+pub use message::{Expiration, Message, MessageId};
+pub use position::{Durable, Projected, Sequence, Trimmed};
+pub use subject::{Subject, SubjectError};

@@ -1,0 +1,180 @@
+//! The record of a message as it stands in the log: a version byte, then the fields of that version in
+//! bincode's legacy layout (little endian, fixed-width integers, lengths as `u64`).
+//!
+//! A struct that was released never changes. A new version gets a new struct, a new number, a golden
+//! file in `tests/data/` and a decoder beside the old ones.
+
+use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
+use bytes::Bytes;
+
+use super::limits::{BODY_BYTES_CEILING, RECORD_OVERHEAD_BYTES, SUBJECT_BYTES_MAX};
+use super::{Expiration, Message, MessageId, Subject, UnixMicros};
+
+/// The version that this build writes.
+pub const RECORD_VERSION: u8 = 1;
+
+/// Largest record in bytes that is written or accepted.
+pub const RECORD_BYTES_MAX: usize = RECORD_OVERHEAD_BYTES + SUBJECT_BYTES_MAX + BODY_BYTES_CEILING;
+
+const LAYOUT: Configuration<LittleEndian, Fixint, Limit<RECORD_BYTES_MAX>> =
+    bincode::config::legacy().with_limit::<RECORD_BYTES_MAX>();
+
+/// Version 1, frozen.
+#[derive(bincode::Encode, bincode::BorrowDecode)]
+struct RecordV1<'a> {
+    subject: &'a str,
+    id: u32,
+    published_at_us: i64,
+    expiration_seconds: u32,
+    body: &'a [u8],
+}
+
+/// A record that borrows the log's buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// The subject's text; valid as a [`Subject`].
+    pub subject: &'a str,
+    /// The id on the subject.
+    pub id: MessageId,
+    /// When the broker took the message.
+    pub published_at: UnixMicros,
+    /// How long `Fetch` finds it.
+    pub expiration: Expiration,
+    /// The body, 0 to [`BODY_BYTES_CEILING`] bytes.
+    pub body: &'a [u8],
+}
+
+/// Why bytes of the log are not a record that this build understands.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// No bytes at all.
+    #[error("the record is empty")]
+    Empty,
+    /// Written by a newer walcast.
+    #[error("the record has version {version}, this walcast knows up to {RECORD_VERSION}; use a newer walcast")]
+    UnknownVersion {
+        /// The version byte found.
+        version: u8,
+    },
+    /// The fields do not decode.
+    #[error("the record does not decode: {reason}")]
+    Malformed {
+        /// What the decoder or a rule says.
+        reason: String,
+    },
+}
+
+/// Appends the record of a message to `buffer`.
+///
+/// # Errors
+/// [`RecordError::Malformed`] if it would be larger than [`RECORD_BYTES_MAX`]; admission refuses such bodies before.
+pub fn encode(record: &Record<'_>, buffer: &mut Vec<u8>) -> Result<(), RecordError> {
+    buffer.push(RECORD_VERSION);
+    let fields = RecordV1 {
+        subject: record.subject,
+        id: record.id.get(),
+        published_at_us: record.published_at.as_micros(),
+        expiration_seconds: record.expiration.seconds(),
+        body: record.body,
+    };
+    bincode::encode_into_std_write(fields, buffer, LAYOUT).map(drop).map_err(|error| malformed(&error))
+}
+
+/// Reads a record without copying its subject or body.
+///
+/// # Errors
+/// [`RecordError`] if the bytes are not exactly one valid record of a known version.
+pub fn decode(bytes: &[u8]) -> Result<Record<'_>, RecordError> {
+    let (version, fields) = bytes.split_first().ok_or(RecordError::Empty)?;
+    if *version != RECORD_VERSION {
+        return Err(RecordError::UnknownVersion { version: *version });
+    }
+    let (record, used): (RecordV1<'_>, usize) =
+        bincode::borrow_decode_from_slice(fields, LAYOUT).map_err(|error| malformed(&error))?;
+    if used != fields.len() {
+        return Err(RecordError::Malformed { reason: format!("{} bytes too many", fields.len() - used) });
+    }
+    let id = MessageId::new(record.id).ok_or_else(|| malformed(&"id out of range"))?;
+    let expiration = i32::try_from(record.expiration_seconds).ok().and_then(Expiration::from_wire);
+    Ok(Record {
+        subject: record.subject,
+        id,
+        published_at: UnixMicros::from_micros(record.published_at_us),
+        expiration: expiration.ok_or_else(|| malformed(&"expiration out of range"))?,
+        body: record.body,
+    })
+}
+
+impl Record<'_> {
+    /// The message as a value of its own.
+    ///
+    /// # Errors
+    /// [`RecordError::Malformed`] if the subject breaks a rule of [`Subject`].
+    pub fn to_message(&self) -> Result<Message, RecordError> {
+        Ok(Message {
+            subject: Subject::new(self.subject.to_owned()).map_err(|error| malformed(&error))?,
+            id: self.id,
+            published_at: self.published_at,
+            expiration: self.expiration,
+            body: Bytes::copy_from_slice(self.body),
+        })
+    }
+}
+
+fn malformed(reason: &dyn std::fmt::Display) -> RecordError {
+    RecordError::Malformed { reason: reason.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(body: &[u8]) -> Record<'_> {
+        Record {
+            subject: "orders.größe",
+            id: MessageId::new(7).expect("7 is an id"),
+            published_at: UnixMicros::from_micros(1_700_000_000_123_456),
+            expiration: Expiration::from_wire(60).expect("60 is not negative"),
+            body,
+        }
+    }
+
+    #[test]
+    fn decodes_what_it_encodes() {
+        for body in [&b""[..], b"\0\xff\n", &[7; 100_000]] {
+            let mut bytes = Vec::new();
+            encode(&sample(body), &mut bytes).expect("fits");
+            assert!(bytes.len() <= RECORD_OVERHEAD_BYTES + "orders.größe".len() + body.len());
+            assert_eq!(decode(&bytes), Ok(sample(body)));
+        }
+    }
+
+    #[test]
+    fn writes_the_frozen_bytes_of_version_1() {
+        let mut bytes = Vec::new();
+        encode(&sample(b"hi"), &mut bytes).expect("fits");
+        let mut expected = vec![1];
+        expected.extend(14u64.to_le_bytes());
+        expected.extend("orders.größe".as_bytes());
+        expected.extend(7u32.to_le_bytes());
+        expected.extend(1_700_000_000_123_456i64.to_le_bytes());
+        expected.extend(60u32.to_le_bytes());
+        expected.extend(2u64.to_le_bytes());
+        expected.extend(b"hi");
+        assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn refuses_every_truncation_newer_versions_and_extra_bytes() {
+        let mut bytes = Vec::new();
+        encode(&sample(b"hello"), &mut bytes).expect("fits");
+        for cut in 0..bytes.len() {
+            assert!(decode(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+        let mut extra = bytes.clone();
+        extra.push(0);
+        assert!(matches!(decode(&extra), Err(RecordError::Malformed { .. })));
+        bytes[0] = 2;
+        assert_eq!(decode(&bytes), Err(RecordError::UnknownVersion { version: 2 }));
+    }
+}

@@ -1,0 +1,18 @@
+//! walcast: an event-sourced gRPC broker.
+//!
+//! `Publish` is acknowledged once the message is on the local disk. The log is the truth; the history
+//! store and the live streams are views of it. Rooms import downwards only:
+//!
+//! `cli` → `broker` → `api` → `fetch` → `ingest`, `delivery`, `projector` → `wal` → `event`;
+//! `config` and `telemetry` stand beside them and import only `event`.
+
+pub mod api;
+pub mod config;
+pub mod delivery;
+pub mod event;
+pub mod fetch;
+pub mod ingest;
+pub mod projector;
+pub mod proto;
+pub mod telemetry;
+pub mod wal;

@@ -1,0 +1,163 @@
+//! The contract of a history store.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::event::{Expiration, MessageId, Projected, Sequence, Subject, UnixMicros};
+
+/// A message to be kept: never fire and forget.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Its place in the log.
+    pub sequence: Sequence,
+    /// Its subject.
+    pub subject: Subject,
+    /// Its id on the subject; (subject, id) is the key of the row.
+    pub id: MessageId,
+    /// When it was published.
+    pub published_at: UnixMicros,
+    /// How long it is kept from then on; at least one second.
+    pub expiration: Expiration,
+    /// Its body, 0 to `limits.body_bytes` bytes, any values.
+    pub body: Bytes,
+}
+
+/// A run of the log, to be applied as a whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoreBatch {
+    /// The position that the store must be at before this batch.
+    pub previous: Projected,
+    /// The position that the store is at afterwards: the last record read, whether or not it made a row.
+    pub projected: Projected,
+    /// In log order. Empty when everything in the run was fire and forget.
+    pub rows: Vec<Row>,
+    /// Each subject of the run once, with its last id, fire and forget included.
+    pub high_water_marks: Vec<(Subject, MessageId)>,
+}
+
+/// A message as a store gives it back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredMessage {
+    /// When it was published.
+    pub published_at: UnixMicros,
+    /// How long it is kept from then on.
+    pub expiration: Expiration,
+    /// Its body, byte for byte.
+    pub body: Bytes,
+}
+
+/// Why a store cannot answer now.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be reached, or answered with a passing failure. Trying again later makes sense.
+    #[error("the {store} store is unavailable: {reason}")]
+    Unavailable {
+        /// Which kind of store.
+        store: &'static str,
+        /// What it said.
+        reason: String,
+    },
+    /// What it holds contradicts itself, another log or this version. Trying again does not help.
+    #[error("the {store} store holds something else than it must: {reason}")]
+    Inconsistent {
+        /// Which kind of store.
+        store: &'static str,
+        /// What was found, where.
+        reason: String,
+    },
+}
+
+impl StoreError {
+    /// Whether the same call can succeed later without anybody's doing.
+    pub fn retryable(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
+}
+
+/// Why a batch was not applied. Nothing of it is visible then.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store is not at [`StoreBatch::previous`]: someone else writes to it, or a batch was left out.
+    #[error("the store is at sequence {found}, this batch continues from {expected}")]
+    WrongPosition {
+        /// Where the store is.
+        found: Projected,
+        /// [`StoreBatch::previous`].
+        expected: Projected,
+    },
+}
+
+impl ApplyError {
+    /// Whether applying the same batch again can succeed without anybody's doing.
+    pub fn retryable(&self) -> bool {
+        match self {
+            Self::Store(error) => error.retryable(),
+            Self::WrongPosition { .. } => false,
+        }
+    }
+}
+
+/// A history store: a view of one log, as far as that log was projected.
+///
+/// What every implementation promises, and `conformance` checks:
+///
+/// - **Together.** [`Store::apply`] makes the rows, the high-water marks and the position of a batch
+///   durable and visible at once, or nothing of it. When it returns `Ok`, they survive `kill -9` and a power cut.
+/// - **In order.** A batch applies only at its [`StoreBatch::previous`]; anything else is
+///   [`ApplyError::WrongPosition`] and changes nothing. So a batch sent twice is applied once.
+/// - **Byte for byte.** Bodies and subjects come back as they were given, whatever bytes they have.
+/// - **Until it expires.** [`Store::fetch`] finds a row at every `now` before
+///   `published_at + expiration` and at none from then on, whether or not it was removed already.
+/// - **One log.** A store belongs to the log it was first opened for, and refuses another by name.
+/// - **Cancel safe.** A future that is dropped has either applied its batch or not; `projected` tells which.
+#[async_trait]
+pub trait Store: fmt::Debug + Send + Sync + 'static {
+    /// The kind's name as in `store.kind`.
+    fn kind(&self) -> &'static str;
+
+    /// Whether rows can be fetched at all; false for `none`, whose messages live in the hot tail only.
+    fn keeps_history(&self) -> bool {
+        true
+    }
+
+    /// The last position that was applied; [`Projected::default`] for a fresh store.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be read.
+    async fn projected(&self) -> Result<Projected, StoreError>;
+
+    /// Applies a batch and its position together.
+    ///
+    /// # Errors
+    /// [`ApplyError`]; nothing of the batch is visible then, except after a lost answer of a remote store,
+    /// where [`Store::projected`] tells.
+    async fn apply(&self, batch: &StoreBatch) -> Result<(), ApplyError>;
+
+    /// The row of (subject, id), unless it is absent or expired at `now`.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot tell.
+    async fn fetch(
+        &self,
+        subject: &Subject,
+        id: MessageId,
+        now: UnixMicros,
+    ) -> Result<Option<StoredMessage>, StoreError>;
+
+    /// The last id that was projected of a subject.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot tell.
+    async fn high_water_mark(&self, subject: &Subject) -> Result<Option<MessageId>, StoreError>;
+
+    /// Gives back the space of what expired before `now`. Called about every ten seconds; does a bounded amount of work.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be used.
+    async fn expire(&self, now: UnixMicros) -> Result<(), StoreError>;
+}
