@@ -1,0 +1,131 @@
+//! A system under measurement as a process of its own.
+
+use std::fmt;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::Failure;
+
+/// Clock ticks a second of `/proc/PID/stat`: USER_HZ, 100 on every Linux that Rust supports.
+const TICKS_PER_SECOND: f64 = 100.0;
+/// How long a server may work on after the last call before its CPU time is read anyway.
+const DRAIN_MAX: Duration = Duration::from_secs(30);
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum System {
+    /// The server that does nothing.
+    Noop,
+    /// The broker, with its defaults.
+    Walcast,
+}
+
+impl fmt::Display for System {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Noop => "noop",
+            Self::Walcast => "walcast",
+        })
+    }
+}
+
+/// A running server; killed when it goes out of scope.
+pub struct ServerProcess {
+    child: Child,
+    /// `http://ADDRESS` of its gRPC port.
+    pub uri: String,
+    _data: TempDir,
+}
+
+impl ServerProcess {
+    /// Starts it with an empty data directory below `data_root` and waits until it listens.
+    pub async fn start(system: System, walcast: &Path, data_root: &Path) -> Result<Self, Failure> {
+        let data = tempfile::Builder::new().prefix("yardstick").tempdir_in(data_root)?;
+        let mut command = match system {
+            System::Noop => {
+                let mut command = Command::new(std::env::current_exe()?);
+                command.arg("noop");
+                command
+            }
+            System::Walcast => {
+                let mut command = Command::new(walcast);
+                command.args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir"]);
+                command.arg(data.path().join("data"));
+                command
+            }
+        };
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+        let stderr = child.stderr.take().ok_or("no stderr")?;
+        let address = tokio::task::spawn_blocking(move || address_of(stderr)).await??;
+        Ok(Self { child, uri: format!("http://{address}"), _data: data })
+    }
+
+    /// CPU seconds that it has used, user and system.
+    pub fn cpu_seconds(&self) -> Result<f64, Failure> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // The name in parentheses may hold spaces; utime and stime are fields 14 and 15.
+        let after_name = stat.rsplit_once(')').ok_or("no name in /proc/PID/stat")?.1;
+        let fields: Vec<&str> = after_name.split_whitespace().collect();
+        let ticks: u64 =
+            fields.get(11).ok_or("utime")?.parse::<u64>()? + fields.get(12).ok_or("stime")?.parse::<u64>()?;
+        Ok(ticks as f64 / TICKS_PER_SECOND)
+    }
+
+    /// CPU seconds once it has nothing left to do: what a call costs includes what it causes afterwards.
+    pub async fn cpu_seconds_when_quiet(&self) -> Result<f64, Failure> {
+        let started = Instant::now();
+        let mut before = self.cpu_seconds()?;
+        loop {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            let now = self.cpu_seconds()?;
+            if now - before < 0.015 || started.elapsed() > DRAIN_MAX {
+                return Ok(now);
+            }
+            before = now;
+        }
+    }
+
+    /// Peak resident memory in MiB.
+    pub fn peak_memory_mib(&self) -> Result<f64, Failure> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM")?;
+        Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
+    }
+}
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        // It can only be gone already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Reads lines up to the one that says `listening`; a thread of its own passes on warnings from then on.
+fn address_of(stderr: ChildStderr) -> Result<String, Failure> {
+    let mut lines = BufReader::new(stderr).lines();
+    let mut seen = String::new();
+    while let Some(line) = lines.next().transpose()? {
+        if let Some(address) = listening(&line) {
+            std::thread::spawn(move || {
+                for line in lines.map_while(Result::ok).filter(|line| line.contains("WARN") || line.contains("ERROR")) {
+                    eprintln!("  {line}");
+                }
+            });
+            return Ok(address);
+        }
+        seen.push_str(&line);
+        seen.push('\n');
+    }
+    Err(format!("the server ended before it listened:\n{seen}").into())
+}
+
+fn listening(line: &str) -> Option<String> {
+    let value: serde_json::Value = serde_json::from_str(line).ok()?;
+    let fields = value.get("fields").unwrap_or(&value);
+    (fields.get("message")?.as_str()? == "listening").then(|| fields.get("grpc")?.as_str().map(str::to_owned))?
+}
