@@ -1,1 +1,10 @@
-//! telemetry
+//! What operators see of a running node: log lines and metrics.
+//!
+//! Owns the one definition of every metric and the set-up of logging. Rooms get their handles passed in.
+//!
+//! Must never: use a global registry, take a label value from what a client sent, or know a room.
+
+pub mod logging;
+pub mod metrics;
+
+pub use metrics::Metrics;

@@ -1,0 +1,309 @@
+//! The settings with their meanings and defaults. Bounds stand in [`super::keys`], rules between keys in
+//! [`super::rules`].
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Secret;
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+const MIB_ON_DISK: u64 = 1024 * 1024;
+const GIB_ON_DISK: u64 = 1024 * MIB_ON_DISK;
+
+/// Everything that an operator can set. Built by [`super::load`], or from the default in tests.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Where gRPC is served: an IP address and a port, 0 for any free one. Default 127.0.0.1:50051, because
+    /// nothing authenticates callers yet.
+    pub listen: SocketAddr,
+    /// Where the admin HTTP port (metrics, health, status) is served. Default 127.0.0.1:9464: it is not for clients.
+    pub admin_listen: SocketAddr,
+    /// The folder of everything that is kept, created if absent. Default `./data`.
+    pub data_dir: PathBuf,
+    /// `store.*`: the history store.
+    pub store: StoreSettings,
+    /// `log.*`: the log on the local disk.
+    pub log: LogSettings,
+    /// `limits.*`: the bounds that protect the node.
+    pub limits: LimitSettings,
+    /// `telemetry.*`: logging and traces.
+    pub telemetry: TelemetrySettings,
+    /// `shutdown.*`.
+    pub shutdown: ShutdownSettings,
+}
+
+impl Settings {
+    /// Where the segments of the log are: `data_dir/log`.
+    pub fn log_dir(&self) -> PathBuf {
+        self.data_dir.join("log")
+    }
+
+    /// Where each subject's last id is kept: `data_dir/ids`.
+    pub fn ids_dir(&self) -> PathBuf {
+        self.data_dir.join("ids")
+    }
+
+    /// Where the embedded store is: `data_dir/store`.
+    pub fn store_dir(&self) -> PathBuf {
+        self.data_dir.join("store")
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 50051)),
+            admin_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9464)),
+            data_dir: PathBuf::from("./data"),
+            store: StoreSettings::default(),
+            log: LogSettings::default(),
+            limits: LimitSettings::default(),
+            telemetry: TelemetrySettings::default(),
+            shutdown: ShutdownSettings::default(),
+        }
+    }
+}
+
+/// Which store keeps the history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StoreKind {
+    /// In the process, files under `data_dir/store`.
+    #[default]
+    Embedded,
+    /// No history: pure publish and subscribe, Fetch finds the hot tail only.
+    None,
+}
+
+impl StoreKind {
+    /// The word of the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Embedded => "embedded",
+            Self::None => "none",
+        }
+    }
+}
+
+/// `store.*`: where the history is kept that Fetch reads.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StoreSettings {
+    /// `embedded` (default) or `none`; `postgres` and `cassandra` are refused by this build.
+    pub kind: StoreKind,
+    /// `store.embedded.*`.
+    pub embedded: EmbeddedSettings,
+    /// `store.postgres.*`, read by the next version.
+    pub postgres: PostgresSettings,
+    /// `store.cassandra.*`, read by the next version.
+    pub cassandra: CassandraSettings,
+}
+
+/// `store.embedded.*`: memory and disk of the embedded store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EmbeddedSettings {
+    /// Cache of blocks read from disk, in bytes. Default 16MiB, 1MiB to 64GiB: recent messages come from the
+    /// hot tail, so the cache serves old ones only.
+    pub cache_bytes: u64,
+    /// Rows in memory that are not in a table yet, in bytes over all tables. Default 32MiB, 1MiB to 16GiB:
+    /// more makes fewer, larger tables and a longer start.
+    pub write_buffer_bytes: u64,
+    /// The store's own journal on disk, in bytes. Default 128MiB, 64MiB to 64GiB: below, the store writes
+    /// tables before they are worth it.
+    pub journal_bytes: u64,
+}
+
+impl Default for EmbeddedSettings {
+    fn default() -> Self {
+        Self { cache_bytes: 16 * MIB_ON_DISK, write_buffer_bytes: 32 * MIB_ON_DISK, journal_bytes: 128 * MIB_ON_DISK }
+    }
+}
+
+/// `store.postgres.*`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PostgresSettings {
+    /// Connection URL; it may hold a password, so it is never shown whole. Default none.
+    pub url: Option<Secret>,
+}
+
+/// `store.cassandra.*`: any server of the CQL protocol, Apache Cassandra and ScyllaDB.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CassandraSettings {
+    /// Contact points, `host:port` each; a list in the file, separated by commas elsewhere. Default none, at most 64.
+    pub nodes: Vec<String>,
+    /// Keyspace of the tables. Default `walcast`.
+    pub keyspace: String,
+    /// Copies of each row, used when the keyspace is created. Default 1, 1 to 9.
+    pub replication_factor: u32,
+    /// Consistency level of reads and writes. Default `LOCAL_QUORUM`.
+    pub consistency: String,
+}
+
+impl Default for CassandraSettings {
+    fn default() -> Self {
+        Self {
+            nodes: Vec::new(),
+            keyspace: "walcast".to_owned(),
+            replication_factor: 1,
+            consistency: "LOCAL_QUORUM".to_owned(),
+        }
+    }
+}
+
+/// `log.*`: the log on the local disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogSettings {
+    /// Size of a segment file, in bytes. Default 64MiB, 64KiB to 1GiB: the unit in which space is prepared
+    /// and given back. It must hold the largest frame.
+    pub segment_bytes: u64,
+    /// Space of all segments, in bytes; publishes get RESOURCE_EXHAUSTED beyond it. Default 10GiB, 128KiB to
+    /// 1PiB: reached before the disk is full, so that delivery and projection go on.
+    pub max_bytes: u64,
+    /// Log kept for replay after its projection, in bytes at most. Default 1GiB, 0 to 1PiB; 0 keeps none.
+    pub keep_bytes: u64,
+    /// How long log is kept for replay after its projection, at most. Default 24h, 0 to 10 years. What comes
+    /// first of this and `keep_bytes` frees a segment.
+    pub keep_for: Duration,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 64 * MIB_ON_DISK,
+            max_bytes: 10 * GIB_ON_DISK,
+            keep_bytes: GIB_ON_DISK,
+            keep_for: Duration::from_secs(24 * 3600),
+        }
+    }
+}
+
+/// `limits.*`: the bounds that protect the node. The subject's limit of 255 bytes is part of the contract
+/// and not a setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitSettings {
+    /// Largest body of a publish, in bytes. Default 1MiB, 1 to 16MiB: a reader of the log holds one whole.
+    pub body_bytes: usize,
+    /// Publishes that were admitted and are not yet durable, fanned out and projected, in bytes. Default
+    /// 256MiB, 1MiB to 64GiB: the memory that a burst may take before publishers have to wait.
+    pub in_flight_bytes: usize,
+    /// The same as a number of publishes. Default 65536, 32768 to 16777216: a flood of 32,768 small calls on
+    /// one connection must succeed, so bytes are the first bound to be met.
+    pub in_flight_publishes: usize,
+    /// How long a publish waits for a permit before RESOURCE_EXHAUSTED. Default 1s, 0 to 60s: longer than a
+    /// stall of the disk, shorter than the deadlines of clients.
+    pub admission_wait: Duration,
+    /// Recent messages kept in memory for Fetch, in bytes. Default 64MiB, 1MiB to 64GiB.
+    pub hot_tail_bytes: usize,
+    /// Subscribers at a time. Default 100000, 1 to 10000000: each costs a stream and a queue.
+    pub subscribers: usize,
+    /// Unread bytes that a subscriber may be behind before its stream is ended. Default 8MiB, 64KiB to 4GiB.
+    pub subscriber_bytes: usize,
+    /// Unread messages of all subscribers together, in bytes. Default 256MiB, 1MiB to 64GiB: what slow
+    /// readers may cost the node.
+    pub delivery_bytes: usize,
+    /// Client connections at a time. Default 10000, 1 to 1000000: half of a usual open-files limit of 20,000.
+    pub connections: usize,
+    /// Concurrent calls and streams on one connection. Default 65536, 1 to 2147483647: a client that opens
+    /// thousands of subscriptions on its only connection must not wait for ever.
+    pub streams_per_connection: u32,
+    /// How long a new connection may take until it speaks HTTP/2. Default 10s, 100ms to 5m: a silent peer
+    /// holds a descriptor no longer.
+    pub handshake_timeout: Duration,
+    /// Pause between HTTP/2 pings to a peer. Default 20s, 1s to 1h: below the idle timeouts of usual proxies.
+    pub keepalive_interval: Duration,
+    /// How long a ping may stay unanswered before the connection is closed. Default 10s, 1s to 10m.
+    pub keepalive_timeout: Duration,
+    /// HTTP/2 flow-control window of a connection, in bytes. Default 1MiB, 65535 to 2147483647.
+    pub connection_window_bytes: u32,
+    /// HTTP/2 flow-control window of a stream, in bytes. Default 1MiB, 65535 to 2147483647: one body of the
+    /// default size goes without a pause.
+    pub stream_window_bytes: u32,
+    /// Header list of a call, in bytes. Default 16KiB, 4KiB to 1MiB: metadata, tokens and traces fit.
+    pub header_list_bytes: u32,
+    /// Streams that the server reset for a peer's protocol errors before it closes the connection. Default
+    /// 1024, 1 to 1000000: below a flood, above any honest client.
+    pub local_error_reset_streams: usize,
+    /// Streams that a peer reset before they were taken up, at a time, before it is closed. Default 20, 1 to
+    /// 100000: the rapid-reset attack ends here.
+    pub pending_accept_reset_streams: usize,
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        Self {
+            body_bytes: MIB,
+            in_flight_bytes: 256 * MIB,
+            in_flight_publishes: 65_536,
+            admission_wait: Duration::from_secs(1),
+            hot_tail_bytes: 64 * MIB,
+            subscribers: 100_000,
+            subscriber_bytes: 8 * MIB,
+            delivery_bytes: 256 * MIB,
+            connections: 10_000,
+            streams_per_connection: 65_536,
+            handshake_timeout: Duration::from_secs(10),
+            keepalive_interval: Duration::from_secs(20),
+            keepalive_timeout: Duration::from_secs(10),
+            connection_window_bytes: 1024 * 1024,
+            stream_window_bytes: 1024 * 1024,
+            header_list_bytes: 16 * 1024,
+            local_error_reset_streams: 1024,
+            pending_accept_reset_streams: 20,
+        }
+    }
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl LogFormat {
+    /// The word of the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
+/// `telemetry.*`: log lines and traces.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TelemetrySettings {
+    /// `auto` (default: text on a terminal, JSON elsewhere), `text` or `json`.
+    pub log_format: LogFormat,
+    /// What is logged, as directives such as `info,walcast::wal=debug`. Default `info`.
+    pub log_filter: String,
+    /// Where traces are sent. Default none; any value is refused by this build.
+    pub otlp_endpoint: Option<String>,
+    /// Share of calls that are traced. Default 0.01, 0 to 1: at 50,000 calls a second one in a hundred is plenty.
+    pub sample_ratio: f64,
+}
+
+impl Default for TelemetrySettings {
+    fn default() -> Self {
+        Self { log_format: LogFormat::Auto, log_filter: "info".to_owned(), otlp_endpoint: None, sample_ratio: 0.01 }
+    }
+}
+
+/// `shutdown.*`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShutdownSettings {
+    /// How long an orderly stop may take. Default 25s, 1s to 1h: below the 30 s that Kubernetes grants.
+    pub grace: Duration,
+}
+
+impl Default for ShutdownSettings {
+    fn default() -> Self {
+        Self { grace: Duration::from_secs(25) }
+    }
+}

@@ -1,0 +1,83 @@
+//! How metrics are made and registered.
+
+use prometheus::core::Collector;
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+/// Everything below is called with names and labels that are constants of this folder.
+const VALID: &str = "names and labels are valid and registered once; a test builds them all";
+
+/// Seconds, from 100 microseconds in powers of two to a minute: one step tells a fast disk from a slow one.
+pub(super) const SECONDS: [f64; 20] = [
+    0.0001, 0.0002, 0.0004, 0.0008, 0.0016, 0.0032, 0.0064, 0.0128, 0.0256, 0.0512, 0.1024, 0.2048, 0.4096, 0.8192,
+    1.6384, 3.2768, 6.5536, 13.1072, 26.2144, 60.0,
+];
+
+/// Numbers of records, 1 to 65,536 in powers of four.
+pub(super) const RECORDS: [f64; 9] = [1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0];
+
+/// Bytes, 256 to 64 MiB in powers of four.
+pub(super) const BYTES: [f64; 10] =
+    [256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262_144.0, 1_048_576.0, 4_194_304.0, 16_777_216.0, 67_108_864.0];
+
+/// Makes metrics in one registry.
+#[derive(Debug)]
+pub(super) struct Definitions<'a>(&'a Registry);
+
+impl<'a> Definitions<'a> {
+    pub fn new(registry: &'a Registry) -> Self {
+        Self(registry)
+    }
+
+    fn register<M: Collector + Clone + 'static>(&self, metric: M) -> M {
+        self.0.register(Box::new(metric.clone())).expect(VALID);
+        metric
+    }
+
+    pub fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.register(IntCounter::new(name, help).expect(VALID))
+    }
+
+    pub fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.register(IntCounterVec::new(Opts::new(name, help), labels).expect(VALID))
+    }
+
+    pub fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.register(IntGauge::new(name, help).expect(VALID))
+    }
+
+    pub fn fraction(&self, name: &str, help: &str) -> Gauge {
+        self.register(Gauge::new(name, help).expect(VALID))
+    }
+
+    pub fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.register(IntGaugeVec::new(Opts::new(name, help), labels).expect(VALID))
+    }
+
+    pub fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        self.register(Histogram::with_opts(options).expect(VALID))
+    }
+
+    pub fn histograms(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
+        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        self.register(HistogramVec::new(options, labels).expect(VALID))
+    }
+
+    /// The positions, shared by the rooms that move them.
+    pub fn position(&self) -> IntGaugeVec {
+        self.gauges("walcast_position", "Position in the log, as a sequence number of records.", &["position"])
+    }
+
+    /// CPU, memory and descriptors of this process.
+    pub fn process(&self) {
+        #[cfg(target_os = "linux")]
+        self.0.register(Box::new(prometheus::process_collector::ProcessCollector::for_self())).expect(VALID);
+    }
+
+    pub fn build_info(&self, version: &str) {
+        let info = self.gauges("walcast_build_info", "Always 1; the label names the version that runs.", &["version"]);
+        info.with_label_values(&[version]).set(1);
+    }
+}

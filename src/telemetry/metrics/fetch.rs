@@ -1,0 +1,45 @@
+//! Where Fetch found what it answered.
+
+use prometheus::{IntCounter, IntGauge};
+
+use super::define::Definitions;
+
+/// What answered a Fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The message was in memory.
+    Hot,
+    /// The message was in the store.
+    Store,
+    /// The id was issued and the message is no longer kept.
+    Expired,
+    /// The id was never issued.
+    NeverPublished,
+}
+
+const SOURCES: [&str; 4] = ["hot", "store", "expired", "never_published"];
+
+/// Handles of the fetch room.
+#[derive(Debug, Clone)]
+pub struct FetchMetrics {
+    fetches: [IntCounter; SOURCES.len()],
+    /// Bytes of messages in memory.
+    pub hot_tail_bytes: IntGauge,
+}
+
+impl FetchMetrics {
+    pub(super) fn new(define: &Definitions<'_>) -> Self {
+        let fetches =
+            define.counters("walcast_fetches_total", "Fetches that were answered, by what answered.", &["source"]);
+        Self {
+            fetches: SOURCES.map(|source| fetches.with_label_values(&[source])),
+            hot_tail_bytes: define
+                .gauge("walcast_hot_tail_bytes", "Bytes of recent messages kept in memory for Fetch."),
+        }
+    }
+
+    /// Counts an answer.
+    pub fn answered(&self, source: Source) {
+        self.fetches[source as usize].inc();
+    }
+}

@@ -1,0 +1,68 @@
+//! Admission, the queue, batches and ids.
+
+use prometheus::{Histogram, IntCounter, IntGauge};
+
+use super::define::{BYTES, Definitions, RECORDS};
+
+/// Why a publish got no id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rejection {
+    /// The subject, the expiration or the message itself breaks the contract.
+    Invalid,
+    /// The body is over `limits.body_bytes`.
+    TooLarge,
+    /// No permit within `limits.admission_wait`.
+    QueueFull,
+    /// `log.max_bytes` was reached.
+    LogFull,
+    /// The subject has used all its ids.
+    IdsExhausted,
+    /// The node is stopping, or its log has failed.
+    Unavailable,
+}
+
+const REJECTIONS: [&str; 6] = ["invalid", "too_large", "queue_full", "log_full", "ids_exhausted", "unavailable"];
+
+/// Handles of the ingest room.
+#[derive(Debug, Clone)]
+pub struct IngestMetrics {
+    rejections: [IntCounter; REJECTIONS.len()],
+    /// Bytes of publishes that hold a permit.
+    pub queue_bytes: IntGauge,
+    /// Publishes that hold a permit.
+    pub queue_publishes: IntGauge,
+    /// Records of a batch, one observation per fdatasync.
+    pub batch_records: Histogram,
+    /// Bytes of a batch, one observation per fdatasync.
+    pub batch_bytes: Histogram,
+    /// Subjects that have an id.
+    pub subjects: IntGauge,
+    /// Subjects that have used 80 % of their ids.
+    pub subjects_near_last_id: IntGauge,
+}
+
+impl IngestMetrics {
+    pub(super) fn new(define: &Definitions<'_>) -> Self {
+        let rejections =
+            define.counters("walcast_publishes_rejected_total", "Publishes that got no id, by reason.", &["reason"]);
+        Self {
+            rejections: REJECTIONS.map(|reason| rejections.with_label_values(&[reason])),
+            queue_bytes: define.gauge(
+                "walcast_queue_bytes",
+                "Bytes of publishes admitted and not yet durable, fanned out and projected.",
+            ),
+            queue_publishes: define
+                .gauge("walcast_queue_publishes", "Publishes admitted and not yet durable, fanned out and projected."),
+            batch_records: define.histogram("walcast_batch_records", "Records in a batch of the log.", &RECORDS),
+            batch_bytes: define.histogram("walcast_batch_bytes", "Bytes in a batch of the log.", &BYTES),
+            subjects: define.gauge("walcast_subjects", "Subjects that were published on."),
+            subjects_near_last_id: define
+                .gauge("walcast_subjects_near_last_id", "Subjects that have used 80 % of their ids."),
+        }
+    }
+
+    /// Counts a publish that got no id.
+    pub fn rejected(&self, rejection: Rejection) {
+        self.rejections[rejection as usize].inc();
+    }
+}

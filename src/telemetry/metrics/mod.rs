@@ -1,0 +1,72 @@
+//! Metrics: one definition file per room, a struct of resolved handles each.
+//!
+//! Label values come from closed sets and are resolved once, when [`Metrics`] is built, so observing costs
+//! an atomic operation and no look-up. Each name, unit and meaning stands in docs/metrics.md too; a test
+//! compares the two.
+
+mod api;
+mod define;
+mod delivery;
+mod fetch;
+mod ingest;
+mod projector;
+mod wal;
+
+use prometheus::{Registry, TextEncoder};
+
+pub use api::{ApiMetrics, Method, Refusal};
+pub use delivery::DeliveryMetrics;
+pub use fetch::{FetchMetrics, Source};
+pub use ingest::{IngestMetrics, Rejection};
+pub use projector::ProjectorMetrics;
+pub use wal::WalMetrics;
+
+use define::Definitions;
+
+/// Every metric of a node. Built once and shared; the rooms take their part of it by reference or clone.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Registry,
+    /// Calls and connections.
+    pub api: ApiMetrics,
+    /// Admission, the queue, batches and ids.
+    pub ingest: IngestMetrics,
+    /// Positions, fsync and files of the log.
+    pub wal: WalMetrics,
+    /// Subscribers and what was sent to them.
+    pub delivery: DeliveryMetrics,
+    /// From the log to the store.
+    pub projector: ProjectorMetrics,
+    /// Where Fetch found what it answered.
+    pub fetch: FetchMetrics,
+}
+
+impl Metrics {
+    /// Defines all metrics in a registry of their own. `version` is shown by `walcast_build_info`.
+    pub fn new(version: &str) -> Self {
+        let registry = Registry::new();
+        let define = Definitions::new(&registry);
+        define.process();
+        define.build_info(version);
+        let position = define.position();
+        Self {
+            api: ApiMetrics::new(&define),
+            ingest: IngestMetrics::new(&define),
+            wal: WalMetrics::new(&define, &position),
+            delivery: DeliveryMetrics::new(&define),
+            projector: ProjectorMetrics::new(&define, &position),
+            fetch: FetchMetrics::new(&define),
+            registry,
+        }
+    }
+
+    /// All values in Prometheus' text format, version 0.0.4.
+    pub fn render(&self) -> String {
+        TextEncoder::new()
+            .encode_to_string(&self.registry.gather())
+            .expect("encoding fails for families without a name or a value only, and every one has both")
+    }
+}
+
+#[cfg(test)]
+mod tests;
