@@ -1,6 +1,7 @@
 //! The contract of a history store.
 
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -67,6 +68,14 @@ pub enum StoreError {
         /// What was found, where.
         reason: String,
     },
+    /// It failed and cannot go on without being opened again. Trying again does not help.
+    #[error("the {store} store failed: {reason}; remove the cause and start walcast again")]
+    Failed {
+        /// Which kind of store.
+        store: &'static str,
+        /// What it said.
+        reason: String,
+    },
 }
 
 impl StoreError {
@@ -114,7 +123,8 @@ impl ApplyError {
 /// - **Until it expires.** [`Store::fetch`] finds a row at every `now` before
 ///   `published_at + expiration` and at none from then on, whether or not it was removed already.
 /// - **One log.** A store belongs to the log it was first opened for, and refuses another by name.
-/// - **Cancel safe.** A future that is dropped has either applied its batch or not; `projected` tells which.
+/// - **Cancel safe.** A future that is dropped has either applied its batch or not; a later `projected`
+///   waits for it and tells which.
 #[async_trait]
 pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// The kind's name as in `store.kind`.
@@ -131,12 +141,13 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// [`StoreError`] if the store cannot be read.
     async fn projected(&self) -> Result<Projected, StoreError>;
 
-    /// Applies a batch and its position together.
+    /// Applies a batch and its position together. Shared, so that a store may hand it to another thread
+    /// or task without copying the rows.
     ///
     /// # Errors
     /// [`ApplyError`]; nothing of the batch is visible then, except after a lost answer of a remote store,
     /// where [`Store::projected`] tells.
-    async fn apply(&self, batch: &StoreBatch) -> Result<(), ApplyError>;
+    async fn apply(&self, batch: &Arc<StoreBatch>) -> Result<(), ApplyError>;
 
     /// The row of (subject, id), unless it is absent or expired at `now`.
     ///
@@ -149,13 +160,14 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         now: UnixMicros,
     ) -> Result<Option<StoredMessage>, StoreError>;
 
-    /// The last id that was projected of a subject.
+    /// The last id that was projected of a subject; always None if the store keeps no history.
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot tell.
     async fn high_water_mark(&self, subject: &Subject) -> Result<Option<MessageId>, StoreError>;
 
-    /// Gives back the space of what expired before `now`. Called about every ten seconds; does a bounded amount of work.
+    /// Gives back space of what expired at or before `now`. Called about every ten seconds; does a bounded
+    /// amount of work, may keep an expired row longer and never touches one that is live at `now`.
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be used.

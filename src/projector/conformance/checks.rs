@@ -1,0 +1,365 @@
+//! The checks. Each starts with an empty place.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+
+use super::samples::{
+    LOG, PUBLISHED, apply, at, batch, equal, holds, id, lacks, mark, position, refuse, row, seconds, subject,
+};
+use super::{Check, Place};
+use crate::event::{Expiration, UnixMicros};
+use crate::projector::{Row, StoreBatch};
+
+type Outcome = Result<(), String>;
+
+macro_rules! checks {
+    ($($name:ident),* $(,)?) => {
+        &[$((stringify!($name), |place| Box::pin($name(place)))),*]
+    };
+}
+
+pub(super) const WITH_HISTORY: &[Check] = checks![
+    starts_empty,
+    applies_rows_marks_and_position_together,
+    applies_in_order_and_once,
+    moves_the_position_without_rows,
+    refuses_without_a_trace,
+    keeps_bodies_byte_for_byte,
+    keeps_a_mebibyte,
+    tells_odd_subjects_apart,
+    tells_the_same_id_on_other_subjects_apart,
+    keeps_high_water_marks,
+    finds_until_it_expires,
+    finds_every_life_time,
+    frees_what_expired_and_keeps_the_rest,
+    goes_on_after_a_row_came_expired,
+    remembers_when_opened_again,
+    refuses_another_log,
+    waits_for_an_abandoned_batch,
+    reads_beside_writes,
+];
+
+pub(super) const WITHOUT_HISTORY: &[Check] =
+    checks![starts_empty, applies_in_order_and_once, moves_the_position_without_rows, finds_nothing];
+
+async fn starts_empty(place: &dyn Place) -> Outcome {
+    let store = place.open(LOG).await?;
+    equal("the position", &position(&*store).await?, &at(0))?;
+    equal("a mark", &mark(&*store, "s").await?, &None)?;
+    lacks(&*store, "s", 1, PUBLISHED).await
+}
+
+async fn applies_rows_marks_and_position_together(place: &dyn Place) -> Outcome {
+    let store = place.open(LOG).await?;
+    let rows = vec![row(1, "a", 1, 60, b"one")?, row(3, "b", 1, 3_600, b"two")?, row(4, "a", 2, 60, b"three")?];
+    apply(&*store, &batch(0, 5, rows.clone())).await?;
+    for row in &rows {
+        holds(&*store, row, PUBLISHED).await?;
+    }
+    equal("the position", &position(&*store).await?, &at(5))?;
+    equal("the mark of a", &mark(&*store, "a").await?, &Some(2))?;
+    equal("the mark of b", &mark(&*store, "b").await?, &Some(1))
+}
+
+async fn applies_in_order_and_once(place: &dyn Place) -> Outcome {
+    let store = place.open(LOG).await?;
+    let first = batch(0, 2, vec![row(1, "a", 1, 60, b"1")?]);
+    apply(&*store, &first).await?;
+    refuse(&*store, &first).await?;
+    refuse(&*store, &batch(3, 4, vec![row(4, "a", 2, 60, b"2")?])).await?;
+    refuse(&*store, &batch(1, 4, vec![row(4, "a", 2, 60, b"2")?])).await?;
+    apply(&*store, &batch(2, 4, vec![row(4, "a", 2, 60, b"2")?])).await?;
+    equal("the position", &position(&*store).await?, &at(4))
+}
+
+async fn moves_the_position_without_rows(place: &dyn Place) -> Outcome {
+    let store = place.open(LOG).await?;
+    apply(&*store, &batch(0, 7, Vec::new())).await?;
+    equal("the position", &position(&*store).await?, &at(7))?;
+    apply(&*store, &batch(7, 8, vec![row(8, "a", 1, 60, b"1")?])).await?;
+    equal("the position", &position(&*store).await?, &at(8))
+}
+
+async fn refuses_without_a_trace(place: &dyn Place) -> Outcome {
+    let store = place.open(LOG).await?;
+    let kept = row(1, "a", 1, 60, b"kept")?;
+    apply(&*store, &batch(0, 1, vec![kept.clone()])).await?;
+    refuse(&*store, &batch(5, 6, vec![row(6, "a", 1, 60, b"other")?, row(6, "b", 9, 60, b"new")?])).await?;
+    holds(&*store, &kept, PUBLISHED).await?;
+    lacks(&*store, "b", 9, PUBLISHED).await?;
+    equal("the mark of b", &mark(&*store, "b").await?, &None)?;
+    equal("the position", &position(&*store).await?, &at(1))
+}
+
+async fn keeps_bodies_byte_for_byte(place: &dyn Place) -> Outcome {
+    let store = place.open(LOG).await?;
+    let every_byte: Vec<u8> = (0..=u8::MAX).collect();
+    let bodies: [&[u8]; 6] = [b"", b"\0", b"a\0b\0", b"\xff\xfe\xc3\x28", b"'; drop table messages; --\\", &every_byte];
+    let mut rows = Vec::new();
+    for (number, body) in (1u32..).zip(bodies) {
+        rows.push(row(u64::from(number), "bytes", number, 60, body)?);
+    }
+    apply(&*store, &batch(0, rows.len() as u64, rows.clone())).await?;
+    for row in &rows {
+        holds(&*store, row, PUBLISHED).await?;
+    }
+    Ok(())
+}
+
+async fn keeps_a_mebibyte(place: &dyn Place) -> Outcome {
+    let store = place.open(LOG).await?;
+    // Does not compress, and ends in a byte of its own.
+    let mut state = 1u32;
+    let mut body: Vec<u8> = Vec::with_capacity(1 << 20);
+    while body.len() < (1 << 20) {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        body.push(state.to_le_bytes()[3]);
+    }
+    let rows = vec![row(1, "large", 1, 60, &body)?, row(2, "large", 2, 60, b"small")?, row(3, "large", 3, 60, &body)?];
+    apply(&*store, &batch(0, 3, rows.clone())).await?;
+    for row in &rows {
+        holds(&*store, row, PUBLISHED).await?;
+    }
+    Ok(())
+}
+
+async fn tells_odd_subjects_apart(place: &dyn Place) -> Outcome {
+    let store = place.open(LOG).await?;
+    let (longest, near) = ("x".repeat(255), format!("{}y", "x".repeat(254)));
+    let four_bytes = "🦀".repeat(63);
+    let subjects = [
+        "a",
+        "A",
+        "ä",
+        "a\u{308}",
+        "a ",
+        " a",
+        "a.b",
+        "a/b",
+        "a%",
+        "a_",
+        "'",
+        "\"",
+        "`",
+        ";",
+        "'; drop table x; --",
+        "\\",
+        "$1",
+        "{}",
+        "null",
+        "日本",
+        "🦀",
+        &four_bytes,
+        &longest,
+        &near,
+    ];
+    let mut rows = Vec::new();
+    for (sequence, text) in (1u64..).zip(subjects) {
+        rows.push(row(sequence, text, 1, 60, format!("of {text}").as_bytes())?);
+    }
+    apply(&*store, &batch(0, rows.len() as u64, rows.clone())).await?;
+    for row in &rows {
+        holds(&*store, row, PUBLISHED).await?;
+        equal("a mark", &mark(&*store, row.subject.as_str()).await?, &Some(1))?;
+    }
+    lacks(&*store, &"x".repeat(254), 1, PUBLISHED).await
+}
+
+async fn tells_the_same_id_on_other_subjects_apart(place: &dyn Place) -> Outcome {
+    let store = place.open(LOG).await?;
+    let mut rows = Vec::new();
+    // Names that are prefixes of each other, and ids whose digits could belong to the name.
+    for (sequence, (text, number)) in (1u64..).zip([("s", 1), ("s1", 1), ("s", 11), ("s1", 11), ("s11", 1), ("s", 256)])
+    {
+        rows.push(row(sequence, text, number, 60, format!("{text} {number}").as_bytes())?);
+    }
+    apply(&*store, &batch(0, rows.len() as u64, rows.clone())).await?;
+    for row in &rows {
+        holds(&*store, row, PUBLISHED).await?;
+    }
+    lacks(&*store, "s11", 11, PUBLISHED).await?;
+    lacks(&*store, "s", 2, PUBLISHED).await
+}
+
+async fn keeps_high_water_marks(place: &dyn Place) -> Outcome {
+    let store = place.open(LOG).await?;
+    apply(&*store, &batch(0, 2, vec![row(1, "a", 1, 60, b"")?])).await?;
+    // Everything in this run was fire and forget: marks without rows.
+    let marks = vec![(subject("a")?, id(9)?), (subject("b")?, id(i32::MAX.cast_unsigned())?)];
+    let run = StoreBatch { previous: at(2), projected: at(11), rows: Vec::new(), high_water_marks: marks };
+    apply(&*store, &Arc::new(run)).await?;
+    equal("the mark of a", &mark(&*store, "a").await?, &Some(9))?;
+    equal("the mark of b", &mark(&*store, "b").await?, &Some(i32::MAX.cast_unsigned()))?;
+    lacks(&*store, "a", 9, PUBLISHED).await?;
+    drop(store);
+    let store = place.open(LOG).await?;
+    equal("the mark of a, opened again", &mark(&*store, "a").await?, &Some(9))
+}
+
+async fn finds_until_it_expires(place: &dyn Place) -> Outcome {
+    let store = place.open(LOG).await?;
+    let rows = vec![row(1, "a", 1, 1, b"one second")?, row(2, "a", 2, 60, b"a minute")?];
+    apply(&*store, &batch(0, 2, rows.clone())).await?;
+    for row in &rows {
+        let end = row.expiration.expires_at(row.published_at);
+        holds(&*store, row, before(end)).await?;
+        lacks(&*store, "a", row.id.get(), end).await?;
+        lacks(&*store, "a", row.id.get(), end.plus_seconds(1_000_000)).await?;
+        // The clock of the one who asks may jump back.
+        holds(&*store, row, PUBLISHED).await?;
+    }
+    Ok(())
+}
+
+async fn finds_every_life_time(place: &dyn Place) -> Outcome {
+    let store = place.open(LOG).await?;
+    let lives = [1, 2, 14, 15, 16, 59, 60, 61, 240, 241, 3_600, 86_400, 604_800, 31_536_000, 1_000_000_000, i32::MAX];
+    let mut rows = Vec::new();
+    for (number, life) in (1u32..).zip(lives) {
+        rows.push(row(u64::from(number), "life", number, life, &life.to_be_bytes())?);
+    }
+    apply(&*store, &batch(0, rows.len() as u64, rows.clone())).await?;
+    for row in &rows {
+        let end = row.expiration.expires_at(row.published_at);
+        store.expire(before(end)).await.map_err(|error| error.to_string())?;
+        holds(&*store, row, before(end)).await?;
+        lacks(&*store, "life", row.id.get(), end).await?;
+    }
+    Ok(())
+}
+
+async fn frees_what_expired_and_keeps_the_rest(place: &dyn Place) -> Outcome {
+    let store = place.open(LOG).await?;
+    let mut rows = Vec::new();
+    for number in 1..=40u32 {
+        let mut row = row(u64::from(number), "tick", number, 30, b"tick")?;
+        row.published_at = PUBLISHED.plus_seconds(number);
+        rows.push(row);
+    }
+    apply(&*store, &batch(0, 40, rows.clone())).await?;
+    for passed in 0..=40 {
+        let now = PUBLISHED.plus_seconds(30 + passed);
+        store.expire(now).await.map_err(|error| error.to_string())?;
+        for row in &rows {
+            if now < row.expiration.expires_at(row.published_at) {
+                holds(&*store, row, now).await?;
+            } else {
+                lacks(&*store, "tick", row.id.get(), now).await?;
+            }
+        }
+    }
+    equal("the mark", &mark(&*store, "tick").await?, &Some(40))?;
+    apply(&*store, &batch(40, 41, vec![row(41, "tick", 41, 30, b"after")?])).await?;
+    equal("the position", &position(&*store).await?, &at(41))
+}
+
+async fn goes_on_after_a_row_came_expired(place: &dyn Place) -> Outcome {
+    let store = place.open(LOG).await?;
+    let late = PUBLISHED.plus_seconds(100_000);
+    let old = row(1, "a", 1, 60, b"old")?;
+    for round in 0..3 {
+        // A projector that was away for long: the row has expired when it arrives, and its bucket is dropped.
+        let (previous, next) = (round * 2, round * 2 + 2);
+        let mut fresh = row(next, "a", u32::try_from(next).map_err(|error| error.to_string())?, 60, b"fresh")?;
+        fresh.published_at = late;
+        let expired = Row { id: id(u32::try_from(next - 1).map_err(|error| error.to_string())?)?, ..old.clone() };
+        apply(&*store, &batch(previous, next, vec![expired.clone(), fresh.clone()])).await?;
+        store.expire(late).await.map_err(|error| error.to_string())?;
+        lacks(&*store, "a", expired.id.get(), late).await?;
+        holds(&*store, &fresh, late).await?;
+    }
+    Ok(())
+}
+
+async fn remembers_when_opened_again(place: &dyn Place) -> Outcome {
+    let mut rows: Vec<Row> = Vec::new();
+    for round in 0..4u32 {
+        let store = place.open(LOG).await?;
+        equal("the position, opened again", &position(&*store).await?, &at(u64::from(round) * 10))?;
+        for row in &rows {
+            holds(&*store, row, PUBLISHED).await?;
+        }
+        let sequence = u64::from(round) * 10 + 10;
+        let life = [60, 3_600, 5, 604_800][round as usize % 4];
+        let added = row(sequence, "again", round + 1, life, format!("round {round}").as_bytes())?;
+        apply(&*store, &batch(sequence - 10, sequence, vec![added.clone()])).await?;
+        rows.push(added);
+        drop(store);
+    }
+    let store = place.open(LOG).await?;
+    equal("the mark, opened again", &mark(&*store, "again").await?, &Some(4))?;
+    lacks(&*store, "again", 3, PUBLISHED.plus_seconds(5)).await
+}
+
+async fn refuses_another_log(place: &dyn Place) -> Outcome {
+    let kept = row(1, "a", 1, 60, b"kept")?;
+    let store = place.open(LOG).await?;
+    apply(&*store, &batch(0, 1, vec![kept.clone()])).await?;
+    drop(store);
+    match place.open(LOG + 1).await {
+        Ok(_) => return Err("it opened for another log".to_owned()),
+        Err(reason) if reason.contains(&format!("{:x}", LOG + 1)) && reason.contains(&format!("{LOG:x}")) => {}
+        Err(reason) => return Err(format!("the refusal does not name both logs: {reason}")),
+    }
+    let store = place.open(LOG).await?;
+    holds(&*store, &kept, PUBLISHED).await
+}
+
+async fn waits_for_an_abandoned_batch(place: &dyn Place) -> Outcome {
+    let store = place.open(LOG).await?;
+    for round in 1..=20u32 {
+        let done = u64::from(round) - 1;
+        let run = batch(done, done + 1, vec![row(done + 1, "gone", round, 60, b"body")?]);
+        // Polled once, then dropped.
+        drop(store.apply(&run).now_or_never());
+        let after = position(&*store).await?;
+        if after == at(done + 1) {
+            refuse(&*store, &run).await?;
+        } else {
+            equal("the position after an abandoned batch", &after, &at(done))?;
+            apply(&*store, &run).await?;
+        }
+        holds(&*store, &run.rows[0], PUBLISHED).await?;
+    }
+    Ok(())
+}
+
+async fn reads_beside_writes(place: &dyn Place) -> Outcome {
+    let store = place.open(LOG).await?;
+    let live = row(1, "live", 1, 3_600, b"live")?;
+    apply(&*store, &batch(0, 1, vec![live.clone()])).await?;
+    let write = async {
+        for round in 1..40u64 {
+            let mut short =
+                row(round + 1, "short", u32::try_from(round).map_err(|error| error.to_string())?, 1, b"short")?;
+            short.published_at = PUBLISHED.plus_seconds(u32::try_from(round * 20).map_err(|error| error.to_string())?);
+            let now = short.published_at.plus_seconds(40);
+            apply(&*store, &batch(round, round + 1, vec![short])).await?;
+            store.expire(now).await.map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    };
+    let read = async {
+        for _ in 0..400 {
+            holds(&*store, &live, PUBLISHED.plus_seconds(1_000)).await?;
+        }
+        Ok(())
+    };
+    let (written, read): (Outcome, Outcome) = futures_util::future::join(write, read).await;
+    written.and(read)
+}
+
+async fn finds_nothing(place: &dyn Place) -> Outcome {
+    let store = place.open(LOG).await?;
+    equal("keeps history", &store.keeps_history(), &false)?;
+    apply(&*store, &batch(0, 1, vec![row(1, "a", 1, 60, b"1")?])).await?;
+    lacks(&*store, "a", 1, PUBLISHED).await?;
+    store.expire(PUBLISHED).await.map_err(|error| error.to_string())?;
+    equal("fire and forget", &seconds(0)?, &Expiration::FIRE_AND_FORGET)
+}
+
+/// The last instant before `end`.
+fn before(end: UnixMicros) -> UnixMicros {
+    UnixMicros::from_micros(end.as_micros() - 1)
+}

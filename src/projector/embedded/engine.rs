@@ -1,0 +1,246 @@
+//! The store as a synchronous program: one writer, many readers.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fjall::{Database, Keyspace, PersistMode};
+use parking_lot::RwLock;
+use tracing::{debug, info};
+
+use super::KIND;
+use super::bucket::BucketKey;
+use super::codec::{self, POSITION_KEY};
+use super::config::{Config, MEMTABLE_PARTS, WAITING_FLUSHES_MAX};
+use crate::event::{MessageId, Projected, UnixMicros};
+use crate::projector::{ApplyError, StoreBatch, StoreError, StoredMessage};
+
+/// Most buckets that one `expire` drops. Each costs some milliseconds of fsync, and batches wait meanwhile.
+const DROPS_MAX: usize = 16;
+
+/// What an entry of a memtable takes beyond its key and value, in bytes; measured as the resident set per entry.
+const ENTRY_OVERHEAD_BYTES: u64 = 128;
+
+/// How often a writer looks whether the background thread has caught up.
+const FLUSH_POLL: Duration = Duration::from_millis(1);
+
+/// A time bucket that exists.
+#[derive(Clone)]
+struct Bucket {
+    key: BucketKey,
+    keyspace: Keyspace,
+}
+
+/// What reads need; shared by all threads.
+pub(super) struct Engine {
+    database: Database,
+    meta: Keyspace,
+    /// The newest last. Replaced as a whole, so that a read works on one state.
+    buckets: RwLock<Arc<[Bucket]>>,
+    keyspaces_directory: PathBuf,
+    config: Config,
+}
+
+/// What only the one writer needs.
+pub(super) struct Writer {
+    projected: Projected,
+    /// Bytes written to each keyspace since its memtable was last handed to the background thread.
+    in_memory: Vec<(Keyspace, u64)>,
+}
+
+impl Writer {
+    /// The last position that was committed.
+    pub(super) const fn projected(&self) -> Projected {
+        self.projected
+    }
+}
+
+impl Engine {
+    /// Takes over an open database whose format was checked.
+    pub(super) fn new(
+        database: Database,
+        meta: Keyspace,
+        keyspaces_directory: PathBuf,
+        config: Config,
+    ) -> Result<(Self, Writer), StoreError> {
+        let projected = match meta.get(POSITION_KEY).map_err(|error| failed(&error))? {
+            Some(value) => codec::position(&value).ok_or_else(|| inconsistent("its position does not decode"))?,
+            None => Projected::default(),
+        };
+        let mut buckets = Vec::new();
+        for name in database.list_keyspace_names() {
+            if let Some(key) = BucketKey::from_keyspace_name(&name) {
+                let keyspace =
+                    database.keyspace(&name, || config.keyspace_options()).map_err(|error| failed(&error))?;
+                buckets.push(Bucket { key, keyspace });
+            }
+        }
+        buckets.sort_by_key(|bucket| bucket.key.end());
+        let engine = Self { database, meta, buckets: RwLock::new(buckets.into()), keyspaces_directory, config };
+        Ok((engine, Writer { projected, in_memory: Vec::new() }))
+    }
+
+    /// Commits a batch: rows, high-water marks and position at once.
+    pub(super) fn apply(&self, writer: &mut Writer, batch: &StoreBatch) -> Result<(), ApplyError> {
+        if writer.projected != batch.previous {
+            return Err(ApplyError::WrongPosition { found: writer.projected, expected: batch.previous });
+        }
+        let items = batch.rows.len() + batch.high_water_marks.len() + 1;
+        let mut write = fjall::OwnedWriteBatch::with_capacity(self.database.clone(), items)
+            // fdatasync. The journal's size was fixed and synced when it was made, or grows: then the size
+            // belongs to what fdatasync makes durable.
+            .durability(Some(PersistMode::SyncData));
+        let mut last: Option<Bucket> = None;
+        for row in &batch.rows {
+            let key = BucketKey::of(row.published_at, row.expiration);
+            let bucket = match last.take() {
+                Some(bucket) if bucket.key == key => bucket,
+                _ => self.bucket(key)?,
+            };
+            let row_key = codec::row_key(&row.subject, row.id);
+            let value = codec::row_value(row.published_at, row.expiration, &row.body);
+            writer.count(&bucket.keyspace, row_key.len() + value.len());
+            write.insert(&bucket.keyspace, row_key, value);
+            last = Some(bucket);
+        }
+        for (subject, id) in &batch.high_water_marks {
+            let key = codec::mark_key(subject);
+            writer.count(&self.meta, key.len());
+            write.insert(&self.meta, key, id.get().to_be_bytes());
+        }
+        write.insert(&self.meta, POSITION_KEY, batch.projected.sequence().get().to_be_bytes());
+        writer.count(&self.meta, POSITION_KEY.len());
+        write.commit().map_err(|error| failed(&error))?;
+        writer.projected = batch.projected;
+        // After the commit: whatever happens here, the batch is in.
+        self.bound_memory(writer).map_err(ApplyError::Store)
+    }
+
+    /// The row of `key`, unless it is expired at `now`.
+    pub(super) fn fetch(&self, key: &[u8], now: UnixMicros) -> Result<Option<StoredMessage>, StoreError> {
+        let buckets = Arc::clone(&self.buckets.read());
+        // A bucket that is dropped meanwhile keeps its files until this handle goes; and it holds nothing live.
+        for bucket in buckets.iter().rev().filter(|bucket| bucket.key.end() > now) {
+            let Some(value) = bucket.keyspace.get(key).map_err(|error| failed(&error))? else {
+                continue;
+            };
+            let message = codec::stored_message(&value).ok_or_else(|| {
+                inconsistent(&format!("a row in bucket {} does not decode", bucket.key.keyspace_name()))
+            })?;
+            let live = now < message.expiration.expires_at(message.published_at);
+            return Ok(live.then_some(message));
+        }
+        Ok(None)
+    }
+
+    /// The high-water mark under `key`.
+    pub(super) fn high_water_mark(&self, key: &[u8]) -> Result<Option<MessageId>, StoreError> {
+        let Some(value) = self.meta.get(key).map_err(|error| failed(&error))? else {
+            return Ok(None);
+        };
+        codec::mark(&value).map(Some).ok_or_else(|| inconsistent("a high-water mark does not decode"))
+    }
+
+    /// Drops buckets without live rows, the oldest first.
+    pub(super) fn expire(&self, writer: &mut Writer, now: UnixMicros) -> Result<(), StoreError> {
+        let buckets = Arc::clone(&self.buckets.read());
+        let ended = buckets.iter().filter(|bucket| bucket.key.end() <= now).take(DROPS_MAX);
+        let ended: Vec<Bucket> = ended.cloned().collect();
+        if ended.is_empty() {
+            return Ok(());
+        }
+        let kept = buckets.iter().filter(|bucket| ended.iter().all(|other| other.key != bucket.key));
+        *self.buckets.write() = kept.cloned().collect();
+        for bucket in ended {
+            let name = bucket.key.keyspace_name();
+            writer.in_memory.retain(|(keyspace, _)| *keyspace != bucket.keyspace);
+            self.database.delete_keyspace(bucket.keyspace).map_err(|error| failed(&error))?;
+            debug!(bucket = name, "dropped an expired bucket");
+        }
+        Ok(())
+    }
+
+    /// The bucket of this key, made if it does not exist. Called by the one writer.
+    fn bucket(&self, key: BucketKey) -> Result<Bucket, StoreError> {
+        let found = self.buckets.read().iter().rev().find(|bucket| bucket.key == key).cloned();
+        if let Some(bucket) = found {
+            return Ok(bucket);
+        }
+        let name = key.keyspace_name();
+        let keyspace =
+            self.database.keyspace(&name, || self.config.keyspace_options()).map_err(|error| failed(&error))?;
+        // fjall does not sync the directory above the new one. Rows of a keyspace whose directory is gone after
+        // a power cut would be skipped when the journal is read again.
+        sync_directory(&self.keyspaces_directory).map_err(|error| failed(&error))?;
+        let bucket = Bucket { key, keyspace };
+        let mut buckets = self.buckets.write();
+        let mut extended = buckets.to_vec();
+        let place = extended.partition_point(|other| other.key.end() <= key.end());
+        extended.insert(place, bucket.clone());
+        info!(bucket = name, buckets = extended.len(), "opened a bucket");
+        *buckets = extended.into();
+        Ok(bucket)
+    }
+
+    /// Hands memtables to the background thread, the largest first, so that all together stay within
+    /// their bound; waits for it when it does not keep up. fjall bounds each memtable, but not their sum.
+    fn bound_memory(&self, writer: &mut Writer) -> Result<(), StoreError> {
+        while let Some(largest) = writer.largest_to_flush(&self.config) {
+            largest.rotate_memtable().map_err(|error| failed(&error))?;
+            writer.in_memory.retain(|(keyspace, _)| *keyspace != largest);
+            while self.database.outstanding_flushes() > WAITING_FLUSHES_MAX {
+                // Tells a background thread that has died of an error, so that this cannot wait for ever.
+                self.database.persist(PersistMode::Buffer).map_err(|error| failed(&error))?;
+                std::thread::sleep(FLUSH_POLL);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Writer {
+    fn count(&mut self, keyspace: &Keyspace, bytes: usize) {
+        let bytes = ENTRY_OVERHEAD_BYTES + bytes as u64;
+        // A batch touches few keyspaces, one after the other: the last is nearly always the right one.
+        match self.in_memory.iter_mut().rev().find(|(other, _)| other.id() == keyspace.id()) {
+            Some((_, total)) => *total += bytes,
+            None => self.in_memory.push((keyspace.clone(), bytes)),
+        }
+    }
+
+    fn largest_to_flush(&self, config: &Config) -> Option<Keyspace> {
+        let total: u64 = self.in_memory.iter().map(|(_, bytes)| bytes).sum();
+        let (keyspace, bytes) = self.in_memory.iter().max_by_key(|(_, bytes)| *bytes)?;
+        (total > config.memtable_bytes || *bytes > config.memtable_bytes / MEMTABLE_PARTS).then(|| keyspace.clone())
+    }
+}
+
+/// An error of fjall's. It poisons the database when a write fails, and a read that fails is a broken file
+/// or disk: in both cases only a new start, or a rebuild from the log, helps.
+pub(super) fn failed(error: &dyn fmt::Display) -> StoreError {
+    StoreError::Failed { store: KIND, reason: error.to_string() }
+}
+
+pub(super) fn inconsistent(reason: &str) -> StoreError {
+    StoreError::Inconsistent { store: KIND, reason: reason.to_owned() }
+}
+
+/// Makes the entries of a directory durable.
+pub(super) fn sync_directory(path: &std::path::Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Engine").field("buckets", &self.buckets.read().len()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Writer").field("projected", &self.projected).finish_non_exhaustive()
+    }
+}
