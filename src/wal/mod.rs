@@ -1,1 +1,74 @@
-//! wal
+//! The log: numbered records in segment files, durable when `append` returns.
+//!
+//! Owns the files of one directory: frames, segments, append, recovery, readers, retention and the
+//! read-only tools. Records are opaque bytes here. Everything is synchronous, and every access to a file
+//! goes through [`FileSystem`], so that faults and whole runs can be simulated.
+//!
+//! Must never: know what a subject, a subscriber or a database is; use async; repair by forgetting.
+//!
+//! # Files
+//!
+//! | name | what |
+//! |---|---|
+//! | `LOCK` | held by the one process that has the log open; holds its process id in decimal |
+//! | `<first sequence, 20 digits>.wal` | a segment: one header block, then frames without gaps |
+//! | `<number, 20 digits>.spare` | a zero-filled file, ready to become a segment |
+//! | `<number, 20 digits>.used` | a trimmed segment, ready to become one again, old bytes in it |
+//! | `<number, 20 digits>.making` | a spare being filled; removed at the next start |
+//!
+//! The layout of header and frame is in [`format`]. Files with other names are left alone.
+//!
+//! # Invariants
+//!
+//! - A segment gets its `.wal` name only after its header is durable, and its first frame only after the name is.
+//! - A segment is followed by another only when all its frames are durable. So only the newest segment may
+//!   end torn, and any valid frame header behind bytes that are not a frame proves damage.
+//! - A segment is written by one process run only: after recovery there is always a new one, with a new salt.
+//! - Bytes are never written over while a sequence in them is above `trimmed`.
+//! - The first failed write or sync ends appending for good: the kernel may have dropped the pages, and a second
+//!   fdatasync would report success.
+//!
+//! Two limits that any log has: damage inside the very last frame cannot be told from a torn write of it, and files
+//! that disappear whole from either end leave no trace here. For the newer end the caller says how far it
+//! must reach ([`Options::durable_at_least`]), for the older end readers get [`ReadError::Trimmed`].
+//! A write is assumed not to change bytes outside its range; where it shares a sector with the frame before it, the
+//! device must write sectors whole.
+
+mod batch;
+mod disk;
+mod error;
+mod file_system;
+pub mod format;
+mod frame;
+mod inspect;
+mod log;
+mod open;
+mod options;
+mod prepare;
+mod reader;
+mod recovery;
+mod retention;
+mod scan;
+mod segments;
+mod shared;
+mod writer;
+
+pub use batch::{Batch, PushError};
+pub use disk::DiskFileSystem;
+pub use error::{
+    AppendError, Damage, DamageReason, LogFailed, OpenError, OpenErrorKind, ReadError, ReleaseError, RoomError,
+    VerifyError,
+};
+pub use file_system::{FileEntry, FileLock, FileSystem, LockError, LogFile, write_atomically};
+pub use format::LogId;
+pub use frame::Frame;
+pub use inspect::{Inspection, Scanner, Verified, inspect};
+pub use log::Log;
+pub use open::{Opened, Recovery, TornTail, open};
+pub use options::{Options, Preparation};
+pub use reader::Reader;
+pub use segments::{SegmentInfo, SegmentState};
+pub use writer::Writer;
+
+#[cfg(test)]
+mod tests;

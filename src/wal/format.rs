@@ -1,0 +1,294 @@
+//! The bytes on disk, format version 1. All numbers are little endian.
+//!
+//! A segment is one header block of 4096 bytes, then frames without gaps, then unused space.
+//!
+//! | offset | bytes | segment header |
+//! |---|---|---|
+//! | 0 | 8 | magic: `89 57 41 4C 53 45 47 0A` (`\x89WALSEG\n`) |
+//! | 8 | 4 | format version, 1 |
+//! | 12 | 4 | node id |
+//! | 16 | 16 | log id: random, the same in all segments of a log |
+//! | 32 | 8 | epoch: counts the openings of the log, from 1 |
+//! | 40 | 16 | salt: random, of this use of this file |
+//! | 56 | 8 | sequence of its first record; also the file's name |
+//! | 64 | 8 | first sequence of the segment before it, 0 for the first of a log |
+//! | 72 | 8 | created at, microseconds since 1970, signed |
+//! | 80 | 4 | flags: bit 0 = the file was used before, so old bytes may follow the last frame, not zeros |
+//! | 84 | 4008 | zeros |
+//! | 4092 | 4 | CRC32C of bytes 0 to 4091 |
+//!
+//! | offset | bytes | frame |
+//! |---|---|---|
+//! | 0 | 4 | magic: `D7 57 46 0A` |
+//! | 4 | 4 | mark: bytes 0 to 3 of the segment's salt |
+//! | 8 | 4 | payload length in bytes, at least 4 |
+//! | 12 | 4 | number of records, at least 1 |
+//! | 16 | 8 | sequence of the first record |
+//! | 24 | 4 | payload CRC: CRC32C of the 16 bytes of salt, then the payload |
+//! | 28 | 4 | header CRC: CRC32C of the 16 bytes of salt, then bytes 0 to 27 of this header |
+//! | 32 | | payload: for each record its length (4 bytes) and its bytes |
+//!
+//! The salt is in both CRCs, and part of it in the mark, so neither old bytes of a reused file nor a body that was
+//! made to look like a frame passes for one: its author would have to guess 64 bits.
+
+use std::fmt;
+
+use crate::event::{Sequence, UnixMicros};
+
+/// Bytes of a segment's header block: one page, so that writing it never touches a frame.
+pub const SEGMENT_HEADER_BYTES: u64 = 4096;
+/// Bytes of a frame's header.
+pub const FRAME_HEADER_BYTES: usize = 32;
+/// Bytes before each record: its length.
+pub const RECORD_PREFIX_BYTES: usize = 4;
+/// The version of the format that this build writes, and the newest it reads.
+pub const FORMAT_VERSION: u32 = 1;
+
+const SEGMENT_MAGIC: [u8; 8] = *b"\x89WALSEG\n";
+const FRAME_MAGIC: [u8; 4] = *b"\xD7WF\n";
+const BLOCK: usize = SEGMENT_HEADER_BYTES as usize;
+const CRC_AT: usize = BLOCK - 4;
+const FLAG_REUSED: u32 = 1;
+
+/// The identity of a log: random, made with its first segment.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LogId([u8; 16]);
+
+impl LogId {
+    /// The id with these bytes.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes, as in the segment header.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Display for LogId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for LogId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "LogId({self})")
+    }
+}
+
+/// The first block of a segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentHeader {
+    /// The node that wrote it.
+    pub node_id: u32,
+    /// The log it belongs to.
+    pub log_id: LogId,
+    /// The opening of the log that made it.
+    pub epoch: u64,
+    /// Random bytes of this use of this file.
+    pub salt: [u8; 16],
+    /// The sequence of its first record.
+    pub first: Sequence,
+    /// The first sequence of the segment before it; zero if it is the first of the log.
+    pub previous_first: Sequence,
+    /// When it was made.
+    pub created_at: UnixMicros,
+    /// Whether old bytes may follow the last frame.
+    pub reused: bool,
+}
+
+/// Why a block is not a segment header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SegmentHeaderError {
+    /// Another magic: some other file.
+    Magic,
+    /// A newer version of the format.
+    Version(u32),
+    /// The checksum does not match.
+    Checksum,
+}
+
+impl SegmentHeader {
+    /// The block as it is written.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut block = Vec::with_capacity(BLOCK);
+        block.extend_from_slice(&SEGMENT_MAGIC);
+        block.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        block.extend_from_slice(&self.node_id.to_le_bytes());
+        block.extend_from_slice(&self.log_id.0);
+        block.extend_from_slice(&self.epoch.to_le_bytes());
+        block.extend_from_slice(&self.salt);
+        block.extend_from_slice(&self.first.get().to_le_bytes());
+        block.extend_from_slice(&self.previous_first.get().to_le_bytes());
+        block.extend_from_slice(&self.created_at.as_micros().to_le_bytes());
+        block.extend_from_slice(&if self.reused { FLAG_REUSED } else { 0 }.to_le_bytes());
+        block.resize(CRC_AT, 0);
+        let crc = crc32c::crc32c(&block);
+        block.extend_from_slice(&crc.to_le_bytes());
+        block
+    }
+
+    /// Reads a block.
+    ///
+    /// # Errors
+    /// [`SegmentHeaderError`] if it is not a header that this build understands.
+    pub fn decode(block: &[u8; BLOCK]) -> Result<Self, SegmentHeaderError> {
+        if block[..8] != SEGMENT_MAGIC {
+            return Err(SegmentHeaderError::Magic);
+        }
+        // The checksum first: a flipped bit in the version is damage, not a newer walcast. Every version keeps both.
+        if u32_at(block, CRC_AT) != crc32c::crc32c(&block[..CRC_AT]) {
+            return Err(SegmentHeaderError::Checksum);
+        }
+        let version = u32_at(block, 8);
+        if version != FORMAT_VERSION {
+            return Err(SegmentHeaderError::Version(version));
+        }
+        Ok(Self {
+            node_id: u32_at(block, 12),
+            log_id: LogId(array_at(block, 16)),
+            epoch: u64_at(block, 32),
+            salt: array_at(block, 40),
+            first: Sequence::new(u64_at(block, 56)),
+            previous_first: Sequence::new(u64_at(block, 64)),
+            created_at: UnixMicros::from_micros(i64::from_le_bytes(array_at(block, 72))),
+            reused: u32_at(block, 80) & FLAG_REUSED != 0,
+        })
+    }
+}
+
+/// What makes frames of one segment its own.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Salted {
+    mark: [u8; 4],
+    // CRC32C of the salt: both checksums continue from it.
+    seed: u32,
+}
+
+/// A frame's header, already checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FrameHeader {
+    pub payload_bytes: u32,
+    pub records: u32,
+    pub first: Sequence,
+    payload_crc: u32,
+}
+
+impl Salted {
+    pub fn new(salt: &[u8; 16]) -> Self {
+        Self { mark: array_at(salt, 0), seed: crc32c::crc32c(salt) }
+    }
+
+    /// What every frame of the segment starts with.
+    pub fn start_of_frame(&self) -> [u8; 8] {
+        let mut start = [0; 8];
+        start[..4].copy_from_slice(&FRAME_MAGIC);
+        start[4..].copy_from_slice(&self.mark);
+        start
+    }
+
+    /// Fills in the header of a frame, whose payload follows it in the buffer.
+    pub fn seal(&self, frame: &mut [u8], records: u32, first: Sequence) {
+        let (header, payload) = frame.split_at_mut(FRAME_HEADER_BYTES);
+        header[..8].copy_from_slice(&self.start_of_frame());
+        // A batch refuses to grow beyond u32.
+        header[8..12].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+        header[12..16].copy_from_slice(&records.to_le_bytes());
+        header[16..24].copy_from_slice(&first.get().to_le_bytes());
+        header[24..28].copy_from_slice(&crc32c::crc32c_append(self.seed, payload).to_le_bytes());
+        let crc = crc32c::crc32c_append(self.seed, &header[..28]);
+        header[28..].copy_from_slice(&crc.to_le_bytes());
+    }
+
+    /// The header at the start of `bytes`, if it is one of this segment.
+    pub fn header(&self, bytes: &[u8]) -> Option<FrameHeader> {
+        let header = bytes.get(..FRAME_HEADER_BYTES)?;
+        let valid = header[..8] == self.start_of_frame()
+            && u32_at(header, 28) == crc32c::crc32c_append(self.seed, &header[..28]);
+        valid.then(|| FrameHeader {
+            payload_bytes: u32_at(header, 8),
+            records: u32_at(header, 12),
+            first: Sequence::new(u64_at(header, 16)),
+            payload_crc: u32_at(header, 24),
+        })
+    }
+
+    /// Whether this is the payload that the header speaks of.
+    pub fn payload_matches(&self, header: &FrameHeader, payload: &[u8]) -> bool {
+        payload.len() == header.payload_bytes as usize
+            && crc32c::crc32c_append(self.seed, payload) == header.payload_crc
+    }
+}
+
+impl FrameHeader {
+    /// Bytes of the whole frame.
+    pub fn frame_bytes(&self) -> usize {
+        FRAME_HEADER_BYTES + self.payload_bytes as usize
+    }
+
+    /// The sequence after its last record.
+    pub fn next(&self) -> Sequence {
+        self.first.plus(u64::from(self.records))
+    }
+}
+
+fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    bytes[at..at + N].try_into().expect("the range is N bytes long")
+}
+
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(array_at(bytes, at))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(array_at(bytes, at))
+}
+
+const SEGMENT_SUFFIX: &str = ".wal";
+
+/// The file name of the segment that starts at `first`.
+pub fn segment_name(first: Sequence) -> String {
+    format!("{first:020}", first = first.get()) + SEGMENT_SUFFIX
+}
+
+/// What a file name says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FileName {
+    /// The segment that starts there.
+    Segment(Sequence),
+    /// Ends like a segment but has no sequence.
+    Misnamed,
+    /// A file that can become a segment.
+    Spare { number: u64, reused: bool },
+    /// Half a spare.
+    Making { number: u64 },
+    /// None of ours.
+    Other,
+}
+
+impl FileName {
+    pub fn parse(name: &str) -> Self {
+        let Some((stem, suffix)) = name.rsplit_once('.') else { return Self::Other };
+        let number = (stem.len() == 20 && stem.bytes().all(|byte| byte.is_ascii_digit()))
+            .then(|| stem.parse::<u64>().ok())
+            .flatten();
+        match (suffix, number) {
+            ("wal", Some(first)) if first > 0 => Self::Segment(Sequence::new(first)),
+            ("wal", _) => Self::Misnamed,
+            ("spare", Some(number)) => Self::Spare { number, reused: false },
+            ("used", Some(number)) => Self::Spare { number, reused: true },
+            ("making", Some(number)) => Self::Making { number },
+            _ => Self::Other,
+        }
+    }
+}
+
+pub(super) fn spare_name(number: u64, reused: bool) -> String {
+    format!("{number:020}.{}", if reused { "used" } else { "spare" })
+}
+
+pub(super) fn making_name(number: u64) -> String {
+    format!("{number:020}.making")
+}

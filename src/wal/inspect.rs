@@ -1,0 +1,219 @@
+//! A read-only look at a log's directory, without its lock: for tools beside a running broker or a stopped one.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::event::Sequence;
+
+use super::error::{DamageReason, VerifyError};
+use super::file_system::FileSystem;
+use super::format::LogId;
+use super::frame::Frame;
+use super::recovery::{self, VERIFY_READ_BYTES, io_error};
+use super::scan::{ScanError, SegmentScan};
+use super::segments::{Segment, SegmentInfo, SegmentState};
+
+/// How often the directory is listed anew when a running broker trims it meanwhile; each needs a trim in between.
+const LIST_ATTEMPTS_MAX: usize = 8;
+
+/// The segments of a log as they were when it was looked at. Later frames of the newest segment are seen by a
+/// [`Scanner`], later segments are not.
+#[derive(Debug)]
+pub struct Inspection {
+    fs: Arc<dyn FileSystem>,
+    dir: PathBuf,
+    segments: Vec<Segment>,
+}
+
+/// What [`Inspection::verify`] has read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    /// Segments read to their end.
+    pub segments: usize,
+    /// Segments that a running broker trimmed meanwhile.
+    pub trimmed_meanwhile: usize,
+    /// Records found valid.
+    pub records: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Bytes of a torn write at the very end; 0 in an orderly log.
+    pub torn_bytes: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// Looks at the log in `dir`; writes nothing, locks nothing. Reads the newest segment to find its end.
+///
+/// # Errors
+/// [`VerifyError`] if the directory cannot be read, or a header or the newest segment is damaged.
+pub fn inspect(fs: Arc<dyn FileSystem>, dir: &Path) -> Result<Inspection, VerifyError> {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        match look(&*fs, dir) {
+            Ok(segments) => return Ok(Inspection { fs, dir: dir.to_owned(), segments }),
+            Err(_) if attempts < LIST_ATTEMPTS_MAX && changed_meanwhile(&*fs, dir) => {}
+            Err(error) if attempts < 2 => drop(error),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn look(fs: &dyn FileSystem, dir: &Path) -> Result<Vec<Segment>, VerifyError> {
+    let listing = recovery::list(fs, dir)?;
+    let mut segments = recovery::chain(fs, dir, &listing)?;
+    if let Some(newest) = segments.last_mut() {
+        let tail = recovery::tail(fs, newest)?;
+        newest.last = tail.last;
+        newest.end = Some(tail.end);
+    }
+    Ok(segments)
+}
+
+fn changed_meanwhile(fs: &dyn FileSystem, dir: &Path) -> bool {
+    let names = || recovery::list(fs, dir).map(|listing| listing.segments).unwrap_or_default();
+    let before = names();
+    std::thread::sleep(Duration::from_millis(10));
+    before != names()
+}
+
+impl Inspection {
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The log's identity; None if there is no segment.
+    pub fn log_id(&self) -> Option<LogId> {
+        self.segments.last().map(|newest| newest.header.log_id)
+    }
+
+    /// The last record found; zero if there is none.
+    pub fn last(&self) -> Sequence {
+        self.segments.last().map_or(Sequence::ZERO, |newest| newest.last)
+    }
+
+    /// The segments, oldest first. The newest counts as active, whether or not a broker is running.
+    pub fn segments(&self) -> Vec<SegmentInfo> {
+        let newest = self.segments.len().saturating_sub(1);
+        let state_of = |index| if index == newest { SegmentState::Active } else { SegmentState::Closed };
+        self.segments.iter().enumerate().map(|(index, segment)| segment.info(state_of(index))).collect()
+    }
+
+    /// All valid frames with records after `after`, in order. Starts at the oldest record if `after` is before it.
+    pub fn scanner(&self, after: Sequence) -> Scanner {
+        let segments = self.segments.iter().enumerate();
+        let newest = self.segments.len().saturating_sub(1);
+        let wanted = segments.filter(|(index, segment)| *index == newest || segment.last > after);
+        Scanner {
+            fs: Arc::clone(&self.fs),
+            segments: wanted.map(|(_, segment)| segment.clone()).collect(),
+            position: after,
+            scan: None,
+        }
+    }
+
+    /// Reads every byte of every segment.
+    ///
+    /// # Errors
+    /// [`VerifyError`] for the first damage found, oldest segment first. Segments that are trimmed meanwhile do not count.
+    pub fn verify(&self, progress: &mut dyn FnMut(u64)) -> Result<Verified, VerifyError> {
+        let started = Instant::now();
+        let mut verified = Verified {
+            segments: 0,
+            trimmed_meanwhile: 0,
+            records: 0,
+            bytes: 0,
+            torn_bytes: 0,
+            elapsed: Duration::ZERO,
+        };
+        let newest = self.segments.len().saturating_sub(1);
+        for (index, segment) in self.segments.iter().enumerate() {
+            let outcome = if index == newest {
+                recovery::tail(&*self.fs, segment).map(|tail| {
+                    verified.torn_bytes = tail.torn_bytes;
+                    (segment.bytes, tail.last.next().get() - segment.header.first.get())
+                })
+            } else {
+                recovery::verify_closed(&*self.fs, segment).map(|bytes| (bytes, segment.records()))
+            };
+            match outcome {
+                Ok((bytes, records)) => {
+                    verified.segments += 1;
+                    verified.bytes += bytes;
+                    verified.records += records;
+                }
+                Err(_) if is_gone(&*self.fs, segment) => verified.trimmed_meanwhile += 1,
+                Err(error) => return Err(error),
+            }
+            progress(verified.bytes);
+        }
+        verified.elapsed = started.elapsed();
+        Ok(verified)
+    }
+}
+
+/// Whether the file was trimmed, and perhaps used again, since it was looked at.
+fn is_gone(fs: &dyn FileSystem, segment: &Segment) -> bool {
+    match recovery::read_header(fs, &segment.path) {
+        Ok(header) => header != segment.header,
+        Err(VerifyError::Io { source, .. }) => source.kind() == std::io::ErrorKind::NotFound,
+        Err(_) => false,
+    }
+}
+
+/// Reads the frames of an [`Inspection`] in order.
+#[derive(Debug)]
+pub struct Scanner {
+    fs: Arc<dyn FileSystem>,
+    /// Still to be read; the first is the one that `scan` is in.
+    segments: VecDeque<Segment>,
+    position: Sequence,
+    scan: Option<SegmentScan>,
+}
+
+impl Scanner {
+    /// The next frame, or None at the end. The end of the newest segment is where no valid frame follows, torn or not.
+    ///
+    /// # Errors
+    /// [`VerifyError`]; there is no way on from it.
+    pub fn next(&mut self) -> Result<Option<Frame>, VerifyError> {
+        while let Some(segment) = self.segments.front() {
+            let newest = self.segments.len() == 1;
+            let scan = match &mut self.scan {
+                Some(scan) => scan,
+                None => {
+                    let file = self.fs.open(&segment.path).map_err(|source| io_error("open", &segment.path, source))?;
+                    let scan = SegmentScan::new(&segment.path, file, &segment.header, segment.bytes, VERIFY_READ_BYTES);
+                    self.scan.insert(scan)
+                }
+            };
+            if !newest && scan.next_sequence() > segment.last {
+                self.segments.pop_front();
+                self.scan = None;
+                continue;
+            }
+            match scan.next_frame() {
+                Ok(frame) if frame.last() > self.position => {
+                    let frame = frame.after(self.position);
+                    self.position = frame.last();
+                    return Ok(Some(frame));
+                }
+                Ok(_before) => {}
+                Err(ScanError::Fault(DamageReason::Frame { .. })) if newest => {
+                    // Later calls see what is written later.
+                    scan.forget_read_ahead();
+                    return Ok(None);
+                }
+                Err(_) if is_gone(&*self.fs, segment) => {
+                    return Err(VerifyError::Trimmed { file: segment.path.clone() });
+                }
+                Err(ScanError::Io(source)) => return Err(io_error("read", &segment.path, source)),
+                Err(ScanError::Fault(reason)) => return Err(scan.damage(reason).into()),
+            }
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,91 @@
+//! The handle of an open log that everybody but the writer uses.
+
+use std::sync::Arc;
+
+use crate::event::{Durable, Sequence, Trimmed};
+
+use super::error::{LogFailed, ReadError, ReleaseError};
+use super::format::LogId;
+use super::reader::Reader;
+use super::retention;
+use super::segments::{SegmentInfo, SegmentState};
+use super::shared::Shared;
+
+/// A handle of an open log; cheap to clone. The directory stays locked until the writer and all handles are gone.
+#[derive(Debug, Clone)]
+pub struct Log {
+    shared: Arc<Shared>,
+}
+
+impl Log {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// The last record whose fdatasync has returned 0.
+    pub fn durable(&self) -> Durable {
+        self.shared.durable()
+    }
+
+    /// The last record that is no longer there.
+    pub fn trimmed(&self) -> Trimmed {
+        self.shared.trimmed()
+    }
+
+    /// The log's identity, for as long as its directory lives.
+    pub fn log_id(&self) -> LogId {
+        self.shared.log_id
+    }
+
+    /// How many times it was opened, this time included.
+    pub fn epoch(&self) -> u64 {
+        self.shared.epoch
+    }
+
+    /// Bytes of all its files, spare ones included.
+    pub fn bytes(&self) -> u64 {
+        self.shared.bytes(&self.shared.state.lock())
+    }
+
+    /// Number of its files, spare ones included.
+    pub fn files(&self) -> usize {
+        let state = self.shared.state.lock();
+        state.segments.len() + state.spares.len() + usize::from(state.making)
+    }
+
+    /// Its segments, oldest first.
+    pub fn segments(&self) -> Vec<SegmentInfo> {
+        let state = self.shared.state.lock();
+        let newest = state.segments.len().saturating_sub(1);
+        let state_of = |index| if index == newest { SegmentState::Active } else { SegmentState::Closed };
+        state.segments.iter().enumerate().map(|(index, segment)| segment.info(state_of(index))).collect()
+    }
+
+    /// Whether it has stopped taking records for good.
+    pub fn is_failed(&self) -> bool {
+        self.shared.failed().is_some()
+    }
+
+    /// Why it has stopped taking records, if it has.
+    pub fn failure(&self) -> Option<LogFailed> {
+        self.shared.failed().cloned()
+    }
+
+    /// Reads the records after `after`.
+    ///
+    /// # Errors
+    /// [`ReadError::Trimmed`] if some of them are gone, [`ReadError::Beyond`] if the log ends before `after`.
+    pub fn reader(&self, after: Sequence) -> Result<Reader, ReadError> {
+        Reader::new(Arc::clone(&self.shared), after)
+    }
+
+    /// Says that records up to `up_to` are needed by nobody any more, and trims closed segments of them that
+    /// [`super::Options::keep_bytes`] or [`super::Options::keep_for`] no longer covers: either bound trims. Works on
+    /// files, so call it where blocking is allowed; the same position again applies the time bound anew.
+    ///
+    /// # Errors
+    /// [`ReleaseError`] if a file cannot be removed; it is tried again at the next call.
+    pub fn release(&self, up_to: Sequence) -> Result<Trimmed, ReleaseError> {
+        retention::release(&self.shared, up_to)
+    }
+}

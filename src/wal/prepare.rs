@@ -1,0 +1,182 @@
+//! Spare files: the next segment's space, taken before it is needed.
+//!
+//! Filling 64 MiB with zeros takes a third of a second, so a thread does it ahead of need. Zeros are written, not
+//! merely allocated: an fdatasync into unwritten extents also commits the file system's journal and takes twice as long.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::error::{LogFailed, RoomError};
+use super::format::{making_name, spare_name};
+use super::options::Preparation;
+use super::retention;
+use super::shared::{Obstacle, Shared, Spare};
+
+/// How many spares the thread keeps ready: one is filled again long before the segment before it is full.
+const SPARES_READY: usize = 1;
+/// How often an obstacle is looked at again: appends resume within this and the time to fill a file.
+const RETRY_EVERY: Duration = Duration::from_millis(250);
+/// Zeros written at once.
+const FILL_BYTES: usize = 1024 * 1024;
+/// Zeros written between two syncs, so that a commit never waits behind a whole file of them.
+const SYNC_EVERY_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Takes a spare; waits for one that is being filled.
+pub(super) fn take_spare(shared: &Shared) -> Result<Spare, RoomError> {
+    let mut state = shared.state.lock();
+    loop {
+        if let Some(failed) = shared.failed() {
+            return Err(RoomError::Failed(failed.clone()));
+        }
+        if let Some(spare) = state.spares.pop() {
+            shared.changed.notify_all();
+            return Ok(spare);
+        }
+        match (shared.options.preparation, &state.obstacle) {
+            (Preparation::Background, Some(obstacle)) => return Err(shared.room_error(obstacle)),
+            (Preparation::Background, None) => shared.changed.wait(&mut state),
+            (Preparation::Inline, _) => {
+                drop(state);
+                prepare(shared)?;
+                state = shared.state.lock();
+                if let (None, Some(obstacle)) = (state.spares.last(), &state.obstacle) {
+                    return Err(shared.room_error(obstacle));
+                }
+            }
+        }
+    }
+}
+
+/// The thread: keeps spares ready until the writer goes away or the log fails.
+pub(super) fn run(shared: &Arc<Shared>) {
+    loop {
+        let mut state = shared.state.lock();
+        while !state.stop && shared.failed().is_none() && state.spares.len() >= SPARES_READY {
+            shared.changed.wait(&mut state);
+        }
+        if state.obstacle.is_some() && !state.stop {
+            shared.changed.wait_for(&mut state, RETRY_EVERY);
+        }
+        if state.stop {
+            return;
+        }
+        drop(state);
+        if shared.failed().is_some() || prepare(shared).is_err() {
+            return;
+        }
+    }
+}
+
+/// Makes one spare or notes the obstacle. Fails when the log has failed.
+fn prepare(shared: &Shared) -> Result<(), LogFailed> {
+    let bytes_needed = shared.options.segment_bytes;
+    let number = loop {
+        let mut state = shared.state.lock();
+        let bytes = shared.bytes(&state);
+        if !state.spares.is_empty() {
+            return Ok(());
+        }
+        if bytes + bytes_needed <= shared.options.max_bytes {
+            state.making = true;
+            state.next_number += 1;
+            break state.next_number;
+        }
+        drop(state);
+        // What is only kept for replay gives way to what has to be kept.
+        if !retention::reclaim(shared).unwrap_or(false) {
+            let mut state = shared.state.lock();
+            note(&mut state.obstacle, Obstacle::LogFull { bytes });
+            shared.changed.notify_all();
+            return Ok(());
+        }
+    };
+    let made = make_spare(shared, number);
+    let mut state = shared.state.lock();
+    state.making = false;
+    match made {
+        Ok(Some(spare)) => {
+            if state.obstacle.take().is_some() {
+                tracing::info!("log has room again");
+            }
+            state.spares.push(spare);
+        }
+        Ok(None) => {}
+        Err(error) if is_shortage(&error) => {
+            note(&mut state.obstacle, Obstacle::DiskFull { reason: error.to_string() });
+        }
+        Err(error) => {
+            drop(state);
+            let making = shared.options.dir.join(making_name(number));
+            return Err(shared.fail("prepare a segment in", &making, error));
+        }
+    }
+    shared.changed.notify_all();
+    Ok(())
+}
+
+/// Fills a new file and names it a spare. None if the writer went away meanwhile.
+pub(super) fn make_spare(shared: &Shared, number: u64) -> io::Result<Option<Spare>> {
+    let making = shared.options.dir.join(making_name(number));
+    let path = shared.options.dir.join(spare_name(number, false));
+    let made = match fill(shared, &making) {
+        Ok(true) => shared.fs.rename(&making, &path).map(|()| Some(Spare { path, reused: false })),
+        Ok(false) => Ok(None),
+        Err(error) => Err(error),
+    };
+    if !matches!(made, Ok(Some(_))) {
+        // Nothing refers to it; if it cannot be removed now, the next start does.
+        drop(shared.fs.remove(&making));
+    }
+    made
+}
+
+fn note(current: &mut Option<Obstacle>, found: Obstacle) {
+    if current.is_none() {
+        match &found {
+            Obstacle::LogFull { bytes } => tracing::warn!(bytes, "log has no room, its limit is reached"),
+            Obstacle::DiskFull { reason } => tracing::warn!(reason, "log has no room, the disk is full"),
+        }
+    }
+    *current = Some(found);
+}
+
+/// Whether the failure passes when somebody frees what is short: space, quota, descriptors, memory.
+pub(super) fn is_shortage(error: &io::Error) -> bool {
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    let kinds = [
+        io::ErrorKind::StorageFull,
+        io::ErrorKind::QuotaExceeded,
+        io::ErrorKind::ReadOnlyFilesystem,
+        io::ErrorKind::OutOfMemory,
+    ];
+    kinds.contains(&error.kind()) || matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
+}
+
+/// Writes a file of zeros, durably. False if the writer went away meanwhile.
+fn fill(shared: &Shared, path: &Path) -> io::Result<bool> {
+    let total = shared.options.segment_bytes;
+    if shared.fs.available_space(&shared.options.dir)? < total {
+        // Without trying: the store and the system's own files live on the same disk.
+        return Err(io::Error::new(io::ErrorKind::StorageFull, format!("less than {total} bytes are free")));
+    }
+    let file = shared.fs.create(path)?;
+    let zeros = vec![0; FILL_BYTES.min(usize::try_from(total).unwrap_or(FILL_BYTES))];
+    let mut offset = 0;
+    let mut synced = 0;
+    while offset < total {
+        if shared.state.lock().stop {
+            return Ok(false);
+        }
+        let count = zeros.len().min(usize::try_from(total - offset).unwrap_or(usize::MAX));
+        file.write_all_at(&zeros[..count], offset)?;
+        offset += count as u64;
+        if offset - synced >= SYNC_EVERY_BYTES || offset == total {
+            file.sync_data()?;
+            synced = offset;
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,85 @@
+//! Trimming: what nobody needs any more gives its files back, oldest first.
+
+use std::sync::Arc;
+
+use crate::event::{Sequence, Trimmed};
+
+use super::error::ReleaseError;
+use super::format::spare_name;
+use super::segments::Segment;
+use super::shared::{Shared, Spare, State};
+
+/// Trimmed files that are kept as spares: enough that a steady load writes into used blocks only, few enough that
+/// disk use falls after a backlog. The rest is deleted.
+const SPARES_RECYCLED_MAX: usize = 2;
+
+pub(super) fn release(shared: &Arc<Shared>, up_to: Sequence) -> Result<Trimmed, ReleaseError> {
+    {
+        let mut state = shared.state.lock();
+        state.released = state.released.max(up_to).min(shared.durable().sequence());
+    }
+    while trim_oldest(shared, beyond_retention)? {}
+    Ok(shared.trimmed())
+}
+
+/// Trims one segment that is released, whether or not it should be kept for replay. False if there is none.
+pub(super) fn reclaim(shared: &Shared) -> Result<bool, ReleaseError> {
+    trim_oldest(shared, |_, _| true)
+}
+
+fn beyond_retention(shared: &Shared, state: &State) -> bool {
+    let released =
+        state.segments.iter().take(state.segments.len() - 1).filter(|segment| segment.last <= state.released);
+    let kept_bytes: u64 = released.map(|segment| segment.bytes).sum();
+    // A segment was closed when the one after it was made.
+    let closed_at = state.segments.get(1).map_or(shared.fs.now(), |next| next.header.created_at);
+    kept_bytes > shared.options.keep_bytes || closed_at.elapsed_at(shared.fs.now()) >= shared.options.keep_for
+}
+
+fn trim_oldest(shared: &Shared, due: impl Fn(&Shared, &State) -> bool) -> Result<bool, ReleaseError> {
+    let _one_at_a_time = shared.trimming.lock();
+    let (segment, recycle_as) = {
+        let mut state = shared.state.lock();
+        let Some(oldest) = state.segments.front() else { return Ok(false) };
+        // A segment that is trimmed already is one whose file could not be removed the last time.
+        let again = oldest.last <= shared.trimmed().sequence();
+        if state.segments.len() < 2 || oldest.last > state.released || !(again || due(shared, &state)) {
+            return Ok(false);
+        }
+        let whole = oldest.bytes == shared.options.segment_bytes;
+        let recycle_as = (whole && state.spares.len() < SPARES_RECYCLED_MAX).then(|| {
+            state.next_number += 1;
+            shared.options.dir.join(spare_name(state.next_number, true))
+        });
+        shared.set_trimmed(state.segments[0].last);
+        (state.segments.pop_front().expect("there is a front"), recycle_as)
+    };
+    let dir = &shared.options.dir;
+    let gone = match &recycle_as {
+        Some(spare) => shared.fs.rename(&segment.path, spare),
+        None => shared.fs.remove(&segment.path),
+    };
+    // Each one before the next, so that a crash never leaves a hole; and before its blocks are written again.
+    let outcome = gone.and_then(|()| shared.fs.sync_dir(dir));
+    let mut state = shared.state.lock();
+    match outcome {
+        Ok(()) => {
+            tracing::debug!(file = %segment.path.display(), trimmed = segment.last.get(), "segment trimmed");
+            if let Some(path) = recycle_as {
+                state.spares.push(Spare { path, reused: true });
+                state.obstacle = None;
+            }
+            shared.changed.notify_all();
+            Ok(true)
+        }
+        Err(source) => {
+            let file = segment.path.clone();
+            put_back(&mut state, segment);
+            Err(ReleaseError { file, source })
+        }
+    }
+}
+
+fn put_back(state: &mut State, segment: Segment) {
+    state.segments.push_front(segment);
+}
