@@ -1,0 +1,364 @@
+//! The ids checkpoint: every subject's high-water mark in one local file.
+//!
+//! With it a restart needs neither the store nor the part of the log that was trimmed: marks are the
+//! checkpoint's, raised by what the log holds after [`Checkpoint::taken_at`]. So the log is never trimmed
+//! beyond a checkpoint, and a checkpoint may be fuzzy: marks of later messages do no harm, they only rise.
+//!
+//! Layout, little endian: magic (8 bytes), format version `u32`, log id (16 bytes), taken-at sequence `u64`,
+//! projected sequence `u64`; then per subject its length `u8` (1 to 255), its bytes, its last id `u32`;
+//! then a zero byte, the number of subjects `u64`, and the CRC32C of all bytes before as `u32`.
+
+use std::io::{self, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{IdsExhausted, SubjectTable};
+use crate::event::{MessageId, Projected, Sequence};
+use crate::wal::{FileSystem, LogFile, LogId, write_atomically};
+
+const MAGIC: &[u8; 8] = b"WALCAIDS";
+const VERSION: u32 = 1;
+const FILE_NAME: &str = "high-water-marks";
+
+/// What a checkpoint says beside the marks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Every message up to here is in the marks. It was durable when the checkpoint was taken.
+    pub taken_at: Sequence,
+    /// Everything up to here was in the store.
+    pub projected: Projected,
+    /// How many subjects it holds.
+    pub subjects: u64,
+    /// Size of the file in bytes.
+    pub bytes: u64,
+}
+
+/// Why the checkpoint cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The file cannot be read or written.
+    #[error("{action} {}: {source}", path.display())]
+    Io {
+        /// In verb form.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The file is not what was written.
+    #[error("{} is damaged at offset {offset}: {reason}; restore the file from a backup of the data directory", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Bytes from its start.
+        offset: u64,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// The file belongs to another log.
+    #[error("{} belongs to log {found}, not to {expected}; the data directory mixes two brokers", path.display())]
+    ForeignLog {
+        /// The file.
+        path: PathBuf,
+        /// Its log.
+        found: LogId,
+        /// The log it is used with.
+        expected: LogId,
+    },
+    /// Written by a newer walcast.
+    #[error("{} has format version {version}, this walcast knows {VERSION}; use a newer walcast", path.display())]
+    NewerVersion {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+    },
+    /// More subjects than the settings allow.
+    #[error("restore {}: {source}; raise limits.subjects", path.display())]
+    TooManySubjects {
+        /// The file.
+        path: PathBuf,
+        /// The limit.
+        source: IdsExhausted,
+    },
+}
+
+/// Reads and writes the checkpoint of one data directory.
+#[derive(Debug, Clone)]
+pub struct Checkpointer {
+    files: Arc<dyn FileSystem>,
+    directory: PathBuf,
+    log_id: LogId,
+}
+
+impl Checkpointer {
+    /// For the directory `ids` of a data directory, which exists.
+    pub fn new(files: Arc<dyn FileSystem>, directory: PathBuf, log_id: LogId) -> Self {
+        Self { files, directory, log_id }
+    }
+
+    /// The position of the checkpoint in `directory`, read before the log is opened so that a log which
+    /// lost its end is noticed. None if there is no checkpoint.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] if the file cannot be read, or is damaged in its head.
+    pub fn peek(files: &dyn FileSystem, directory: &Path) -> Result<Option<Sequence>, CheckpointError> {
+        let path = directory.join(FILE_NAME);
+        let Some(reader) = open(files, &path)? else { return Ok(None) };
+        let mut input = Input { reader, path: &path, offset: 0, crc: 0 };
+        Ok(Some(input.header()?.taken_at))
+    }
+
+    /// Fills `subjects` from the checkpoint. None if there is none.
+    ///
+    /// # Errors
+    /// [`CheckpointError`]; the table is then partly filled and not to be used.
+    pub fn restore(&self, subjects: &SubjectTable) -> Result<Option<Checkpoint>, CheckpointError> {
+        let path = self.directory.join(FILE_NAME);
+        let Some(reader) = open(&*self.files, &path)? else { return Ok(None) };
+        let mut input = Input { reader, path: &path, offset: 0, crc: 0 };
+        let header = input.header()?;
+        if header.log_id != self.log_id {
+            return Err(CheckpointError::ForeignLog { path, found: header.log_id, expected: self.log_id });
+        }
+        let count = input.entries(subjects)?;
+        input.trailer(count)?;
+        let Header { taken_at, projected, .. } = header;
+        Ok(Some(Checkpoint { taken_at, projected, subjects: count, bytes: input.offset }))
+    }
+
+    /// Writes a checkpoint that replaces the one before it, crash-safe.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`]; the checkpoint before it is untouched then.
+    pub fn take(&self, subjects: &SubjectTable, projected: Projected) -> Result<Checkpoint, CheckpointError> {
+        // Read before the marks are: they may be ahead of it, never behind.
+        let taken_at = subjects.marked_through().sequence();
+        let (mut count, mut bytes) = (0, 0);
+        write_atomically(&*self.files, &self.directory, FILE_NAME, &mut |writer| {
+            let mut output = Output { writer, crc: 0, bytes: 0 };
+            output.put(MAGIC)?;
+            output.put(&VERSION.to_le_bytes())?;
+            output.put(self.log_id.as_bytes())?;
+            output.put(&taken_at.get().to_le_bytes())?;
+            output.put(&projected.sequence().get().to_le_bytes())?;
+            subjects.for_each(|name, id| {
+                count += 1;
+                // A subject has at most 255 bytes.
+                output.put(&[name.len() as u8])?;
+                output.put(name)?;
+                output.put(&id.get().to_le_bytes())
+            })?;
+            output.put(&[0])?;
+            output.put(&u64::to_le_bytes(count))?;
+            let crc = output.crc;
+            output.put(&crc.to_le_bytes())?;
+            bytes = output.bytes;
+            Ok(())
+        })
+        .map_err(|source| CheckpointError::Io {
+            action: "write",
+            path: self.directory.join(FILE_NAME),
+            source,
+        })?;
+        Ok(Checkpoint { taken_at, projected, subjects: count, bytes })
+    }
+}
+
+struct Output<'a> {
+    writer: &'a mut dyn Write,
+    crc: u32,
+    bytes: u64,
+}
+
+impl Output<'_> {
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.crc = crc32c::crc32c_append(self.crc, bytes);
+        self.bytes += bytes.len() as u64;
+        self.writer.write_all(bytes)
+    }
+}
+
+struct Header {
+    log_id: LogId,
+    taken_at: Sequence,
+    projected: Projected,
+}
+
+struct Input<'a, R> {
+    reader: R,
+    path: &'a Path,
+    offset: u64,
+    crc: u32,
+}
+
+impl<R: Read> Input<'_, R> {
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], CheckpointError> {
+        let mut bytes = [0; N];
+        self.fill(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), CheckpointError> {
+        self.reader.read_exact(bytes).map_err(|source| match source.kind() {
+            io::ErrorKind::UnexpectedEof => self.damaged("the file ends early"),
+            _ => CheckpointError::Io { action: "read", path: self.path.to_owned(), source },
+        })?;
+        self.offset += bytes.len() as u64;
+        self.crc = crc32c::crc32c_append(self.crc, bytes);
+        Ok(())
+    }
+
+    fn damaged(&self, reason: &str) -> CheckpointError {
+        CheckpointError::Damaged { path: self.path.to_owned(), offset: self.offset, reason: reason.to_owned() }
+    }
+
+    fn header(&mut self) -> Result<Header, CheckpointError> {
+        if &self.take::<8>()? != MAGIC {
+            return Err(self.damaged("it does not begin as a file of high-water marks"));
+        }
+        let version = u32::from_le_bytes(self.take()?);
+        if version > VERSION {
+            return Err(CheckpointError::NewerVersion { path: self.path.to_owned(), version });
+        }
+        if version != VERSION {
+            return Err(self.damaged("format version 0 was never written"));
+        }
+        Ok(Header {
+            log_id: LogId::from_bytes(self.take()?),
+            taken_at: Sequence::new(u64::from_le_bytes(self.take()?)),
+            projected: Projected(Sequence::new(u64::from_le_bytes(self.take()?))),
+        })
+    }
+
+    fn entries(&mut self, subjects: &SubjectTable) -> Result<u64, CheckpointError> {
+        let mut count = 0;
+        let mut name = [0; u8::MAX as usize];
+        loop {
+            let [len] = self.take()?;
+            if len == 0 {
+                return Ok(count);
+            }
+            let name = &mut name[..usize::from(len)];
+            self.fill(name)?;
+            let id = MessageId::new(u32::from_le_bytes(self.take()?));
+            let (Ok(name), Some(id)) = (std::str::from_utf8(name), id) else {
+                return Err(self.damaged("a subject or its last id is not valid"));
+            };
+            subjects
+                .restore(name, id)
+                .map_err(|source| CheckpointError::TooManySubjects { path: self.path.to_owned(), source })?;
+            count += 1;
+        }
+    }
+
+    fn trailer(&mut self, count: u64) -> Result<(), CheckpointError> {
+        if u64::from_le_bytes(self.take()?) != count {
+            return Err(self.damaged("the number of subjects is another one"));
+        }
+        let crc = self.crc;
+        if u32::from_le_bytes(self.take()?) != crc {
+            return Err(self.damaged("the checksum does not match"));
+        }
+        let mut more = [0];
+        match self.reader.read(&mut more) {
+            Ok(0) => Ok(()),
+            _ => Err(self.damaged("there is something behind the end")),
+        }
+    }
+}
+
+/// A sequential reader of a file of the trait.
+struct Sequential {
+    file: Arc<dyn LogFile>,
+    at: u64,
+}
+
+impl Read for Sequential {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buffer, self.at)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+fn open(files: &dyn FileSystem, path: &Path) -> Result<Option<BufReader<Sequential>>, CheckpointError> {
+    match files.open(path) {
+        // Large reads: a million subjects are 40 MB.
+        Ok(file) => Ok(Some(BufReader::with_capacity(1024 * 1024, Sequential { file, at: 0 }))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(CheckpointError::Io { action: "open", path: path.to_owned(), source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Durable;
+    use crate::wal::DiskFileSystem;
+
+    fn checkpointer(directory: &Path, log: u8) -> Checkpointer {
+        Checkpointer::new(Arc::new(DiskFileSystem), directory.to_owned(), LogId::from_bytes([log; 16]))
+    }
+
+    fn table(names: &[(&str, u32)]) -> SubjectTable {
+        let table = SubjectTable::new(1_000);
+        for (name, id) in names {
+            table.restore(name, MessageId::new(*id).expect("an id")).expect("room");
+        }
+        table
+    }
+
+    fn taken(directory: &Path) -> Checkpoint {
+        let table = table(&[("a", 3), ("größe", 1)]);
+        table.set_marked_through(Durable(Sequence::new(9)));
+        checkpointer(directory, 1).take(&table, Projected(Sequence::new(5))).expect("written")
+    }
+
+    #[test]
+    fn restores_what_was_taken() {
+        let directory = tempfile::tempdir().expect("a directory");
+        assert_eq!(Checkpointer::peek(&DiskFileSystem, directory.path()).expect("readable"), None);
+        let written = taken(directory.path());
+        assert_eq!(Checkpointer::peek(&DiskFileSystem, directory.path()).expect("readable"), Some(Sequence::new(9)));
+        let restored = table(&[]);
+        assert_eq!(checkpointer(directory.path(), 1).restore(&restored).expect("valid"), Some(written));
+        assert_eq!(written.subjects, 2);
+        assert_eq!(restored.high_water_mark("a").map(|(_, id)| id.get()), Some(3));
+        assert_eq!(restored.high_water_mark("größe").map(|(_, id)| id.get()), Some(1));
+        assert_eq!(restored.len(), 2);
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_noticed() {
+        let directory = tempfile::tempdir().expect("a directory");
+        taken(directory.path());
+        let path = directory.path().join(FILE_NAME);
+        let good = std::fs::read(&path).expect("there");
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, bad).expect("writable");
+            assert!(checkpointer(directory.path(), 1).restore(&table(&[])).is_err(), "bit {bit}");
+        }
+        for cut in 0..good.len() {
+            std::fs::write(&path, &good[..cut]).expect("writable");
+            assert!(checkpointer(directory.path(), 1).restore(&table(&[])).is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn refuses_another_log_and_a_newer_version_by_name() {
+        let directory = tempfile::tempdir().expect("a directory");
+        taken(directory.path());
+        let foreign = checkpointer(directory.path(), 2).restore(&table(&[]));
+        assert!(matches!(foreign, Err(CheckpointError::ForeignLog { .. })), "{foreign:?}");
+        let path = directory.path().join(FILE_NAME);
+        let mut newer = std::fs::read(&path).expect("there");
+        newer[8] = 2;
+        std::fs::write(&path, newer).expect("writable");
+        let newer = checkpointer(directory.path(), 1).restore(&table(&[]));
+        assert!(matches!(newer, Err(CheckpointError::NewerVersion { version: 2, .. })), "{newer:?}");
+    }
+}

@@ -1,0 +1,271 @@
+//! The committer: one thread that numbers, encodes and appends what is queued, a frame at a time.
+//!
+//! While one fdatasync runs the next frame gathers in the queue: no timers, one publisher alone waits for
+//! one fdatasync, a thousand share one.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use flume::{Receiver, Sender, TryRecvError};
+use tokio::sync::watch;
+
+use super::ack::UnreleasedAcks;
+use super::publisher::{Command, Queued};
+use super::release::{Committed, CommittedMessage};
+use super::{Admission, Config, FRAME_RECORDS_MAX, PublishError, Publisher, Releaser, SubjectTable};
+use crate::event::limits::RECORD_OVERHEAD_BYTES;
+use crate::event::record::{self, Record};
+use crate::event::{Durable, clock};
+use crate::telemetry::metrics::{IngestMetrics, WalMetrics};
+use crate::wal::{AppendError, Batch, LogFailed, PushError, RoomError, Writer};
+
+/// Frames that were committed and whose acks wait for the releaser. It only hands them on, so a few are
+/// plenty; when it is behind, the committer waits rather than piling up bodies.
+const COMMITTED_FRAMES_MAX: usize = 16;
+
+/// Bytes that the log adds to each record in a frame: its length.
+const RECORD_LENGTH_BYTES: usize = 4;
+
+/// Why the committer ended other than by an orderly stop.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitterError {
+    /// The log failed. Nothing is acknowledged any more; a restart recovers.
+    #[error("append to the log: {0}")]
+    Log(#[from] AppendError),
+    /// The log failed while it made room.
+    #[error("make room in the log: {0}")]
+    Room(#[from] LogFailed),
+    /// A valid publish did not fit its record: a mistake in the limits.
+    #[error("encode a record: {0}")]
+    Encode(#[from] PushError<record::RecordError>),
+}
+
+/// The committer thread's state.
+#[derive(Debug)]
+pub struct Committer {
+    queue: Receiver<Command>,
+    committed: Sender<Committed>,
+    durable: watch::Sender<Durable>,
+    writer: Writer,
+    batch: Batch,
+    subjects: Arc<SubjectTable>,
+    admission: Admission,
+    metrics: CommitterMetrics,
+    frame_bytes_max: usize,
+    checkpoint: CheckpointTrigger,
+}
+
+/// Tells the checkpointer when the log has grown by enough.
+#[derive(Debug)]
+pub struct CheckpointTrigger {
+    /// Wakes the checkpointer; one wake-up in the channel is enough.
+    pub wake: Sender<()>,
+    /// Bytes of log after which a checkpoint is due.
+    pub every_bytes: u64,
+    /// Bytes since the last one.
+    pub since_bytes: u64,
+}
+
+/// What the committer observes.
+#[derive(Debug, Clone)]
+pub struct CommitterMetrics {
+    /// Batches.
+    pub ingest: IngestMetrics,
+    /// fdatasync.
+    pub wal: WalMetrics,
+}
+
+/// What the queue gave.
+enum Gathered {
+    /// Publishes for one frame, and whether to stop after it.
+    Frame {
+        queued: Vec<Queued>,
+        stop: bool,
+    },
+    Stop,
+}
+
+impl Committer {
+    /// Connects publisher, committer and releaser. `durable` is where the committed position is published.
+    pub fn new(
+        config: &Config,
+        writer: Writer,
+        subjects: Arc<SubjectTable>,
+        durable: watch::Sender<Durable>,
+        checkpoint: CheckpointTrigger,
+        metrics: CommitterMetrics,
+    ) -> (Publisher, Self, Releaser) {
+        let (queue_in, queue) = flume::bounded(config.in_flight_publishes);
+        let (committed, committed_out) = flume::bounded(COMMITTED_FRAMES_MAX);
+        let admission = Admission::new(config.in_flight_bytes, config.admission_wait);
+        let publisher = Publisher::new(queue_in, admission.clone(), config.in_flight_publishes, config.admission_wait);
+        let releaser = Releaser::new(committed_out, Arc::clone(&subjects), admission.clone());
+        let batch = Batch::new(config.frame_bytes_max);
+        let committer = Self {
+            queue,
+            committed,
+            durable,
+            writer,
+            batch,
+            subjects,
+            admission,
+            metrics,
+            frame_bytes_max: config.frame_bytes_max,
+            checkpoint,
+        };
+        (publisher, committer, releaser)
+    }
+
+    /// Runs until it is told to stop and everything queued is durable. For a thread of its own.
+    ///
+    /// # Errors
+    /// [`CommitterError`] when the log failed; what was queued is answered with an error.
+    pub fn run(mut self) -> Result<(), CommitterError> {
+        let mut carried = None;
+        loop {
+            match self.gather(&mut carried) {
+                Gathered::Stop => return Ok(()),
+                Gathered::Frame { queued, stop } => {
+                    if let Err(error) = self.commit(queued) {
+                        tracing::error!(%error, "the log has failed; nothing is acknowledged any more");
+                        return Err(error);
+                    }
+                    if stop {
+                        self.drain(&mut carried)?;
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Commits what is still queued after a stop.
+    fn drain(&mut self, carried: &mut Option<Queued>) -> Result<(), CommitterError> {
+        while carried.is_some() || !self.queue.is_empty() {
+            match self.gather(carried) {
+                Gathered::Frame { queued, .. } => self.commit(queued)?,
+                Gathered::Stop => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the first publish and takes what else is there, up to one frame.
+    fn gather(&mut self, carried: &mut Option<Queued>) -> Gathered {
+        let first = match carried.take() {
+            Some(queued) => queued,
+            None => match self.queue.recv() {
+                Ok(Command::Publish(queued)) => queued,
+                Ok(Command::Stop) | Err(_) if self.queue.is_empty() => return Gathered::Stop,
+                Ok(Command::Stop) | Err(_) => return Gathered::Frame { queued: Vec::new(), stop: true },
+            },
+        };
+        let mut bytes = frame_bytes(&first);
+        let mut queued = Vec::with_capacity(self.queue.len().min(FRAME_RECORDS_MAX) + 1);
+        queued.push(first);
+        while queued.len() < FRAME_RECORDS_MAX {
+            match self.queue.try_recv() {
+                Ok(Command::Publish(next)) => {
+                    bytes += frame_bytes(&next);
+                    if bytes > self.frame_bytes_max {
+                        *carried = Some(next);
+                        break;
+                    }
+                    queued.push(next);
+                }
+                Ok(Command::Stop) => return Gathered::Frame { queued, stop: true },
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+            }
+        }
+        Gathered::Frame { queued, stop: false }
+    }
+
+    /// Makes one frame durable and hands its acks to the releaser.
+    fn commit(&mut self, queued: Vec<Queued>) -> Result<(), CommitterError> {
+        let bytes: usize = queued.iter().map(frame_bytes).sum();
+        match self.writer.ensure_room(bytes) {
+            Ok(()) => {}
+            Err(RoomError::Failed(failed)) => {
+                self.refuse(queued, &PublishError::LogFailed);
+                return Err(CommitterError::Room(failed));
+            }
+            Err(passing) => {
+                self.refuse(queued, &PublishError::NoRoom(passing.to_string()));
+                return Ok(());
+            }
+        }
+        let (messages, acks) = self.encode(queued)?;
+        if messages.is_empty() {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let durable = match self.writer.append(&self.batch) {
+            Ok(durable) => durable,
+            Err(failed) => {
+                acks.refuse(&PublishError::LogFailed);
+                return Err(CommitterError::Log(failed));
+            }
+        };
+        self.observe(started.elapsed());
+        self.durable.send_replace(durable);
+        // The releaser ends after this thread only; if it is gone, so is the process.
+        drop(self.committed.send(Committed { durable, messages, acks }));
+        Ok(())
+    }
+
+    /// Gives out ids and fills the batch.
+    fn encode(&mut self, queued: Vec<Queued>) -> Result<(Vec<CommittedMessage>, UnreleasedAcks), CommitterError> {
+        self.batch.clear();
+        let published_at = clock::now();
+        let mut messages = Vec::with_capacity(queued.len());
+        let mut acks = UnreleasedAcks::with_capacity(queued.len());
+        let mut sequence = self.writer.next_sequence();
+        for Queued { publish, charge, reply } in queued {
+            let (key, id) = match self.subjects.issue(&publish.subject) {
+                Ok(issued) => issued,
+                Err(exhausted) => {
+                    self.admission.give_back(charge as usize);
+                    drop(reply.send(Err(exhausted.into())));
+                    continue;
+                }
+            };
+            let record = Record {
+                subject: publish.subject.as_str(),
+                id,
+                published_at,
+                expiration: publish.expiration,
+                body: &publish.body,
+            };
+            self.batch.push(|buffer| record::encode(&record, buffer))?;
+            acks.push(sequence, id, reply);
+            messages.push(CommittedMessage { publish, key, id, sequence, published_at, charge });
+            sequence = sequence.next();
+        }
+        Ok((messages, acks))
+    }
+
+    fn observe(&mut self, fsync: Duration) {
+        self.metrics.wal.fsync_duration.observe(fsync.as_secs_f64());
+        self.metrics.ingest.batch_records.observe(f64::from(self.batch.records()));
+        self.metrics.ingest.batch_bytes.observe(self.batch.bytes() as f64);
+        self.checkpoint.since_bytes += self.batch.bytes() as u64;
+        if self.checkpoint.since_bytes >= self.checkpoint.every_bytes {
+            self.checkpoint.since_bytes = 0;
+            // Full means that it is awake already.
+            let _awake_already = self.checkpoint.wake.try_send(());
+        }
+    }
+
+    fn refuse(&self, queued: Vec<Queued>, error: &PublishError) {
+        for Queued { charge, reply, .. } in queued {
+            self.admission.give_back(charge as usize);
+            drop(reply.send(Err(error.clone())));
+        }
+    }
+}
+
+/// What a publish takes of a frame at most.
+fn frame_bytes(queued: &Queued) -> usize {
+    let publish = &queued.publish;
+    RECORD_LENGTH_BYTES + RECORD_OVERHEAD_BYTES + publish.subject.as_str().len() + publish.body.len()
+}

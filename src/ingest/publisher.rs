@@ -1,0 +1,152 @@
+//! The handle that publishes go through.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use flume::{Sender, TrySendError};
+use tokio::sync::oneshot;
+
+use super::ack::Reply;
+use super::{Admission, AdmissionError, IdsExhausted};
+use crate::event::{Expiration, MessageId, Subject};
+
+/// A publish whose parts are valid.
+#[derive(Debug)]
+pub struct Publish {
+    /// Where to.
+    pub subject: Subject,
+    /// What, at most `limits.body_bytes`.
+    pub body: Bytes,
+    /// How long Fetch finds it.
+    pub expiration: Expiration,
+}
+
+/// A publish in the queue.
+#[derive(Debug)]
+pub(super) struct Queued {
+    pub publish: Publish,
+    /// Bytes of admission to give back.
+    pub charge: u32,
+    pub reply: Reply,
+}
+
+/// What the committer takes from the queue.
+#[derive(Debug)]
+pub(super) enum Command {
+    Publish(Queued),
+    /// Finish what is queued, then end.
+    Stop,
+}
+
+/// Why a publish was not acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// Too many bytes in flight; nothing was taken.
+    #[error(transparent)]
+    Admission(#[from] AdmissionError),
+    /// Too many publishes wait; nothing was taken.
+    #[error("{max} publishes are waiting for the log (limits.in_flight_publishes)")]
+    QueueFull {
+        /// The limit.
+        max: usize,
+    },
+    /// The log has no room; nothing was taken.
+    #[error("{0}")]
+    NoRoom(String),
+    /// No id is left; nothing was taken.
+    #[error(transparent)]
+    IdsExhausted(#[from] IdsExhausted),
+    /// The log has failed. Whether the message is in it is unknown until the broker restarts.
+    #[error("the log has failed")]
+    LogFailed,
+    /// The broker is shutting down.
+    #[error("the broker is shutting down")]
+    ShuttingDown,
+}
+
+impl PublishError {
+    /// A name from a closed set, for metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Admission(_) => "in_flight_bytes",
+            Self::QueueFull { .. } => "in_flight_publishes",
+            Self::NoRoom(_) => "no_room",
+            Self::IdsExhausted(_) => "ids_exhausted",
+            Self::LogFailed => "log_failed",
+            Self::ShuttingDown => "shutting_down",
+        }
+    }
+}
+
+/// Publishes go through this; a clone is the same door.
+#[derive(Debug, Clone)]
+pub struct Publisher {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    queue: Sender<Command>,
+    admission: Admission,
+    queue_max: usize,
+    wait_max: Duration,
+    stopped: AtomicBool,
+}
+
+impl Publisher {
+    pub(super) fn new(queue: Sender<Command>, admission: Admission, queue_max: usize, wait_max: Duration) -> Self {
+        let stopped = AtomicBool::new(false);
+        Self { inner: Arc::new(Inner { queue, admission, queue_max, wait_max, stopped }) }
+    }
+
+    /// Publishes, and answers when the message is durable. Dropped before that, the message may or may not be published.
+    ///
+    /// # Errors
+    /// [`PublishError`]. Except for [`PublishError::LogFailed`] nothing was published and no id was taken.
+    pub async fn publish(&self, publish: Publish) -> Result<MessageId, PublishError> {
+        let inner = &*self.inner;
+        if inner.stopped.load(Ordering::Acquire) {
+            return Err(PublishError::ShuttingDown);
+        }
+        let charge = inner.admission.charge(publish.subject.as_str().len(), publish.body.len());
+        let admitted = inner.admission.admit(charge).await?;
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Publish(Queued { publish, charge, reply });
+        match inner.queue.try_send(command) {
+            Ok(()) => {}
+            Err(TrySendError::Full(command)) => {
+                let sent = tokio::time::timeout(inner.wait_max, inner.queue.send_async(command)).await;
+                let sent = sent.map_err(|_elapsed| PublishError::QueueFull { max: inner.queue_max })?;
+                sent.map_err(|_disconnected| self.gone())?;
+            }
+            Err(TrySendError::Disconnected(_)) => return Err(self.gone()),
+        }
+        admitted.keep();
+        answer.await.unwrap_or_else(|_dropped| Err(self.gone()))
+    }
+
+    /// Refuses new publishes and lets the committer end once what is queued is durable.
+    pub async fn stop(&self) {
+        if !self.inner.stopped.swap(true, Ordering::AcqRel) {
+            // A committer that has ended already needs no telling.
+            drop(self.inner.queue.send_async(Command::Stop).await);
+        }
+    }
+
+    /// Publishes that wait for the committer.
+    pub fn queued(&self) -> usize {
+        self.inner.queue.len()
+    }
+
+    /// The byte permits.
+    pub fn admission(&self) -> &Admission {
+        &self.inner.admission
+    }
+
+    /// The committer has ended: by an orderly stop, or because the log failed.
+    fn gone(&self) -> PublishError {
+        if self.inner.stopped.load(Ordering::Acquire) { PublishError::ShuttingDown } else { PublishError::LogFailed }
+    }
+}
