@@ -1,1 +1,25 @@
-//! delivery
+//! Delivery: durable messages to whoever is subscribed.
+//!
+//! Owns the subscriptions, the ring of unread messages of each subject that has subscribers, and the fan-out.
+//!
+//! Must never block ingest, and never read a database for a live message.
+
+mod fanout;
+mod registry;
+mod ring;
+mod subscription;
+
+pub use fanout::{Delivery, Fanout, Live};
+pub use registry::SubscribeError;
+pub use subscription::{StreamEnd, Subscription};
+
+/// How delivery is set. Operators set these as `limits.*`.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Subscriptions at once.
+    pub subscribers_max: usize,
+    /// Unread bytes that a subscriber may be behind; further behind, its stream is ended.
+    pub subscriber_bytes_max: usize,
+    /// Unread bytes of all subjects together.
+    pub delivery_bytes_max: usize,
+}
