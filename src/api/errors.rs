@@ -1,8 +1,182 @@
 //! The one table from the broker's errors to gRPC statuses.
+//!
+//! Codes and texts of Fetch are fixed by the contract, since older clients match on them. Every status
+//! carries a `google.rpc.ErrorInfo` whose reason says the same to newer ones.
 
-use tonic::Status;
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::delivery::{StreamEnd, SubscribeError};
+use crate::event::SubjectError;
+use crate::fetch::FetchError;
+use crate::ingest::{IdsExhausted, PublishError};
+
+/// The domain of every `ErrorInfo`.
+pub const DOMAIN: &str = "walcast";
+
+const NEVER_PUBLISHED: &str = "message with id provided is not valid or never published";
+const EXPIRED: &str = "message with id provided is expired";
+const UNAVAILABLE: &str = "service is unavailable";
+
+/// When to come back to a full broker: a few frames of the log later there is room again.
+const RETRY_SOON: Duration = Duration::from_millis(100);
+/// When to come back to a full disk: what frees it takes seconds.
+const RETRY_LATER: Duration = Duration::from_secs(5);
+
+fn status(code: Code, reason: &str, message: impl Into<String>, metadata: &[(&str, String)]) -> Status {
+    status_with(code, message, ErrorDetails::with_error_info(reason, DOMAIN, owned(metadata)))
+}
+
+fn retryable(reason: &str, message: impl Into<String>, delay: Duration) -> Status {
+    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    details.set_retry_info(Some(delay));
+    status_with(Code::ResourceExhausted, message, details)
+}
+
+fn status_with(code: Code, message: impl Into<String>, details: ErrorDetails) -> Status {
+    Status::with_error_details(code, message, details)
+}
+
+fn owned(metadata: &[(&str, String)]) -> HashMap<String, String> {
+    metadata.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect()
+}
+
+/// UNAVAILABLE with the contract's text; the detail says why.
+pub fn unavailable(reason: &str, detail: impl Into<String>) -> Status {
+    status(Code::Unavailable, reason, UNAVAILABLE, &[("detail", detail.into())])
+}
+
+/// The broker is shutting down or has failed.
+pub fn not_serving(phase: &str) -> Status {
+    unavailable("NOT_SERVING", format!("the broker is {phase}"))
+}
 
 /// Bytes that are not a valid protobuf message of the method's type.
 pub fn malformed_message(error: &prost::DecodeError) -> Status {
-    Status::invalid_argument(format!("the request is not a valid protobuf message: {error}"))
+    malformed(&format!("the request is not a valid protobuf message: {error}"))
+}
+
+/// A request that the transport could not read.
+pub fn malformed(message: &str) -> Status {
+    status(Code::InvalidArgument, "MALFORMED_REQUEST", message, &[])
+}
+
+/// A body beyond the limit.
+pub fn body_too_large(bytes_max: usize) -> Status {
+    let message = format!("body is too large: it must be at most {bytes_max} bytes (limits.body_bytes)");
+    status(Code::ResourceExhausted, "BODY_TOO_LARGE", message, &[("body_bytes_max", bytes_max.to_string())])
+}
+
+/// A subject that breaks a rule.
+pub fn invalid_subject(error: SubjectError) -> Status {
+    status(Code::InvalidArgument, "INVALID_SUBJECT", error.to_string(), &[("field", "subject".to_owned())])
+}
+
+/// A negative expiration.
+pub fn invalid_expiration(seconds: i32) -> Status {
+    let message = format!("expirationSeconds is {seconds}; it must not be negative");
+    status(Code::InvalidArgument, "INVALID_EXPIRATION", message, &[("field", "expirationSeconds".to_owned())])
+}
+
+/// An id that was never issued.
+pub fn never_published() -> Status {
+    status(Code::InvalidArgument, "NEVER_PUBLISHED", NEVER_PUBLISHED, &[])
+}
+
+/// The answer to a failed publish.
+pub fn publish(error: &PublishError) -> Status {
+    match error {
+        PublishError::Admission(full) => retryable("TOO_MANY_BYTES_IN_FLIGHT", full.to_string(), RETRY_SOON),
+        PublishError::QueueFull { .. } => retryable("TOO_MANY_PUBLISHES_IN_FLIGHT", error.to_string(), RETRY_SOON),
+        PublishError::NoRoom(reason) => retryable("LOG_FULL", reason, RETRY_LATER),
+        PublishError::IdsExhausted(exhausted) => {
+            let reason = match exhausted {
+                IdsExhausted::Subject => "IDS_EXHAUSTED",
+                IdsExhausted::Table { .. } => "TOO_MANY_SUBJECTS",
+            };
+            status(Code::ResourceExhausted, reason, exhausted.to_string(), &[])
+        }
+        PublishError::LogFailed => unavailable("LOG_FAILED", error.to_string()),
+        PublishError::ShuttingDown => unavailable("SHUTTING_DOWN", error.to_string()),
+    }
+}
+
+/// The answer to a failed fetch.
+pub fn fetch(error: &FetchError) -> Status {
+    match error {
+        FetchError::NeverPublished => never_published(),
+        FetchError::Expired => status(Code::InvalidArgument, "EXPIRED", EXPIRED, &[]),
+        FetchError::Store(store) => unavailable("STORE_UNAVAILABLE", store.to_string()),
+    }
+}
+
+/// The answer to a refused subscription.
+pub fn subscribe(error: SubscribeError) -> Status {
+    match error {
+        SubscribeError::TooMany { .. } => retryable("TOO_MANY_SUBSCRIBERS", error.to_string(), RETRY_LATER),
+        SubscribeError::ShuttingDown => unavailable("SHUTTING_DOWN", error.to_string()),
+    }
+}
+
+/// How a stream ends.
+pub fn stream_end(end: StreamEnd) -> Status {
+    match end {
+        StreamEnd::Lagged { last_delivered } => {
+            let last = last_delivered.map_or(0, |id| id.get()).to_string();
+            let message =
+                format!("the subscriber fell too far behind (limits.subscriber_bytes); last delivered id: {last}");
+            status(Code::ResourceExhausted, "SUBSCRIBER_TOO_SLOW", message, &[("last_delivered_id", last)])
+        }
+        StreamEnd::ShuttingDown => unavailable("SHUTTING_DOWN", end.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::MessageId;
+    use crate::projector::StoreError;
+
+    fn reason(status: &Status) -> String {
+        status.get_details_error_info().expect("every status has one").reason
+    }
+
+    #[test]
+    fn the_texts_that_older_clients_match_are_fixed() {
+        let fetched = |error| {
+            let status = fetch(&error);
+            (status.code(), status.message().to_owned(), reason(&status))
+        };
+        let invalid = Code::InvalidArgument;
+        let never = "message with id provided is not valid or never published".to_owned();
+        assert_eq!(fetched(FetchError::NeverPublished), (invalid, never, "NEVER_PUBLISHED".to_owned()));
+        let expired = "message with id provided is expired".to_owned();
+        assert_eq!(fetched(FetchError::Expired), (invalid, expired, "EXPIRED".to_owned()));
+        let down = FetchError::Store(StoreError::Unavailable { store: "embedded", reason: "gone".to_owned() });
+        let unavailable = "service is unavailable".to_owned();
+        assert_eq!(fetched(down), (Code::Unavailable, unavailable, "STORE_UNAVAILABLE".to_owned()));
+    }
+
+    #[test]
+    fn what_passes_says_when_to_come_back() {
+        for error in [PublishError::QueueFull { max: 1 }, PublishError::NoRoom("the disk is full".to_owned())] {
+            let status = publish(&error);
+            assert_eq!(status.code(), Code::ResourceExhausted);
+            let retry = status.get_details_retry_info().expect("waiting helps");
+            assert!(retry.retry_delay.is_some_and(|delay| delay > Duration::ZERO));
+        }
+        let never = publish(&PublishError::IdsExhausted(IdsExhausted::Subject));
+        assert_eq!(never.code(), Code::ResourceExhausted);
+        assert!(never.get_details_retry_info().is_none());
+    }
+
+    #[test]
+    fn a_slow_subscriber_learns_its_last_id() {
+        let status = stream_end(StreamEnd::Lagged { last_delivered: MessageId::new(7) });
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert_eq!(status.get_details_error_info().expect("details").metadata["last_delivered_id"], "7");
+    }
 }

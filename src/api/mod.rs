@@ -3,5 +3,16 @@
 //!
 //! Must never contain broker logic.
 
+pub mod admin;
 pub mod codec;
+mod connections;
+mod edge;
 mod errors;
+mod lifecycle;
+mod server;
+mod service;
+
+pub use connections::Connections;
+pub use lifecycle::{Lifecycle, Phase};
+pub use server::{ServeError, ServerConfig, serve};
+pub use service::BrokerService;

@@ -43,7 +43,7 @@ impl Subject {
             return Err(SubjectError::TooLong { bytes: subject.len() });
         }
         // Cc is U+0000..=U+001F, U+007F and U+0080..=U+009F: in ASCII-only subjects one pass over bytes decides.
-        if subject.bytes().any(|byte| byte < 0x20 || byte >= 0x7F)
+        if subject.bytes().any(|byte| !(0x20..0x7F).contains(&byte))
             && let Some((offset, found)) = subject.char_indices().find(|(_, found)| found.is_control())
         {
             return Err(SubjectError::ControlCharacter { code: u32::from(found), offset });

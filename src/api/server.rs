@@ -1,0 +1,121 @@
+//! The gRPC server: every limit of HTTP/2 set by us, none left to a library's default.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tonic::transport::Server;
+use tonic_health::server::HealthReporter;
+
+use super::edge::Edge;
+use super::lifecycle::{Lifecycle, Phase};
+use super::{BrokerService, Connections};
+use crate::proto::DESCRIPTORS;
+use crate::proto::server::broker_server::BrokerServer;
+use crate::telemetry::metrics::ApiMetrics;
+
+/// What a request message may have beside its body: subject, numbers, and fields this version does not know.
+const REQUEST_OVERHEAD_BYTES: usize = 64 * 1024;
+
+/// What a response message has beside its body at most.
+const RESPONSE_OVERHEAD_BYTES: usize = 1024;
+
+/// Limits of the transport. Operators set these as `limits.*`, where the reasons stand.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// Largest body in bytes.
+    pub body_bytes_max: usize,
+    /// Streams on one connection.
+    pub streams_per_connection: u32,
+    /// Flow-control window of a connection in bytes.
+    pub connection_window_bytes: u32,
+    /// Flow-control window of a stream in bytes.
+    pub stream_window_bytes: u32,
+    /// Largest header list in bytes.
+    pub header_list_bytes: u32,
+    /// Streams that a connection may have reset before they were accepted.
+    pub pending_accept_reset_streams: usize,
+    /// Streams of a connection that were reset for its own mistakes.
+    pub local_error_reset_streams: usize,
+    /// How often a silent connection is pinged.
+    pub keepalive_interval: Duration,
+    /// How long it may take to answer.
+    pub keepalive_timeout: Duration,
+}
+
+/// Why the server ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The transport failed.
+    #[error("serve gRPC: {0}")]
+    Transport(#[from] tonic::transport::Error),
+    /// The contract's descriptors do not make a reflection service: a broken build.
+    #[error("build the reflection service: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// Serves until `stop` is done and every connection has ended.
+///
+/// # Errors
+/// [`ServeError`].
+pub async fn serve(
+    config: ServerConfig,
+    connections: Connections,
+    service: BrokerService,
+    metrics: ApiMetrics,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let lifecycle = service.lifecycle.clone();
+    let broker = BrokerServer::new(service)
+        .max_decoding_message_size(config.body_bytes_max + REQUEST_OVERHEAD_BYTES)
+        .max_encoding_message_size(config.body_bytes_max + RESPONSE_OVERHEAD_BYTES);
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let reflection =
+        || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
+    let reflection_descriptors =
+        || reflection().register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    let router = builder(&config)
+        .add_service(Edge::new(broker, metrics, config.body_bytes_max))
+        .add_service(health)
+        .add_service(reflection_descriptors().build_v1()?)
+        .add_service(reflection_descriptors().build_v1alpha()?);
+    let serving = router.serve_with_incoming_shutdown(connections.accept(), stop);
+    let health = report_health(reporter, lifecycle);
+    tokio::pin!(serving, health);
+    tokio::select! {
+        served = &mut serving => Ok(served?),
+        () = &mut health => Ok(serving.await?),
+    }
+}
+
+fn builder(config: &ServerConfig) -> Server {
+    Server::builder()
+        .max_concurrent_streams(config.streams_per_connection)
+        .initial_connection_window_size(config.connection_window_bytes)
+        .initial_stream_window_size(config.stream_window_bytes)
+        // A window that grows by itself would not be a bound.
+        .http2_adaptive_window(Some(false))
+        .http2_max_header_list_size(config.header_list_bytes)
+        // The smallest that RFC 9113 allows: a large message must not hold up the others of its connection.
+        .max_frame_size(16 * 1024)
+        .http2_max_pending_accept_reset_streams(Some(config.pending_accept_reset_streams))
+        .http2_max_local_error_reset_streams(Some(config.local_error_reset_streams))
+        .http2_keepalive_interval(Some(config.keepalive_interval))
+        .http2_keepalive_timeout(Some(config.keepalive_timeout))
+        .accept_http1(false)
+}
+
+/// Follows the lifecycle until it ends: `""` and `broker.Broker` are SERVING in the phase of that name only.
+async fn report_health(reporter: HealthReporter, lifecycle: Lifecycle) {
+    use tonic_health::ServingStatus::{NotServing, Serving};
+    let mut phases = lifecycle.watch();
+    loop {
+        let phase = *phases.borrow_and_update();
+        let status = if phase == Phase::Serving { Serving } else { NotServing };
+        for name in ["", "broker.Broker"] {
+            reporter.set_service_status(name, status).await;
+        }
+        if phases.changed().await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The `broker.Broker` service: validates, hands on, translates errors.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_util::Stream;
+use tonic::{Request, Response, Status};
+
+use super::errors;
+use super::lifecycle::{Lifecycle, Phase};
+use crate::delivery::{Delivery, Subscription};
+use crate::event::{EncodedMessage, Expiration, MessageId, Subject};
+use crate::fetch::Fetch;
+use crate::ingest::{Publish, Publisher};
+use crate::proto::server::broker_server::Broker;
+use crate::proto::server::{FetchRequest, PublishRequest, PublishResponse, SubscribeRequest};
+
+/// The service's state: handles of the rooms below.
+#[derive(Debug, Clone)]
+pub struct BrokerService {
+    /// Where publishes go.
+    pub publisher: Publisher,
+    /// Where subscriptions come from.
+    pub delivery: Delivery,
+    /// Where fetches go.
+    pub fetch: Fetch,
+    /// Whether calls are taken.
+    pub lifecycle: Lifecycle,
+    /// `limits.body_bytes`.
+    pub body_bytes_max: usize,
+}
+
+impl BrokerService {
+    fn check_serving(&self) -> Result<(), Status> {
+        match self.lifecycle.phase() {
+            Phase::Serving => Ok(()),
+            phase => Err(errors::not_serving(phase.name())),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Broker for BrokerService {
+    async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
+        self.check_serving()?;
+        let PublishRequest { subject, body, expiration_seconds } = request.into_inner();
+        let subject = Subject::new(subject).map_err(errors::invalid_subject)?;
+        if body.len() > self.body_bytes_max {
+            return Err(errors::body_too_large(self.body_bytes_max));
+        }
+        let expiration =
+            Expiration::from_wire(expiration_seconds).ok_or_else(|| errors::invalid_expiration(expiration_seconds))?;
+        let published = self.publisher.publish(Publish { subject, body, expiration }).await;
+        let id = published.map_err(|error| errors::publish(&error))?;
+        Ok(Response::new(PublishResponse { id: id.to_wire() }))
+    }
+
+    type SubscribeStream = ResponseStream;
+
+    async fn subscribe(&self, request: Request<SubscribeRequest>) -> Result<Response<ResponseStream>, Status> {
+        self.check_serving()?;
+        let subject = Subject::new(request.into_inner().subject).map_err(errors::invalid_subject)?;
+        let subscription = self.delivery.subscribe(&subject).map_err(errors::subscribe)?;
+        Ok(Response::new(ResponseStream(subscription)))
+    }
+
+    async fn fetch(&self, request: Request<FetchRequest>) -> Result<Response<EncodedMessage>, Status> {
+        self.check_serving()?;
+        let FetchRequest { subject, id } = request.into_inner();
+        let subject = Subject::new(subject).map_err(errors::invalid_subject)?;
+        let id = MessageId::from_wire(id).ok_or_else(errors::never_published)?;
+        let fetched = self.fetch.fetch(&subject, id).await;
+        fetched.map(Response::new).map_err(|error| errors::fetch(&error))
+    }
+}
+
+/// A subscription whose end is a status.
+#[derive(Debug)]
+pub struct ResponseStream(Subscription);
+
+impl Stream for ResponseStream {
+    type Item = Result<EncodedMessage, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Pin::new(&mut self.0).poll_next(context).map(|item| item.map(|message| message.map_err(errors::stream_end)))
+    }
+}
