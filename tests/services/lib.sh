@@ -36,6 +36,10 @@ free_port() {
 
 # Starts a broker in a directory of its own and waits until it is ready. Sets SERVER and ADMIN (host:port).
 start_broker() {
+  if [ ! -x "$WALCAST_BIN" ]; then
+    failed "the broker starts" "$WALCAST_BIN is not there; build it with \`cargo build\`"
+    exit 1
+  fi
   SERVER=127.0.0.1:$(free_port)
   ADMIN=127.0.0.1:$(free_port)
   export SERVER ADMIN
