@@ -108,14 +108,11 @@ pub struct EmbeddedSettings {
     /// Rows in memory that are not in a table yet, in bytes over all tables. Default 32MiB, 1MiB to 16GiB:
     /// more makes fewer, larger tables and a longer start.
     pub write_buffer_bytes: u64,
-    /// The store's own journal on disk, in bytes. Default 128MiB, 64MiB to 64GiB: below, the store writes
-    /// tables before they are worth it.
-    pub journal_bytes: u64,
 }
 
 impl Default for EmbeddedSettings {
     fn default() -> Self {
-        Self { cache_bytes: 16 * MIB_ON_DISK, write_buffer_bytes: 32 * MIB_ON_DISK, journal_bytes: 128 * MIB_ON_DISK }
+        Self { cache_bytes: 16 * MIB_ON_DISK, write_buffer_bytes: 32 * MIB_ON_DISK }
     }
 }
 
@@ -194,6 +191,9 @@ pub struct LimitSettings {
     pub admission_wait: Duration,
     /// Recent messages kept in memory for Fetch, in bytes. Default 64MiB, 1MiB to 64GiB.
     pub hot_tail_bytes: usize,
+    /// Subjects that may have ids. Default 5000000, 1 to 1000000000: up to 200 bytes of memory each, for ever,
+    /// so 1 GB at most.
+    pub subjects: usize,
     /// Subscribers at a time. Default 100000, 1 to 10000000: each costs a stream and a queue.
     pub subscribers: usize,
     /// Unread bytes that a subscriber may be behind before its stream is ended. Default 8MiB, 64KiB to 4GiB.
@@ -236,6 +236,7 @@ impl Default for LimitSettings {
             in_flight_publishes: 65_536,
             admission_wait: Duration::from_secs(1),
             hot_tail_bytes: 64 * MIB,
+            subjects: 5_000_000,
             subscribers: 100_000,
             subscriber_bytes: 8 * MIB,
             delivery_bytes: 256 * MIB,

@@ -43,6 +43,11 @@ const CODES: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 
+/// The name of a status code as gRPC writes it, such as `INVALID_ARGUMENT`.
+pub const fn code_name(code: Code) -> &'static str {
+    CODES[code as usize]
+}
+
 /// Why a connection was not served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {

@@ -14,7 +14,7 @@ mod wal;
 
 use prometheus::{Registry, TextEncoder};
 
-pub use api::{ApiMetrics, Method, Refusal};
+pub use api::{ApiMetrics, Method, Refusal, code_name};
 pub use delivery::DeliveryMetrics;
 pub use fetch::{FetchMetrics, Source};
 pub use ingest::{IngestMetrics, Rejection};
