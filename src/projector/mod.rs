@@ -1,5 +1,7 @@
 //! The projector: from the log to the history store, and the contract that every store keeps.
 //!
+//! The pipeline is [`Projector`]; upper rooms hear of its progress through [`ProjectionSink`] and [`ProjectorHandle`].
+//!
 //! Owns the cursor, batching, retry, the [`Store`] contract with its [`conformance`] suite and the
 //! implementations: [`EmbeddedStore`] on the local disk, [`NoneStore`] for pure pub/sub.
 //!
@@ -8,8 +10,10 @@
 pub mod conformance;
 pub mod embedded;
 mod none;
+mod pipeline;
 mod store;
 
 pub use embedded::{EmbeddedStore, OpenStoreError};
 pub use none::NoneStore;
+pub use pipeline::{Config, Progress, ProjectionSink, Projector, ProjectorError, ProjectorHandle};
 pub use store::{ApplyError, Row, Store, StoreBatch, StoreError, StoredMessage};

@@ -5,29 +5,32 @@ use fjall::KeyspaceCreateOptions;
 use fjall::compaction::Leveled;
 use fjall::config::{BloomConstructionPolicy, FilterPolicy, FilterPolicyEntry};
 
-/// How much memory the store may take. In all about `memtable_bytes` x 2 for memtables (the active ones and
+/// How much memory the store may take. In all about `write_buffer_bytes` x 2 for memtables (the active ones and
 /// those on their way to disk), `cache_bytes`, and some 30 MiB of filters, indexes and write buffers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
     /// Bytes of rows in memory that are in the journal but not in tables yet, over all buckets. Default 32 MiB:
     /// a hot bucket then writes tables of 8 MiB or more, large enough to need few compactions.
-    pub memtable_bytes: u64,
+    pub write_buffer_bytes: u64,
     /// Cache of blocks read from tables, in bytes. Default 16 MiB: fresh messages are served from the hot tail
     /// and the page cache holds the files, so it only saves parsing.
     pub cache_bytes: u64,
+    /// Journal on disk, in bytes, above which fjall writes the tables that hold the oldest file back. Default
+    /// 128 MiB, at least 64 MiB. A file has 64 MiB, so one more than that exists at most, and a start after a
+    /// crash reads no more.
+    pub journal_bytes: u64,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { memtable_bytes: 32 * MIB, cache_bytes: 16 * MIB }
+        Self { write_buffer_bytes: 32 * MIB, cache_bytes: 16 * MIB, journal_bytes: 2 * JOURNAL_BYTES_MIN }
     }
 }
 
 const MIB: u64 = 1024 * 1024;
 
-/// Journal bytes above which fjall flushes what holds the oldest journal back, in bytes; the least it takes.
-/// A journal file has 64 MiB, so at most about three exist, and a start after a crash reads no more.
-pub(super) const JOURNAL_BYTES: u64 = 64 * MIB;
+/// The least that fjall takes as [`Config::journal_bytes`].
+pub(super) const JOURNAL_BYTES_MIN: u64 = 64 * MIB;
 
 /// Background threads of fjall: one flushes and compacts. With two, fjall 3.1 keeps the first free for
 /// flushes by letting it put compactions back into the queue, over and over: a busy loop.
@@ -36,7 +39,7 @@ pub(super) const WORKER_THREADS: usize = 1;
 /// Open files that fjall keeps: a table each. Far below the usual 1024 a process.
 pub(super) const OPEN_FILES_MAX: usize = 256;
 
-/// Largest memtable of one keyspace, as a part of [`Config::memtable_bytes`].
+/// Largest memtable of one keyspace, as a part of [`Config::write_buffer_bytes`].
 pub(super) const MEMTABLE_PARTS: u64 = 2;
 
 /// Memtables waiting for the background thread beyond which a write waits for it.
@@ -54,7 +57,7 @@ impl Config {
     pub(super) fn keyspace_options(&self) -> KeyspaceCreateOptions {
         let filter = FilterPolicyEntry::Bloom(BloomConstructionPolicy::BitsPerKey(FILTER_BITS_PER_KEY));
         KeyspaceCreateOptions::default()
-            .max_memtable_size(self.memtable_bytes / MEMTABLE_PARTS)
+            .max_memtable_size(self.write_buffer_bytes / MEMTABLE_PARTS)
             // A fetch looks into every bucket, so even the last level sees mostly misses.
             .expect_point_read_hits(false)
             .filter_policy(FilterPolicy::new([filter]))

@@ -214,7 +214,8 @@ impl Writer {
     fn largest_to_flush(&self, config: &Config) -> Option<Keyspace> {
         let total: u64 = self.in_memory.iter().map(|(_, bytes)| bytes).sum();
         let (keyspace, bytes) = self.in_memory.iter().max_by_key(|(_, bytes)| *bytes)?;
-        (total > config.memtable_bytes || *bytes > config.memtable_bytes / MEMTABLE_PARTS).then(|| keyspace.clone())
+        (total > config.write_buffer_bytes || *bytes > config.write_buffer_bytes / MEMTABLE_PARTS)
+            .then(|| keyspace.clone())
     }
 }
 

@@ -8,7 +8,7 @@ use fjall::{Database, Keyspace, PersistMode};
 
 use super::KIND;
 use super::codec::{self, FORMAT_KEY, FORMAT_VERSION};
-use super::config::{Config, JOURNAL_BYTES, OPEN_FILES_MAX, WORKER_THREADS};
+use super::config::{Config, JOURNAL_BYTES_MIN, OPEN_FILES_MAX, WORKER_THREADS};
 use super::engine::{Engine, Writer, inconsistent, sync_directory};
 use crate::projector::StoreError;
 
@@ -120,7 +120,7 @@ fn open_database(path: &Path, config: &Config) -> Result<(Database, Keyspace), O
         .cache_size(config.cache_bytes)
         .worker_threads(WORKER_THREADS)
         .max_cached_files(Some(OPEN_FILES_MAX))
-        .max_journaling_size(JOURNAL_BYTES)
+        .max_journaling_size(config.journal_bytes.max(JOURNAL_BYTES_MIN))
         // Bodies are compressed in the lower levels; in the journal it would only cost CPU.
         .journal_compression(fjall::CompressionType::None)
         // Every write says itself how durable it is.

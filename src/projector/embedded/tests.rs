@@ -147,7 +147,7 @@ fn written_bytes(journal: &Path) -> usize {
 async fn expired_buckets_give_back_their_files() {
     let directory = TempDir::new().expect("made");
     let path = directory.path().join("store");
-    let config = Config { memtable_bytes: 1024 * 1024, ..Config::default() };
+    let config = Config { write_buffer_bytes: 1024 * 1024, ..Config::default() };
     let store = EmbeddedStore::open(&path, LOG, &config).expect("opens");
     let body = Bytes::from((0..10_000u32).map(|value| value.to_le_bytes()[1] ^ 0x5A).collect::<Vec<u8>>());
     for round in 0..20u64 {

@@ -1,0 +1,123 @@
+//! From frames of the log to a batch for the store.
+
+use std::hash::{Hash, Hasher};
+
+use bytes::Bytes;
+use hashbrown::{Equivalent, HashMap};
+
+use super::{Config, ProjectorError};
+use crate::event::record::{self, Record};
+use crate::event::{MessageId, Projected, Sequence, Subject, UnixMicros};
+use crate::projector::{Row, StoreBatch};
+use crate::wal::Reader;
+
+/// A reader of the log that hands out batches. Reads files, so it belongs on a blocking thread.
+#[derive(Debug)]
+pub(super) struct BatchReader {
+    kind: &'static str,
+    reader: Reader,
+    rows_max: usize,
+    bytes_max: usize,
+}
+
+/// A batch and what is known of the run it was made from.
+#[derive(Debug)]
+pub(super) struct ReadBatch {
+    /// What the store gets.
+    pub(super) batch: StoreBatch,
+    /// When the first record was published.
+    pub(super) oldest: UnixMicros,
+    /// Whether it ends because it is full: there may be more to read.
+    pub(super) full: bool,
+}
+
+impl BatchReader {
+    pub(super) fn new(kind: &'static str, reader: Reader, config: &Config) -> Self {
+        Self { kind, reader, rows_max: config.batch_rows, bytes_max: config.batch_bytes }
+    }
+
+    /// Everything that is durable after the last batch, up to the bounds, which the last frame may pass. None if
+    /// there is nothing.
+    pub(super) fn next(&mut self) -> Result<Option<ReadBatch>, ProjectorError> {
+        let previous = Projected(self.reader.position());
+        let mut builder = Builder::default();
+        let mut full = false;
+        while !full {
+            let frame = self.reader.next().map_err(|error| ProjectorError::read(self.kind, previous, error))?;
+            let Some(frame) = frame else {
+                break;
+            };
+            for (sequence, bytes) in frame.iter() {
+                builder.add(sequence, &bytes)?;
+            }
+            full = builder.records >= self.rows_max || builder.bytes >= self.bytes_max;
+        }
+        let projected = Projected(self.reader.position());
+        Ok(builder.oldest.map(|oldest| ReadBatch { batch: builder.finish(previous, projected), oldest, full }))
+    }
+}
+
+/// A subject by its text, to look it up without making one.
+struct SubjectText<'a>(&'a str);
+
+impl Hash for SubjectText<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // As a `Subject` does, which is a `String`.
+        self.0.hash(state);
+    }
+}
+
+impl Equivalent<Subject> for SubjectText<'_> {
+    fn equivalent(&self, subject: &Subject) -> bool {
+        self.0 == subject.as_str()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Builder {
+    rows: Vec<Row>,
+    marks: HashMap<Subject, MessageId, foldhash::fast::RandomState>,
+    records: usize,
+    /// Of subjects and bodies.
+    bytes: usize,
+    oldest: Option<UnixMicros>,
+}
+
+impl Builder {
+    fn add(&mut self, sequence: Sequence, bytes: &Bytes) -> Result<(), ProjectorError> {
+        let fail = |error| ProjectorError::Record { sequence, error };
+        let record = record::decode(bytes).map_err(fail)?;
+        self.records += 1;
+        self.bytes += bytes.len();
+        self.oldest.get_or_insert(record.published_at);
+        match self.marks.get_mut(&SubjectText(record.subject)) {
+            Some(mark) => *mark = record.id,
+            None => {
+                let subject = Subject::new(record.subject.to_owned())
+                    .map_err(|error| fail(record::RecordError::Malformed { reason: error.to_string() }))?;
+                self.marks.insert(subject, record.id);
+            }
+        }
+        if !record.expiration.is_fire_and_forget() {
+            self.rows.push(self.row(sequence, bytes, &record));
+        }
+        Ok(())
+    }
+
+    fn row(&self, sequence: Sequence, bytes: &Bytes, record: &Record<'_>) -> Row {
+        let (subject, _) = self.marks.get_key_value(&SubjectText(record.subject)).expect("`add` put its mark there");
+        Row {
+            sequence,
+            subject: subject.clone(),
+            id: record.id,
+            published_at: record.published_at,
+            expiration: record.expiration,
+            // Shares the memory of the reader's buffer for as long as the batch lives.
+            body: bytes.slice_ref(record.body),
+        }
+    }
+
+    fn finish(self, previous: Projected, projected: Projected) -> StoreBatch {
+        StoreBatch { previous, projected, rows: self.rows, high_water_marks: self.marks.into_iter().collect() }
+    }
+}

@@ -1,0 +1,308 @@
+//! The pipeline: reads the log from the store's position and applies it batch by batch.
+//!
+//! One task. Reading and decoding a whole batch runs on a blocking thread, applying it is the store's
+//! business (fjall: a blocking thread of its own; a database: the network). Nothing is read ahead of the
+//! batch in hand, so the memory in use is one batch.
+//!
+//! Batches follow the load. After a pause the first record is applied at once. While records keep coming,
+//! batches start [`Config::gather`] apart and take everything that is durable by then: a commit's fixed costs
+//! (a fdatasync beside the log's own, one high-water mark a subject) are shared by all of them. A batch that
+//! fills up is followed by the next without a pause.
+//!
+//! Owns the cursor. Must never hold up a publisher: whatever happens here shows as lag.
+
+mod batch;
+mod error;
+mod retry;
+mod source;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::time::{Instant as TimerInstant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use self::batch::{BatchReader, ReadBatch};
+use self::retry::Pauses;
+use self::source::Source;
+use super::{ApplyError, Store, StoreBatch, StoreError};
+use crate::event::{Durable, Projected, UnixMicros, clock};
+use crate::telemetry::metrics::ProjectorMetrics;
+use crate::wal::Log;
+
+pub use error::ProjectorError;
+
+/// How much is applied at once, and when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Records of a batch; the last frame may pass it. Default 8,000: from there on a larger batch is not cheaper a row.
+    pub batch_rows: usize,
+    /// Bytes of records of a batch; the last frame may pass it. Default 4 MiB: a batch exists about three times in
+    /// memory while it is committed.
+    pub batch_bytes: usize,
+    /// Time from the start of one batch to the start of the next while records keep coming. Default 50 ms: 20 commits
+    /// a second at most. What waits is served from the hot tail meanwhile.
+    pub gather: Duration,
+    /// Time between two calls of [`Store::expire`]. Default 10 s.
+    pub expire_every: Duration,
+    /// How long an orderly stop goes on projecting. Default 5 s; what is left then is projected at the next start.
+    pub flush_within: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            batch_rows: 8_000,
+            batch_bytes: 4 * 1024 * 1024,
+            gather: Duration::from_millis(50),
+            expire_every: Duration::from_secs(10),
+            flush_within: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Who is told when the store has committed: to free memory and permits, and to release the log.
+pub trait ProjectionSink: Send + Sync + 'static {
+    /// Everything up to `projected` is in the store. Called on the projector's task, in rising order, so it must be short.
+    fn projected(&self, projected: Projected);
+}
+
+/// How far projection is, and whether it moves.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The store's position; None until the store has told it.
+    pub projected: Option<Projected>,
+    /// What the store said when it last failed, while it is being tried again.
+    pub stalled: Option<String>,
+}
+
+/// Watches the projector; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ProjectorHandle {
+    progress: watch::Receiver<Progress>,
+}
+
+impl ProjectorHandle {
+    /// The state now.
+    pub fn progress(&self) -> Progress {
+        self.progress.borrow().clone()
+    }
+
+    /// Waits until `done` holds, and returns that state; None if the projector has ended before.
+    pub async fn wait_for(&mut self, done: impl FnMut(&Progress) -> bool) -> Option<Progress> {
+        self.progress.wait_for(done).await.ok().map(|progress| progress.clone())
+    }
+}
+
+/// The projector of one log into one store.
+pub struct Projector {
+    config: Config,
+    log: Log,
+    store: Arc<dyn Store>,
+    durable: watch::Receiver<Durable>,
+    sink: Arc<dyn ProjectionSink>,
+    progress: watch::Sender<Progress>,
+    metrics: ProjectorMetrics,
+}
+
+impl Projector {
+    /// Connects log and store. `durable` tells when there is more to read; nothing happens before [`Projector::run`].
+    pub fn new(
+        config: Config,
+        log: Log,
+        store: Arc<dyn Store>,
+        durable: watch::Receiver<Durable>,
+        sink: Arc<dyn ProjectionSink>,
+        metrics: ProjectorMetrics,
+    ) -> (Self, ProjectorHandle) {
+        let (progress, watched) = watch::channel(Progress::default());
+        (Self { config, log, store, durable, sink, progress, metrics }, ProjectorHandle { progress: watched })
+    }
+
+    /// Projects until `shutdown`, then what is durable by then, for [`Config::flush_within`] at most.
+    ///
+    /// # Errors
+    /// [`ProjectorError`] if it cannot go on by itself. A store that is only unavailable is waited for.
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), ProjectorError> {
+        let flush_within = self.config.flush_within;
+        let out_of_time = async {
+            shutdown.cancelled().await;
+            tokio::time::sleep(flush_within).await;
+        };
+        tokio::select! {
+            outcome = self.project(&shutdown) => outcome,
+            () = out_of_time => {
+                warn!(?flush_within, "stopped before everything was projected; the next start goes on from there");
+                Ok(())
+            }
+        }
+    }
+
+    async fn project(&mut self, shutdown: &CancellationToken) -> Result<(), ProjectorError> {
+        let mut projected = self.start().await?;
+        info!(store = self.store.kind(), %projected, durable = %self.log.durable(), "projecting");
+        let mut source = self.source(projected)?;
+        let mut expire_at = TimerInstant::now() + self.config.expire_every;
+        let mut next_batch_at = TimerInstant::now();
+        loop {
+            if expire_at <= TimerInstant::now() {
+                self.expire().await?;
+                expire_at = TimerInstant::now() + self.config.expire_every;
+            }
+            if !self.more_than(projected, shutdown, expire_at).await {
+                if shutdown.is_cancelled() {
+                    return Ok(());
+                }
+                continue;
+            }
+            if timeout(next_batch_at.saturating_duration_since(TimerInstant::now()), shutdown.cancelled()).await.is_ok()
+            {
+                next_batch_at = TimerInstant::now();
+            }
+            let started = TimerInstant::now();
+            let Some(read) = source.next(projected).await? else {
+                continue;
+            };
+            let full = read.full;
+            projected = self.commit(read).await?;
+            next_batch_at = if full { started } else { started + self.config.gather };
+        }
+    }
+
+    /// The store's position, once it tells it.
+    async fn start(&self) -> Result<Projected, ProjectorError> {
+        let mut pauses = Pauses::new();
+        loop {
+            match self.store.projected().await {
+                Ok(projected) => {
+                    let durable = self.log.durable();
+                    if projected.sequence() > durable.sequence() {
+                        let kind = self.store.kind();
+                        return Err(ProjectorError::StoreAhead { kind, projected, durable });
+                    }
+                    self.report(projected);
+                    return Ok(projected);
+                }
+                Err(error) if error.retryable() => self.stall(&error, &mut pauses).await,
+                Err(error) => return Err(ProjectorError::Store(error)),
+            }
+        }
+    }
+
+    fn source(&self, projected: Projected) -> Result<Source, ProjectorError> {
+        if !self.store.keeps_history() {
+            return Ok(Source::Positions(self.log.clone()));
+        }
+        let kind = self.store.kind();
+        let reader = self.log.reader(projected.sequence());
+        let reader = reader.map_err(|error| ProjectorError::read(kind, projected, error))?;
+        Ok(Source::Records(Some(Box::new(BatchReader::new(kind, reader, &self.config)))))
+    }
+
+    /// Waits for records after `projected`; false if the time to expire or to stop comes first.
+    async fn more_than(&mut self, projected: Projected, shutdown: &CancellationToken, expire_at: TimerInstant) -> bool {
+        let durable = &mut self.durable;
+        let more = async {
+            if durable.wait_for(|durable| durable.sequence() > projected.sequence()).await.is_err() {
+                // Nobody appends any more: only the other events are left.
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = more => true,
+            () = shutdown.cancelled() => false,
+            () = sleep_until(expire_at) => false,
+        }
+    }
+
+    async fn commit(&self, read: ReadBatch) -> Result<Projected, ProjectorError> {
+        let batch = Arc::new(read.batch);
+        let started = Instant::now();
+        self.apply(&batch, read.oldest).await?;
+        self.metrics.batch_duration.observe(started.elapsed().as_secs_f64());
+        self.metrics.batch_rows.observe(batch.rows.len() as f64);
+        self.report(batch.projected);
+        if self.lag_records(batch.projected) == 0 {
+            self.metrics.lag_seconds.set(0.0);
+        } else {
+            self.lag_seconds(read.oldest);
+        }
+        self.sink.projected(batch.projected);
+        Ok(batch.projected)
+    }
+
+    /// Applies a batch exactly once, however often that takes.
+    async fn apply(&self, batch: &Arc<StoreBatch>, oldest: UnixMicros) -> Result<(), ProjectorError> {
+        let mut pauses = Pauses::new();
+        let mut tried = false;
+        loop {
+            match self.store.apply(batch).await {
+                Ok(()) => return Ok(()),
+                // An earlier attempt was committed, and only its answer was lost.
+                Err(ApplyError::WrongPosition { found, .. }) if tried && found == batch.projected => return Ok(()),
+                Err(ApplyError::Store(error)) if error.retryable() => {
+                    tried = true;
+                    self.metrics.retries.inc();
+                    self.lag_seconds(oldest);
+                    self.lag_records(batch.previous);
+                    self.stall(&error, &mut pauses).await;
+                }
+                Err(error) => return Err(ProjectorError::Apply(error)),
+            }
+        }
+    }
+
+    async fn expire(&self) -> Result<(), ProjectorError> {
+        match self.store.expire(clock::now()).await {
+            Err(error) if !error.retryable() => Err(ProjectorError::Store(error)),
+            // It costs space only, and comes again soon; the batches tell about an outage.
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Says once that the store does not answer, then waits before the next attempt.
+    async fn stall(&self, error: &StoreError, pauses: &mut Pauses) {
+        let mut before = None;
+        self.progress.send_modify(|progress| before = progress.stalled.replace(error.to_string()));
+        if before.is_none() {
+            warn!(%error, "projection waits for the store; publishing goes on");
+        }
+        tokio::time::sleep(pauses.next()).await;
+    }
+
+    fn report(&self, projected: Projected) {
+        self.metrics.projected.set(projected.sequence().get().cast_signed());
+        self.lag_records(projected);
+        let was_stalled = self.progress.send_replace(Progress { projected: Some(projected), stalled: None }).stalled;
+        if was_stalled.is_some() {
+            info!(%projected, "the store answers again; projection goes on");
+        }
+    }
+
+    fn lag_records(&self, projected: Projected) -> u64 {
+        let lag = self.log.durable().sequence().get().saturating_sub(projected.sequence().get());
+        self.metrics.lag_records.set(lag.cast_signed());
+        lag
+    }
+
+    fn lag_seconds(&self, oldest: UnixMicros) {
+        self.metrics.lag_seconds.set(oldest.elapsed_at(clock::now()).as_secs_f64());
+    }
+}
+
+impl fmt::Debug for Projector {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Projector")
+            .field("config", &self.config)
+            .field("store", &self.store)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;
