@@ -7,6 +7,7 @@
 //! `config` and `telemetry` stand beside them and import only `event`.
 
 pub mod api;
+pub mod broker;
 pub mod config;
 pub mod delivery;
 pub mod event;

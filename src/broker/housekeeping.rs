@@ -1,0 +1,74 @@
+//! Housekeeping: the ids checkpoint and the release of what nobody needs of the log.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flume::{Receiver, RecvTimeoutError};
+use tokio::sync::watch;
+
+use crate::event::{Projected, Sequence};
+use crate::ingest::{Checkpoint, CheckpointError, Checkpointer, SubjectTable};
+use crate::wal::Log;
+
+/// How often the log is looked at when nothing else asks for it: `log.keep_for` passes without anybody's doing.
+const RELEASE_EVERY: Duration = Duration::from_secs(1);
+
+/// The housekeeper's state.
+#[derive(Debug)]
+pub struct Housekeeper {
+    /// Writes the checkpoint.
+    pub checkpointer: Checkpointer,
+    /// What is in it.
+    pub subjects: Arc<SubjectTable>,
+    /// The log to release.
+    pub log: Log,
+    /// How far the store is.
+    pub projected: watch::Receiver<Projected>,
+    /// Position of the last checkpoint.
+    pub checkpointed: Sequence,
+    /// Asks for a checkpoint; disconnected at the end.
+    pub wake: Receiver<()>,
+}
+
+impl Housekeeper {
+    /// Runs until nobody can ask any more, and then takes a last checkpoint. For a thread of its own.
+    ///
+    /// # Errors
+    /// That of the last checkpoint. One before it that fails is tried again at the next occasion, and the log keeps
+    /// what it would have covered.
+    pub fn run(mut self) -> Result<(), CheckpointError> {
+        loop {
+            match self.wake.recv_timeout(RELEASE_EVERY) {
+                Ok(()) => {
+                    if let Err(error) = self.checkpoint() {
+                        tracing::warn!(%error, "the ids checkpoint was not written; the log keeps what it would cover");
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    if !self.log.is_failed() {
+                        self.checkpoint()?;
+                    }
+                    return Ok(());
+                }
+            }
+            self.release();
+        }
+    }
+
+    fn checkpoint(&mut self) -> Result<Checkpoint, CheckpointError> {
+        let projected = *self.projected.borrow();
+        let taken = self.checkpointer.take(&self.subjects, projected)?;
+        tracing::debug!(sequence = %taken.taken_at, subjects = taken.subjects, "took an ids checkpoint");
+        self.checkpointed = taken.taken_at;
+        Ok(taken)
+    }
+
+    /// Lets the log trim what both the store and the checkpoint have.
+    fn release(&self) {
+        let projected = self.projected.borrow().sequence();
+        if let Err(error) = self.log.release(projected.min(self.checkpointed)) {
+            tracing::warn!(%error, "the log was not trimmed; it is tried again");
+        }
+    }
+}

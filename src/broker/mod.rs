@@ -1,0 +1,14 @@
+//! The broker as a whole: opens the rooms, connects them, runs them and stops them in order.
+//!
+//! Owns the lifecycle. Must never contain what a room does.
+
+mod housekeeping;
+mod open;
+mod report;
+mod run;
+mod shutdown;
+mod sink;
+mod supervisor;
+
+pub use open::OpenDataError;
+pub use run::{Error, ErrorKind, run};

@@ -1,0 +1,294 @@
+//! Opening what stands on the disk: log, ids and store, checked against each other.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::run::ErrorKind;
+use crate::config::{Settings, StoreKind};
+use crate::event::limits::{RECORD_OVERHEAD_BYTES, SUBJECT_BYTES_MAX};
+use crate::event::record::{self, RecordError};
+use crate::event::{EncodedMessage, Projected, Sequence, Trimmed, clock};
+use crate::fetch::{HotMessage, HotTail};
+use crate::ingest::{self, Admission, Checkpoint, CheckpointError, Checkpointer, IdsExhausted, SubjectTable};
+use crate::projector::{EmbeddedStore, NoneStore, OpenStoreError, Store, StoreError, embedded};
+use crate::wal::{self, DiskFileSystem, FileSystem, Log, OpenError, OpenErrorKind, ReadError, Recovery, Writer};
+
+/// Bytes of one frame: with 256-byte bodies some 8,000 records, below a millisecond to write. Larger
+/// only where one record of the largest body needs it.
+const FRAME_BYTES: usize = 4 * 1024 * 1024;
+
+/// A segment that holds fewer frames than this would be rotated more often than it is worth.
+const FRAMES_PER_SEGMENT: u64 = 4;
+
+/// Bytes beside a record in a frame.
+const RECORD_LENGTH_BYTES: usize = 4;
+
+/// Why the data directory cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenDataError {
+    /// A directory cannot be made or written.
+    #[error("make the directory {}: {source}; choose another one with --data-dir", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] OpenError),
+    /// The ids.
+    #[error(transparent)]
+    Ids(#[from] CheckpointError),
+    /// The ids that a part of the log would tell which is no longer there.
+    #[error(
+        "{} holds no checkpoint after sequence {checkpoint}, and the log begins after {trimmed}: ids between them are unknown; restore the file from a backup of the data directory",
+        path.display()
+    )]
+    IdsMissing {
+        /// The directory of the ids.
+        path: PathBuf,
+        /// Position of the checkpoint; 0 if there is none.
+        checkpoint: Sequence,
+        /// Where the log begins.
+        trimmed: Trimmed,
+    },
+    /// The log was opened and cannot be read.
+    #[error("read the log: {0}")]
+    Read(#[from] ReadError),
+    /// The log holds a record that this version does not understand.
+    #[error("the record at sequence {sequence} of the log: {source}")]
+    Record {
+        /// Its place.
+        sequence: Sequence,
+        /// What is wrong with it.
+        source: RecordError,
+    },
+    /// More subjects than the settings allow.
+    #[error("restore the ids: {0}; raise limits.subjects")]
+    TooManySubjects(#[from] IdsExhausted),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    OpenStore(#[from] OpenStoreError),
+    /// The store cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store lacks messages that the log no longer holds.
+    #[error(
+        "the {store} store has the messages up to sequence {projected}, and the log begins after {trimmed}: those between are in neither; restore the store from a backup, or start with an empty data directory"
+    )]
+    StoreBehind {
+        /// The kind of store.
+        store: &'static str,
+        /// Where the store is.
+        projected: Projected,
+        /// Where the log begins.
+        trimmed: Trimmed,
+    },
+}
+
+impl OpenDataError {
+    /// What kind of failure it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Log(error) => match error.kind() {
+                OpenErrorKind::Damaged => ErrorKind::Damaged,
+                OpenErrorKind::InUse => ErrorKind::InUse,
+                OpenErrorKind::Config => ErrorKind::Configuration,
+                OpenErrorKind::Io => ErrorKind::Failed,
+            },
+            Self::Ids(CheckpointError::Io { .. }) | Self::Read(ReadError::Io { .. }) => ErrorKind::Failed,
+            Self::Ids(CheckpointError::TooManySubjects { .. }) | Self::TooManySubjects(_) => ErrorKind::Configuration,
+            Self::Ids(_) | Self::Read(_) | Self::Record { .. } => ErrorKind::Damaged,
+            Self::IdsMissing { .. } | Self::StoreBehind { .. } => ErrorKind::Damaged,
+            Self::Store(error) if error.retryable() => ErrorKind::Failed,
+            Self::Store(_) => ErrorKind::Damaged,
+            Self::OpenStore(_) | Self::Directory { .. } => ErrorKind::Failed,
+        }
+    }
+}
+
+/// A data directory that is open.
+#[derive(Debug)]
+pub struct OpenData {
+    /// The end of the log; for the committer.
+    pub writer: Writer,
+    /// What is read from.
+    pub tail: Tail,
+    /// Keeps them.
+    pub checkpointer: Checkpointer,
+    /// Position of the checkpoint that was found.
+    pub checkpointed: Sequence,
+    /// Its size in bytes.
+    pub checkpoint_bytes: u64,
+}
+
+/// The log with its views.
+#[derive(Debug)]
+pub struct Tail {
+    /// The log.
+    pub log: Log,
+    /// All ids.
+    pub subjects: Arc<SubjectTable>,
+    /// The history.
+    pub store: Arc<dyn Store>,
+    /// Where it is.
+    pub projected: Projected,
+}
+
+/// Bytes of a frame under these settings.
+pub fn frame_bytes_max(settings: &Settings) -> usize {
+    let record = RECORD_LENGTH_BYTES + RECORD_OVERHEAD_BYTES + SUBJECT_BYTES_MAX + settings.limits.body_bytes;
+    let share = usize::try_from(settings.log.segment_bytes / FRAMES_PER_SEGMENT).unwrap_or(usize::MAX);
+    FRAME_BYTES.min(share).max(record)
+}
+
+/// Opens the data directory.
+///
+/// # Errors
+/// [`OpenDataError`]. Whatever contradicts itself is an error, never repaired.
+pub async fn open(settings: &Settings) -> Result<OpenData, OpenDataError> {
+    let started = Instant::now();
+    let files: Arc<dyn FileSystem> = Arc::new(DiskFileSystem);
+    for path in [settings.log_dir(), settings.ids_dir()] {
+        files.create_dir_all(&path).map_err(|source| OpenDataError::Directory { path, source })?;
+    }
+    let durable_at_least = Checkpointer::peek(&*files, &settings.ids_dir())?.unwrap_or(Sequence::ZERO);
+    let opened = wal::open(Arc::clone(&files), log_options(settings, durable_at_least))?;
+    let log = opened.log;
+
+    let subjects = Arc::new(SubjectTable::new(settings.limits.subjects));
+    let checkpointer = Checkpointer::new(files, settings.ids_dir(), log.log_id());
+    let checkpoint = checkpointer.restore(&subjects)?;
+    let checkpointed = checkpoint.map_or(Sequence::ZERO, |checkpoint| checkpoint.taken_at);
+    if checkpointed < log.trimmed().sequence() {
+        let (path, trimmed) = (settings.ids_dir(), log.trimmed());
+        return Err(OpenDataError::IdsMissing { path, checkpoint: checkpointed, trimmed });
+    }
+    let store = open_store(settings, &log)?;
+    let projected = store.projected().await?;
+    if projected.sequence() < log.trimmed().sequence() {
+        return Err(OpenDataError::StoreBehind { store: store.kind(), projected, trimmed: log.trimmed() });
+    }
+    restore_ids(&log, &subjects, checkpointed)?;
+    report(&opened.recovery, checkpoint, &subjects, projected, started.elapsed());
+    Ok(OpenData {
+        writer: opened.writer,
+        tail: Tail { log, subjects, store, projected },
+        checkpointer,
+        checkpointed,
+        checkpoint_bytes: checkpoint.map_or(0, |checkpoint| checkpoint.bytes),
+    })
+}
+
+fn log_options(settings: &Settings, durable_at_least: Sequence) -> wal::Options {
+    wal::Options {
+        segment_bytes: settings.log.segment_bytes,
+        max_bytes: settings.log.max_bytes,
+        keep_bytes: settings.log.keep_bytes,
+        keep_for: settings.log.keep_for,
+        frame_bytes_max: frame_bytes_max(settings),
+        durable_at_least,
+        ..wal::Options::new(settings.log_dir())
+    }
+}
+
+fn open_store(settings: &Settings, log: &Log) -> Result<Arc<dyn Store>, OpenDataError> {
+    match settings.store.kind {
+        StoreKind::Embedded => {
+            let config = embedded::Config {
+                cache_bytes: settings.store.embedded.cache_bytes,
+                write_buffer_bytes: settings.store.embedded.write_buffer_bytes,
+                journal_bytes: embedded::Config::default().journal_bytes,
+            };
+            let log_id = u128::from_be_bytes(*log.log_id().as_bytes());
+            Ok(Arc::new(EmbeddedStore::open(&settings.store_dir(), log_id, &config)?))
+        }
+        // It keeps nothing, so it lacks nothing of what is durable already.
+        StoreKind::None => Ok(Arc::new(NoneStore::starting_at(Projected(log.durable().sequence())))),
+    }
+}
+
+/// Raises the marks by what the log holds after the checkpoint.
+fn restore_ids(log: &Log, subjects: &SubjectTable, after: Sequence) -> Result<(), OpenDataError> {
+    let mut reader = log.reader(after)?;
+    while let Some(frame) = reader.next()? {
+        for (sequence, bytes) in frame.iter() {
+            let record = record::decode(&bytes).map_err(|source| OpenDataError::Record { sequence, source })?;
+            subjects.restore(record.subject, record.id)?;
+        }
+    }
+    subjects.set_marked_through(log.durable());
+    Ok(())
+}
+
+/// Puts what is durable and not projected into the hot tail, so that it can be fetched from the first call on.
+/// Admission bounded it when it was published, and bounds it again here.
+///
+/// # Errors
+/// [`OpenDataError`] if the log cannot be read.
+pub fn fill_hot_tail(data: &Tail, hot: &HotTail, admission: &Admission) -> Result<(), OpenDataError> {
+    let mut reader = data.log.reader(data.projected.sequence())?;
+    let now = clock::now();
+    while let Some(frame) = reader.next()? {
+        let mut messages = Vec::new();
+        for (sequence, bytes) in frame.iter() {
+            let record = record::decode(&bytes).map_err(|source| OpenDataError::Record { sequence, source })?;
+            let expires_at = record.expiration.expires_at(record.published_at);
+            if record.expiration.is_fire_and_forget() || expires_at <= now {
+                continue;
+            }
+            let Some((key, _)) = data.subjects.high_water_mark(record.subject) else { continue };
+            messages.push(HotMessage {
+                sequence,
+                key: (key, record.id),
+                expires_at,
+                encoded: EncodedMessage::new(&record),
+                charge: admission.take_over(admission.charge(record.subject.len(), record.body.len())),
+            });
+        }
+        hot.insert(messages.into_iter());
+    }
+    Ok(())
+}
+
+fn report(
+    recovery: &Recovery,
+    checkpoint: Option<Checkpoint>,
+    subjects: &SubjectTable,
+    projected: Projected,
+    elapsed: Duration,
+) {
+    if let Some(torn) = &recovery.torn_tail {
+        tracing::info!(
+            file = %torn.file.display(),
+            offset = torn.offset,
+            bytes = torn.bytes,
+            "cut a frame that was being written when the broker ended; it was never acknowledged"
+        );
+    }
+    tracing::info!(
+        log_id = %recovery.log_id,
+        epoch = recovery.epoch,
+        durable = %recovery.durable,
+        trimmed = %recovery.trimmed,
+        %projected,
+        checkpoint = checkpoint.map_or(0, |checkpoint| checkpoint.taken_at.get()),
+        subjects = subjects.len(),
+        bytes_checked = recovery.bytes_checked,
+        elapsed_ms = elapsed.as_millis() as u64,
+        "opened the data directory"
+    );
+}
+
+/// Ingest's settings.
+pub fn ingest_config(settings: &Settings) -> ingest::Config {
+    ingest::Config {
+        in_flight_bytes: settings.limits.in_flight_bytes,
+        in_flight_publishes: settings.limits.in_flight_publishes,
+        admission_wait: settings.limits.admission_wait,
+        frame_bytes_max: frame_bytes_max(settings),
+    }
+}

@@ -1,0 +1,175 @@
+//! What the admin port shows.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::api::admin::{Part, Report};
+use crate::api::Lifecycle;
+use crate::config::Settings;
+use crate::delivery::Delivery;
+use crate::event::Projected;
+use crate::fetch::HotTail;
+use crate::ingest::{Publisher, SubjectTable};
+use crate::telemetry::Metrics;
+use crate::wal::Log;
+
+/// The rooms of a running broker.
+#[derive(Debug)]
+pub struct Rooms {
+    /// The log.
+    pub log: Log,
+    /// The ids.
+    pub subjects: Arc<SubjectTable>,
+    /// Where publishes go.
+    pub publisher: Publisher,
+    /// Fetch's memory.
+    pub hot: Arc<HotTail>,
+    /// The subscribers.
+    pub delivery: Delivery,
+    /// How far the store is.
+    pub projected: watch::Receiver<Projected>,
+    /// The kind of store.
+    pub store: &'static str,
+}
+
+/// Reports on a broker, whose rooms come once they are open.
+#[derive(Debug)]
+pub struct Reporter {
+    metrics: Metrics,
+    settings: Settings,
+    lifecycle: Lifecycle,
+    started: Instant,
+    rooms: OnceLock<Rooms>,
+}
+
+impl Reporter {
+    /// A report without rooms.
+    pub fn new(metrics: Metrics, settings: Settings, lifecycle: Lifecycle) -> Self {
+        Self { metrics, settings, lifecycle, started: Instant::now(), rooms: OnceLock::new() }
+    }
+
+    /// Adds the rooms, once.
+    pub fn set_rooms(&self, rooms: Rooms) {
+        assert!(self.rooms.set(rooms).is_ok(), "rooms are opened once");
+    }
+
+    /// Reads the gauges that nothing moves in between.
+    fn refresh(&self, rooms: &Rooms) {
+        let Metrics { ingest, wal, delivery, projector, fetch, .. } = &self.metrics;
+        let durable = rooms.log.durable().sequence().get();
+        let projected = rooms.projected.borrow().sequence().get();
+        wal.appended.set(signed(durable));
+        wal.durable.set(signed(durable));
+        wal.trimmed.set(signed(rooms.log.trimmed().sequence().get()));
+        wal.bytes.set(signed(rooms.log.bytes()));
+        wal.files.set(signed(rooms.log.files() as u64));
+        projector.projected.set(signed(projected));
+        projector.lag_records.set(signed(durable.saturating_sub(projected)));
+        ingest.queue_bytes.set(signed(rooms.publisher.admission().in_flight() as u64));
+        ingest.queue_publishes.set(signed(rooms.publisher.queued() as u64));
+        ingest.subjects.set(signed(rooms.subjects.len() as u64));
+        delivery.topics.set(signed(rooms.delivery.topics() as u64));
+        delivery.unread_bytes.set(signed(rooms.delivery.unread_bytes() as u64));
+        fetch.hot_tail_bytes.set(signed(rooms.hot.bytes() as u64));
+    }
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+impl Report for Reporter {
+    fn metrics(&self) -> String {
+        if let Some(rooms) = self.rooms.get() {
+            self.refresh(rooms);
+        }
+        self.metrics.render()
+    }
+
+    fn status(&self) -> Value {
+        let limits = &self.settings.limits;
+        let mut status = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_seconds": self.started.elapsed().as_secs(),
+            "phase": self.lifecycle.phase().name(),
+            "ready": self.lifecycle.phase() == crate::api::Phase::Serving,
+            "limits": {
+                "body_bytes": limits.body_bytes,
+                "in_flight_bytes": limits.in_flight_bytes,
+                "in_flight_publishes": limits.in_flight_publishes,
+                "hot_tail_bytes": limits.hot_tail_bytes,
+                "subjects": limits.subjects,
+                "subscribers": limits.subscribers,
+                "subscriber_bytes": limits.subscriber_bytes,
+                "delivery_bytes": limits.delivery_bytes,
+                "connections": limits.connections,
+                "streams_per_connection": limits.streams_per_connection,
+            },
+        });
+        if let (Some(rooms), Value::Object(status)) = (self.rooms.get(), &mut status) {
+            let durable = rooms.log.durable();
+            let projected = *rooms.projected.borrow();
+            let admission = rooms.publisher.admission();
+            status.extend([
+                (
+                    "log".to_owned(),
+                    json!({
+                        "id": rooms.log.log_id().to_string(),
+                        "epoch": rooms.log.epoch(),
+                        "durable": durable.sequence().get(),
+                        "projected": projected.sequence().get(),
+                        "trimmed": rooms.log.trimmed().sequence().get(),
+                        "bytes": rooms.log.bytes(),
+                        "files": rooms.log.files(),
+                    }),
+                ),
+                ("ids".to_owned(), json!({ "subjects": rooms.subjects.len() })),
+                (
+                    "queue".to_owned(),
+                    json!({
+                        "bytes": admission.in_flight(),
+                        "bytes_max": admission.bytes_max(),
+                        "publishes": rooms.publisher.queued(),
+                    }),
+                ),
+                (
+                    "hot_tail".to_owned(),
+                    json!({ "bytes": rooms.hot.bytes(), "bytes_max": rooms.hot.bytes_max(), "unprojected": rooms.hot.unprojected() }),
+                ),
+                (
+                    "projector".to_owned(),
+                    json!({
+                        "store": rooms.store,
+                        "lag_records": durable.sequence().get().saturating_sub(projected.sequence().get()),
+                    }),
+                ),
+                (
+                    "delivery".to_owned(),
+                    json!({
+                        "subscribers": rooms.delivery.subscribers(),
+                        "topics": rooms.delivery.topics(),
+                        "bytes": rooms.delivery.unread_bytes(),
+                    }),
+                ),
+                ("connections".to_owned(), json!(self.metrics.api.connections.get())),
+            ]);
+        }
+        status
+    }
+
+    fn parts(&self) -> Vec<Part> {
+        let Some(rooms) = self.rooms.get() else {
+            return vec![Part { name: "log", ready: false, state: "opening".to_owned() }];
+        };
+        let failed = rooms.log.is_failed();
+        let lag = rooms.log.durable().sequence().get().saturating_sub(rooms.projected.borrow().sequence().get());
+        vec![
+            Part { name: "log", ready: !failed, state: if failed { "failed" } else { "writing" }.to_owned() },
+            // A store that is behind or away does not make the broker unready: publishes and delivery go on.
+            Part { name: "store", ready: true, state: format!("{}, {lag} records behind", rooms.store) },
+        ]
+    }
+}

@@ -1,0 +1,135 @@
+//! The end of the broker: in order on a signal, at once on a failure.
+
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::run::{Error, tasks};
+use super::supervisor::{End, Supervisor};
+use crate::api::{Lifecycle, Phase};
+use crate::delivery::Delivery;
+use crate::ingest::Publisher;
+
+/// How long a failed broker takes to tell its clients before it ends.
+const FAILED_GRACE: Duration = Duration::from_secs(2);
+
+/// The exit code of a second signal: the usual one of a process that SIGTERM ended.
+const SECOND_SIGNAL_EXIT: i32 = 143;
+
+/// What is running, and how each part is told to end.
+#[derive(Debug)]
+pub struct Running {
+    /// Everything that runs.
+    pub supervisor: Supervisor,
+    /// The phase.
+    pub lifecycle: Lifecycle,
+    /// Takes no more publishes once told.
+    pub publisher: Publisher,
+    /// Ends the streams.
+    pub delivery: Delivery,
+    /// Ends the gRPC server once its connections are done.
+    pub grpc_stop: CancellationToken,
+    /// Ends the projector after a flush.
+    pub projector_stop: CancellationToken,
+    /// Ends the admin port.
+    pub admin_stop: CancellationToken,
+    /// How long an orderly stop takes at most.
+    pub grace: Duration,
+}
+
+/// Waits for a signal or a failure and ends the broker.
+///
+/// # Errors
+/// [`Error::Task`] if a task ended by itself.
+pub async fn until_stopped(mut running: Running) -> Result<(), Error> {
+    let mut signals = Signals::new().map_err(Error::System)?;
+    tokio::select! {
+        name = signals.next() => {
+            tracing::info!(signal = name, grace_s = running.grace.as_secs(), "shutting down");
+            exit_on_second(signals);
+            stop_in_order(running).await
+        }
+        end = running.supervisor.next_end() => Err(stop_failed(running, end).await),
+    }
+}
+
+/// SIGTERM and SIGINT mean the same.
+struct Signals {
+    term: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+fn exit_on_second(mut signals: Signals) {
+    #[expect(clippy::disallowed_methods, reason = "it ends the process; nothing supervises that")]
+    let waiting = tokio::spawn(async move {
+        let name = signals.next().await;
+        tracing::info!(signal = name, "second signal: exiting at once");
+        std::process::exit(SECOND_SIGNAL_EXIT);
+    });
+    drop(waiting);
+}
+
+/// Ends the rooms from the edge inwards, so that nothing acknowledged or read is cut off.
+async fn stop_in_order(running: Running) -> Result<(), Error> {
+    let Running { mut supervisor, lifecycle, publisher, delivery, grpc_stop, projector_stop, admin_stop, grace } = running;
+    let deadline = Instant::now() + grace;
+    // New calls are refused and health says so; what was admitted is made durable and answered.
+    lifecycle.advance(Phase::Draining);
+    publisher.stop().await;
+    let steps: [(&[&'static str], &dyn Fn()); 4] = [
+        (&[tasks::COMMITTER, tasks::RELEASER], &|| ()),
+        (&[tasks::GRPC], &|| {
+            delivery.close();
+            grpc_stop.cancel();
+        }),
+        (&[tasks::PROJECTOR], &|| projector_stop.cancel()),
+        (&[tasks::ADMIN], &|| admin_stop.cancel()),
+    ];
+    for (names, tell) in steps {
+        tell();
+        match tokio::time::timeout_at(deadline, supervisor.ended(names)).await {
+            Ok(ends) => ends.into_iter().try_for_each(failure)?,
+            Err(_elapsed) => tracing::info!(waiting_for = ?names, "the grace period is over"),
+        }
+    }
+    // The handles of the committer's trigger are gone with it: the housekeeper takes its last checkpoint.
+    supervisor.ended(&[tasks::HOUSEKEEPER]).await.into_iter().try_for_each(failure)?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn failure(end: End) -> Result<(), Error> {
+    end.result.map_err(|error| Error::Task { name: end.name, reason: error.to_string() })
+}
+
+/// Tells clients what can be told in a moment; nothing more is acknowledged.
+async fn stop_failed(running: Running, end: End) -> Error {
+    let Running { mut supervisor, lifecycle, delivery, grpc_stop, .. } = running;
+    let reason = match end.result {
+        Ok(()) => "it ended although nobody told it to".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    tracing::error!(task = end.name, %reason, "a task failed; the broker ends");
+    lifecycle.advance(Phase::Failed);
+    delivery.close();
+    // Health watchers and callers get their answers before the connections end.
+    tokio::time::sleep(FAILED_GRACE / 4).await;
+    grpc_stop.cancel();
+    drop(tokio::time::timeout(FAILED_GRACE, supervisor.ended(&[tasks::GRPC])).await);
+    Error::Task { name: end.name, reason }
+}
