@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::event::{UnixMicros, clock};
 
 /// A file of the log. All offsets and lengths are in bytes.
+#[expect(clippy::len_without_is_empty, reason = "nobody asks whether a file is empty")]
 pub trait LogFile: Debug + Send + Sync {
     /// Reads up to `buffer.len()` bytes at `offset`; 0 only at the end of the file.
     ///

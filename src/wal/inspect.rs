@@ -49,16 +49,18 @@ pub struct Verified {
 /// # Errors
 /// [`VerifyError`] if the directory cannot be read, or a header or the newest segment is damaged.
 pub fn inspect(fs: Arc<dyn FileSystem>, dir: &Path) -> Result<Inspection, VerifyError> {
-    let mut attempts = 0;
-    loop {
-        attempts += 1;
+    let names = || recovery::list(&*fs, dir).map(|listing| listing.segments).unwrap_or_default();
+    for _ in 1..LIST_ATTEMPTS_MAX {
+        let before = names();
         match look(&*fs, dir) {
             Ok(segments) => return Ok(Inspection { fs, dir: dir.to_owned(), segments }),
-            Err(_) if attempts < LIST_ATTEMPTS_MAX && changed_meanwhile(&*fs, dir) => {}
-            Err(error) if attempts < 2 => drop(error),
-            Err(error) => return Err(error),
+            Err(error) if names() == before => return Err(error),
+            // A running broker trimmed or rotated meanwhile.
+            Err(_) => {}
         }
     }
+    let segments = look(&*fs, dir)?;
+    Ok(Inspection { fs, dir: dir.to_owned(), segments })
 }
 
 fn look(fs: &dyn FileSystem, dir: &Path) -> Result<Vec<Segment>, VerifyError> {
@@ -70,13 +72,6 @@ fn look(fs: &dyn FileSystem, dir: &Path) -> Result<Vec<Segment>, VerifyError> {
         newest.end = Some(tail.end);
     }
     Ok(segments)
-}
-
-fn changed_meanwhile(fs: &dyn FileSystem, dir: &Path) -> bool {
-    let names = || recovery::list(fs, dir).map(|listing| listing.segments).unwrap_or_default();
-    let before = names();
-    std::thread::sleep(Duration::from_millis(10));
-    before != names()
 }
 
 impl Inspection {
@@ -179,6 +174,7 @@ impl Scanner {
     ///
     /// # Errors
     /// [`VerifyError`]; there is no way on from it.
+    #[expect(clippy::should_implement_trait, reason = "None is not final, and errors stop the caller")]
     pub fn next(&mut self) -> Result<Option<Frame>, VerifyError> {
         while let Some(segment) = self.segments.front() {
             let newest = self.segments.len() == 1;

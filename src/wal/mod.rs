@@ -71,4 +71,6 @@ pub use segments::{SegmentInfo, SegmentState};
 pub use writer::Writer;
 
 #[cfg(test)]
+mod sim;
+#[cfg(test)]
 mod tests;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use crate::event::Sequence;
 
 use super::error::ReadError;
-use super::format::SegmentHeader;
 use super::frame::Frame;
 use super::scan::{ScanError, SegmentScan};
 use super::segments::Segment;
@@ -26,7 +25,7 @@ pub struct Reader {
 
 #[derive(Debug)]
 struct OpenSegment {
-    header: SegmentHeader,
+    first: Sequence,
     scan: SegmentScan,
 }
 
@@ -51,6 +50,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`ReadError`]; the position is unchanged.
+    #[expect(clippy::should_implement_trait, reason = "None is not final, and errors stop the caller")]
     pub fn next(&mut self) -> Result<Option<Frame>, ReadError> {
         loop {
             if self.position >= self.shared.durable().sequence() {
@@ -88,31 +88,49 @@ impl Reader {
             Some(open) => open.scan.next_sequence().max(self.position.next()),
             None => self.position.next(),
         };
-        let segment = self.segment_of(wanted)?;
-        let open = match self.open.take() {
-            Some(open) if open.header == segment.header => open,
-            _ => self.open_segment(&segment)?,
+        let open = match self.limit_of(wanted)? {
+            Place::InOpenSegment { limit } => {
+                let open = self.open.as_mut().expect("the place is in it");
+                open.scan.set_limit(limit);
+                open
+            }
+            Place::In(segment) => {
+                let opened = self.open_segment(&segment)?;
+                self.open.insert(opened)
+            }
         };
-        let open = self.open.insert(open);
-        open.scan.set_limit(segment.end.unwrap_or(segment.bytes));
         open.scan.next_frame().map_err(|error| match error {
-            ScanError::Io(source) => ReadError::Io { file: segment.path, source },
+            ScanError::Io(source) => ReadError::Io { file: open.scan.path().to_owned(), source },
             ScanError::Fault(reason) => ReadError::Damaged(open.scan.damage(reason)),
         })
     }
 
-    fn segment_of(&self, sequence: Sequence) -> Result<Segment, ReadError> {
+    fn limit_of(&self, sequence: Sequence) -> Result<Place, ReadError> {
         let state = self.shared.state.lock();
         let index = state.segments.partition_point(|segment| segment.header.first <= sequence);
-        let found = index.checked_sub(1).and_then(|index| state.segments.get(index)).cloned();
-        drop(state);
-        found.ok_or_else(|| ReadError::Trimmed { wanted: sequence, trimmed: self.shared.trimmed() })
+        let Some(segment) = index.checked_sub(1).and_then(|index| state.segments.get(index)) else {
+            drop(state);
+            return Err(ReadError::Trimmed { wanted: sequence, trimmed: self.shared.trimmed() });
+        };
+        Ok(match &self.open {
+            Some(open) if open.first == segment.header.first => {
+                Place::InOpenSegment { limit: segment.end.unwrap_or(segment.bytes) }
+            }
+            _ => Place::In(Box::new(segment.clone())),
+        })
     }
 
     fn open_segment(&self, segment: &Segment) -> Result<OpenSegment, ReadError> {
         let io_error = |source: io::Error| ReadError::Io { file: segment.path.clone(), source };
         let file = self.shared.fs.open(&segment.path).map_err(io_error)?;
-        let scan = SegmentScan::new(&segment.path, file, &segment.header, segment.bytes, READ_BYTES);
-        Ok(OpenSegment { header: segment.header.clone(), scan })
+        let limit = segment.end.unwrap_or(segment.bytes);
+        let scan = SegmentScan::new(&segment.path, file, &segment.header, limit, READ_BYTES);
+        Ok(OpenSegment { first: segment.header.first, scan })
     }
+}
+
+/// Where a sequence is.
+enum Place {
+    InOpenSegment { limit: u64 },
+    In(Box<Segment>),
 }

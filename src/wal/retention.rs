@@ -6,7 +6,6 @@ use crate::event::{Sequence, Trimmed};
 
 use super::error::ReleaseError;
 use super::format::spare_name;
-use super::segments::Segment;
 use super::shared::{Shared, Spare, State};
 
 /// Trimmed files that are kept as spares: enough that a steady load writes into used blocks only, few enough that
@@ -32,8 +31,9 @@ fn beyond_retention(shared: &Shared, state: &State) -> bool {
         state.segments.iter().take(state.segments.len() - 1).filter(|segment| segment.last <= state.released);
     let kept_bytes: u64 = released.map(|segment| segment.bytes).sum();
     // A segment was closed when the one after it was made.
-    let closed_at = state.segments.get(1).map_or(shared.fs.now(), |next| next.header.created_at);
-    kept_bytes > shared.options.keep_bytes || closed_at.elapsed_at(shared.fs.now()) >= shared.options.keep_for
+    let closed_at = state.segments.get(1).map(|next| next.header.created_at);
+    let closed_for = closed_at.map(|closed_at| closed_at.elapsed_at(shared.fs.now()));
+    kept_bytes > shared.options.keep_bytes || closed_for.is_some_and(|elapsed| elapsed >= shared.options.keep_for)
 }
 
 fn trim_oldest(shared: &Shared, due: impl Fn(&Shared, &State) -> bool) -> Result<bool, ReleaseError> {
@@ -74,12 +74,8 @@ fn trim_oldest(shared: &Shared, due: impl Fn(&Shared, &State) -> bool) -> Result
         }
         Err(source) => {
             let file = segment.path.clone();
-            put_back(&mut state, segment);
+            state.segments.push_front(segment);
             Err(ReleaseError { file, source })
         }
     }
-}
-
-fn put_back(state: &mut State, segment: Segment) {
-    state.segments.push_front(segment);
 }

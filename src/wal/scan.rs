@@ -58,6 +58,11 @@ impl SegmentScan {
         }
     }
 
+    /// The segment's file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The sequence of the next frame.
     pub fn next_sequence(&self) -> Sequence {
         self.next

@@ -1,6 +1,10 @@
 //! Tests of the room, by what they verify.
 
 mod basics;
+mod damage;
+mod faults;
+mod model;
+mod retention;
 
 use std::path::Path;
 use std::sync::Arc;

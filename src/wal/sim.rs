@@ -1,0 +1,425 @@
+//! A file system in memory that can crash, for tests.
+//!
+//! What a program writes is in the cache until the file is synced, and names are until the directory is. A crash
+//! keeps what was synced and an arbitrary part of the rest: any subset of the name changes, and of each write all,
+//! nothing, the bytes up to anywhere, or any of its sectors. A failed sync drops the dirty data, as Linux does: the
+//! cache still shows it, and a second sync succeeds without writing it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::file_system::{FileEntry, FileLock, FileSystem, LockError, LogFile};
+use crate::event::UnixMicros;
+
+const SECTOR: usize = 512;
+
+/// What the file system only pretends to do: the negative controls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pretend {
+    Nothing,
+    SyncData,
+    SyncDir,
+}
+
+/// What happens at one operation.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Fault {
+    /// The power goes: this and everything after it fails.
+    Crash,
+    /// This operation fails, the ones after it work.
+    Error(i32),
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct SimFileSystem(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    inodes: BTreeMap<u64, Inode>,
+    next_inode: u64,
+    names: BTreeMap<PathBuf, u64>,
+    durable_names: BTreeMap<PathBuf, u64>,
+    pending_names: Vec<NameChange>,
+    locks: BTreeSet<PathBuf>,
+    operations: u64,
+    fault: Option<(u64, Fault)>,
+    crashed: bool,
+    pretend: Pretend,
+    available: u64,
+    random: u64,
+    now: i64,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Inode {
+    cache: Vec<u8>,
+    disk: Vec<u8>,
+    dirty: Vec<Change>,
+}
+
+#[derive(Debug, Clone)]
+enum Change {
+    Write { offset: usize, bytes: Vec<u8> },
+    SetLen(usize),
+}
+
+#[derive(Debug, Clone)]
+enum NameChange {
+    Create(PathBuf, u64),
+    Rename(PathBuf, PathBuf, u64),
+    Remove(PathBuf, u64),
+}
+
+#[derive(Debug)]
+struct SimFile {
+    state: Arc<Mutex<State>>,
+    inode: u64,
+}
+
+#[derive(Debug)]
+struct SimLock {
+    state: Arc<Mutex<State>>,
+    path: PathBuf,
+}
+
+impl FileLock for SimLock {}
+
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        self.state.lock().locks.remove(&self.path);
+    }
+}
+
+impl SimFileSystem {
+    pub fn new(seed: u64) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            inodes: BTreeMap::new(),
+            next_inode: 0,
+            names: BTreeMap::new(),
+            durable_names: BTreeMap::new(),
+            pending_names: Vec::new(),
+            locks: BTreeSet::new(),
+            operations: 0,
+            fault: None,
+            crashed: false,
+            pretend: Pretend::Nothing,
+            available: u64::MAX,
+            random: seed,
+            now: 1_700_000_000_000_000,
+        })))
+    }
+
+    pub fn pretend(&self, pretend: Pretend) {
+        self.0.lock().pretend = pretend;
+    }
+
+    /// Changing operations so far.
+    pub fn operations(&self) -> u64 {
+        self.0.lock().operations
+    }
+
+    /// Lets the operation with this number, from 0, meet the fault.
+    pub fn fault_at(&self, operation: u64, fault: Fault) {
+        self.0.lock().fault = Some((operation, fault));
+    }
+
+    pub fn set_available(&self, bytes: u64) {
+        self.0.lock().available = bytes;
+    }
+
+    pub fn advance_clock(&self, seconds: i64) {
+        self.0.lock().now += seconds * 1_000_000;
+    }
+
+    /// What is found after the power is back.
+    pub fn after_crash(&self, seed: u64) -> Self {
+        let state = self.0.lock();
+        let fresh = Self::new(seed ^ 0x5EED);
+        {
+            let mut after = fresh.0.lock();
+            after.random = seed;
+            let mut names = state.durable_names.clone();
+            for change in &state.pending_names {
+                if after.roll(2) == 0 {
+                    change.apply(&mut names);
+                }
+            }
+            for (number, inode) in &state.inodes {
+                let mut disk = inode.disk.clone();
+                for change in &inode.dirty {
+                    after.tear(change, &mut disk);
+                }
+                after.inodes.insert(*number, Inode { cache: disk.clone(), disk, dirty: Vec::new() });
+            }
+            after.next_inode = state.next_inode;
+            after.names = names.clone();
+            after.durable_names = names;
+            after.now = state.now;
+            after.pretend = state.pretend;
+        }
+        fresh
+    }
+
+    /// The names of the files there are.
+    pub fn names(&self) -> Vec<String> {
+        let state = self.0.lock();
+        state.names.keys().filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect()
+    }
+}
+
+impl State {
+    // SplitMix64: small, and the same everywhere.
+    fn next_random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut value = self.random;
+        value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        value = (value ^ (value >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        value ^ (value >> 31)
+    }
+
+    fn roll(&mut self, sides: usize) -> usize {
+        (self.next_random() % sides as u64) as usize
+    }
+
+    fn tear(&mut self, change: &Change, disk: &mut Vec<u8>) {
+        let Change::Write { offset, bytes } = change else {
+            if self.roll(2) == 0 {
+                change.apply(disk);
+            }
+            return;
+        };
+        match self.roll(4) {
+            0 => {}
+            1 => change.apply(disk),
+            2 => {
+                let kept = self.roll(bytes.len() + 1);
+                Change::Write { offset: *offset, bytes: bytes[..kept].to_vec() }.apply(disk);
+            }
+            _ => {
+                let mut start = *offset;
+                while start < offset + bytes.len() {
+                    let end = ((start / SECTOR + 1) * SECTOR).min(offset + bytes.len());
+                    if self.roll(2) == 0 {
+                        let sector = bytes[start - offset..end - offset].to_vec();
+                        Change::Write { offset: start, bytes: sector }.apply(disk);
+                    }
+                    start = end;
+                }
+            }
+        }
+    }
+
+    /// Counts a changing operation. `Err` says that it meets a fault.
+    fn operation(&mut self) -> io::Result<()> {
+        if self.crashed {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        let number = self.operations;
+        self.operations += 1;
+        match self.fault {
+            Some((at, fault)) if at == number => match fault {
+                Fault::Crash => {
+                    self.crashed = true;
+                    Err(io::Error::from_raw_os_error(5))
+                }
+                Fault::Error(code) => Err(io::Error::from_raw_os_error(code)),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    fn find(&self, path: &Path) -> io::Result<u64> {
+        self.names.get(path).copied().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+    }
+
+    fn change_name(&mut self, change: NameChange) {
+        change.apply(&mut self.names);
+        self.pending_names.push(change);
+    }
+
+    fn inode(&mut self, inode: u64) -> &mut Inode {
+        self.inodes.get_mut(&inode).expect("inodes are never removed")
+    }
+
+    fn change(&mut self, inode: u64, change: Change) {
+        let inode = self.inode(inode);
+        change.apply(&mut inode.cache);
+        inode.dirty.push(change);
+    }
+}
+
+impl Change {
+    fn apply(&self, content: &mut Vec<u8>) {
+        match self {
+            Self::Write { bytes, .. } if bytes.is_empty() => {}
+            Self::Write { offset, bytes } => {
+                content.resize(content.len().max(offset + bytes.len()), 0);
+                content[*offset..offset + bytes.len()].copy_from_slice(bytes);
+            }
+            Self::SetLen(length) => content.resize(*length, 0),
+        }
+    }
+}
+
+impl NameChange {
+    fn apply(&self, names: &mut BTreeMap<PathBuf, u64>) {
+        match self {
+            Self::Create(path, inode) => {
+                names.insert(path.clone(), *inode);
+            }
+            Self::Rename(from, to, inode) => {
+                if names.get(from) == Some(inode) {
+                    names.remove(from);
+                }
+                names.insert(to.clone(), *inode);
+            }
+            Self::Remove(path, inode) => {
+                if names.get(path) == Some(inode) {
+                    names.remove(path);
+                }
+            }
+        }
+    }
+}
+
+impl LogFile for SimFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut state = self.state.lock();
+        let cache = &state.inode(self.inode).cache;
+        let rest = cache.get(offset as usize..).unwrap_or_default();
+        let count = rest.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&rest[..count]);
+        Ok(count)
+    }
+
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let alive = !state.crashed;
+        let outcome = state.operation();
+        // A write that meets a fault may still have reached the cache.
+        if alive {
+            state.change(self.inode, Change::Write { offset: offset as usize, bytes: bytes.to_vec() });
+        }
+        outcome
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let alive = !state.crashed;
+        let outcome = state.operation();
+        let (crashed, pretend) = (state.crashed, state.pretend);
+        let inode = state.inode(self.inode);
+        match &outcome {
+            Ok(()) if pretend == Pretend::SyncData => {}
+            Ok(()) => {
+                for change in std::mem::take(&mut inode.dirty) {
+                    change.apply(&mut inode.disk);
+                }
+            }
+            Err(_) if alive && !crashed => inode.dirty.clear(),
+            Err(_) => {}
+        }
+        outcome
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.state.lock().inode(self.inode).cache.len() as u64)
+    }
+
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.operation()?;
+        state.change(self.inode, Change::SetLen(bytes as usize));
+        Ok(())
+    }
+}
+
+impl FileSystem for SimFileSystem {
+    fn create_dir_all(&self, _dir: &Path) -> io::Result<()> {
+        self.0.lock().operation()
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<FileEntry>> {
+        let state = self.0.lock();
+        let here = state.names.iter().filter(|(path, _)| path.parent() == Some(dir));
+        let entry = |(path, inode): (&PathBuf, &u64)| {
+            let name = path.file_name()?.to_str()?.to_owned();
+            Some(FileEntry { name, bytes: state.inodes[inode].cache.len() as u64 })
+        };
+        Ok(here.filter_map(entry).collect())
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn LogFile>> {
+        let inode = self.0.lock().find(path)?;
+        Ok(Arc::new(SimFile { state: Arc::clone(&self.0), inode }))
+    }
+
+    fn open_for_writing(&self, path: &Path) -> io::Result<Arc<dyn LogFile>> {
+        self.0.lock().operation()?;
+        self.open(path)
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn LogFile>> {
+        let mut state = self.0.lock();
+        state.operation()?;
+        state.next_inode += 1;
+        let inode = state.next_inode;
+        state.inodes.insert(inode, Inode::default());
+        state.change_name(NameChange::Create(path.to_owned(), inode));
+        Ok(Arc::new(SimFile { state: Arc::clone(&self.0), inode }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.0.lock();
+        state.operation()?;
+        let inode = state.find(from)?;
+        state.change_name(NameChange::Rename(from.to_owned(), to.to_owned(), inode));
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.0.lock();
+        state.operation()?;
+        let inode = state.find(path)?;
+        state.change_name(NameChange::Remove(path.to_owned(), inode));
+        Ok(())
+    }
+
+    fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
+        let mut state = self.0.lock();
+        state.operation()?;
+        if state.pretend != Pretend::SyncDir {
+            state.pending_names.clear();
+            state.durable_names = state.names.clone();
+        }
+        Ok(())
+    }
+
+    fn lock(&self, path: &Path) -> Result<Box<dyn FileLock>, LockError> {
+        if self.0.lock().locks.insert(path.to_owned()) {
+            Ok(Box::new(SimLock { state: Arc::clone(&self.0), path: path.to_owned() }))
+        } else {
+            Err(LockError::Held { holder: None })
+        }
+    }
+
+    fn available_space(&self, _dir: &Path) -> io::Result<u64> {
+        Ok(self.0.lock().available)
+    }
+
+    fn random(&self, buffer: &mut [u8]) -> io::Result<()> {
+        let mut state = self.0.lock();
+        buffer.iter_mut().for_each(|byte| *byte = state.next_random() as u8);
+        Ok(())
+    }
+
+    fn now(&self) -> UnixMicros {
+        let mut state = self.0.lock();
+        state.now += 1_000;
+        UnixMicros::from_micros(state.now)
+    }
+}
