@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,10 +21,13 @@ use super::segments::Segment;
 use super::shared::{Shared, Spare, State};
 use super::writer::{Active, Writer};
 
-/// Bytes of closed segments that are read and checked at every opening, newest first: what a cold disk delivers in
-/// the two seconds that a start may take, at 1 GB/s. What is older was checked by an earlier opening, and is
-/// checked again whenever it is read.
+/// Bytes of closed segments that are read and checked at every opening, newest first: what a disk of 1 GB/s delivers
+/// in the two seconds that a start may take. What is older was checked by an earlier opening, and every frame is checked
+/// again whenever it is read.
 const VERIFY_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
+/// On a slower disk no further closed segment is begun after this long, so that a start stays within those two
+/// seconds. The newest segment, which alone can be torn, is always read to its end.
+const VERIFY_FOR_MAX: Duration = Duration::from_millis(1_200);
 /// Threads that check: reading and checksums of one segment overlap with those of another.
 const VERIFY_THREADS: usize = 2;
 /// Spares of an earlier run that are kept; see `retention`.
@@ -91,8 +95,9 @@ pub fn open(fs: Arc<dyn FileSystem>, options: Options) -> Result<Opened, OpenErr
     })?;
 
     let listing = recovery::list(&*fs, &dir)?;
-    let found = check(&*fs, &options, &listing)?;
-    let spares = clean_up(&*fs, &dir, &listing, options.segment_bytes)?;
+    let (found, made) = check_and_prepare(&*fs, &options, &listing)?;
+    let mut spares = clean_up(&*fs, &dir, &listing, options.segment_bytes)?;
+    spares.extend(made);
     let mut segments = VecDeque::from(found.segments);
     let segment_count = segments.len();
     let newest = segments.back().map(|newest| newest.header.clone());
@@ -124,7 +129,7 @@ pub fn open(fs: Arc<dyn FileSystem>, options: Options) -> Result<Opened, OpenErr
         obstacle: None,
         stop: false,
         released: Sequence::ZERO,
-        next_number: listing.last_number,
+        next_number: listing.last_number + 1,
     };
     let shared = Shared::new(fs, options, (log_id, epoch), state, lock);
     let active = start_first_segment(&shared, next, previous_first)?;
@@ -155,6 +160,43 @@ struct Found {
     torn_tail: Option<TornTail>,
 }
 
+/// Checks everything. If no spare of an earlier run is there, one is made meanwhile: filling it takes as long as reading
+/// several segments. It is removed again when the check fails.
+fn check_and_prepare(
+    fs: &dyn FileSystem,
+    options: &Options,
+    listing: &Listing,
+) -> Result<(Found, Option<Spare>), OpenError> {
+    let number = listing.last_number + 1;
+    let make = |stopped: &dyn Fn() -> bool| {
+        let making = options.dir.join(making_name(number));
+        prepare::make_spare(fs, options, number, stopped).map_err(OpenError::io("prepare a segment in", &making))
+    };
+    if listing.spares.iter().any(|(_, _, bytes)| *bytes == options.segment_bytes) {
+        return Ok((check(fs, options, listing)?, None));
+    }
+    if options.preparation == Preparation::Inline {
+        return Ok((check(fs, options, listing)?, make(&|| false)?));
+    }
+    let stop = AtomicBool::new(false);
+    let (found, made) = thread::scope(|scope| {
+        let making = scope.spawn(|| make(&|| stop.load(Ordering::Relaxed)));
+        let found = check(fs, options, listing);
+        stop.store(found.is_err(), Ordering::Relaxed);
+        (found, making.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    match (found, made) {
+        (Ok(found), made) => Ok((found, made?)),
+        (Err(error), made) => {
+            if let Ok(Some(spare)) = made {
+                // The next start uses it if it cannot be removed.
+                drop(fs.remove(&spare.path));
+            }
+            Err(error)
+        }
+    }
+}
+
 /// Checks everything and changes nothing.
 fn check(fs: &dyn FileSystem, options: &Options, listing: &Listing) -> Result<Found, OpenError> {
     let mut segments = recovery::chain(fs, &options.dir, listing)?;
@@ -174,9 +216,10 @@ fn check(fs: &dyn FileSystem, options: &Options, listing: &Listing) -> Result<Fo
             within
         });
         let unchecked = closed.len() - checked.count();
-        bytes_checked += recovery::verify_all(fs, &closed[unchecked..], threads)?;
+        let started = Instant::now();
         let end = recovery::tail(fs, newest)?;
-        bytes_checked += newest.bytes;
+        let enough = || threads > 1 && started.elapsed() >= VERIFY_FOR_MAX;
+        bytes_checked += newest.bytes + recovery::verify_all(fs, &closed[unchecked..], threads, &enough)?;
         if end.torn_bytes > 0 {
             torn_tail = Some(TornTail { file: newest.path.clone(), offset: end.end, bytes: end.torn_bytes });
         }
@@ -236,26 +279,13 @@ fn random(fs: &dyn FileSystem, dir: &Path) -> Result<[u8; 16], OpenError> {
     Ok(bytes)
 }
 
-/// The limit of the log's size does not count here: a full log must open, or it could never be drained.
+/// There is a spare by now. The limit of the log's size does not count here: a full log must open, or it could never be drained.
 fn start_first_segment(shared: &Shared, first: Sequence, previous_first: Sequence) -> Result<Active, OpenError> {
-    let spare = shared.state.lock().spares.pop();
-    let spare = match spare {
-        Some(spare) => spare,
-        None => {
-            let number = {
-                let mut state = shared.state.lock();
-                state.next_number += 1;
-                state.next_number
-            };
-            prepare::make_spare(shared, number)
-                .map_err(OpenError::io("prepare a segment in", &shared.options.dir.join(making_name(number))))?
-                .ok_or_else(|| OpenError::Io {
-                    operation: "prepare a segment in",
-                    path: shared.options.dir.clone(),
-                    source: io::Error::from(io::ErrorKind::Interrupted),
-                })?
-        }
-    };
+    let spare = shared.state.lock().spares.pop().ok_or_else(|| OpenError::Io {
+        operation: "prepare a segment in",
+        path: shared.options.dir.clone(),
+        source: io::Error::from(io::ErrorKind::Interrupted),
+    })?;
     let path = spare.path.clone();
     let (active, segment) = Active::start(shared, spare, first, previous_first).map_err(|error| match error {
         RoomError::Failed(failed) => OpenError::Io {

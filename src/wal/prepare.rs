@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::{LogFailed, RoomError};
+use super::file_system::FileSystem;
 use super::format::{making_name, spare_name};
-use super::options::Preparation;
+use super::options::{Options, Preparation};
 use super::retention;
 use super::shared::{Obstacle, Shared, Spare};
 
@@ -92,7 +93,7 @@ fn prepare(shared: &Shared) -> Result<(), LogFailed> {
             return Ok(());
         }
     };
-    let made = make_spare(shared, number);
+    let made = make_spare(&*shared.fs, &shared.options, number, &|| shared.state.lock().stop);
     let mut state = shared.state.lock();
     state.making = false;
     match made {
@@ -116,18 +117,23 @@ fn prepare(shared: &Shared) -> Result<(), LogFailed> {
     Ok(())
 }
 
-/// Fills a new file and names it a spare. None if the writer went away meanwhile.
-pub(super) fn make_spare(shared: &Shared, number: u64) -> io::Result<Option<Spare>> {
-    let making = shared.options.dir.join(making_name(number));
-    let path = shared.options.dir.join(spare_name(number, false));
-    let made = match fill(shared, &making) {
-        Ok(true) => shared.fs.rename(&making, &path).map(|()| Some(Spare { path, reused: false })),
+/// Fills a new file and names it a spare. None if it was told to stop meanwhile.
+pub(super) fn make_spare(
+    fs: &dyn FileSystem,
+    options: &Options,
+    number: u64,
+    stopped: &dyn Fn() -> bool,
+) -> io::Result<Option<Spare>> {
+    let making = options.dir.join(making_name(number));
+    let path = options.dir.join(spare_name(number, false));
+    let made = match fill(fs, options, &making, stopped) {
+        Ok(true) => fs.rename(&making, &path).map(|()| Some(Spare { path, reused: false })),
         Ok(false) => Ok(None),
         Err(error) => Err(error),
     };
     if !matches!(made, Ok(Some(_))) {
         // Nothing refers to it; if it cannot be removed now, the next start does.
-        drop(shared.fs.remove(&making));
+        drop(fs.remove(&making));
     }
     made
 }
@@ -155,19 +161,19 @@ pub(super) fn is_shortage(error: &io::Error) -> bool {
     kinds.contains(&error.kind()) || matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
 }
 
-/// Writes a file of zeros, durably. False if the writer went away meanwhile.
-fn fill(shared: &Shared, path: &Path) -> io::Result<bool> {
-    let total = shared.options.segment_bytes;
-    if shared.fs.available_space(&shared.options.dir)? < total {
+/// Writes a file of zeros, durably. False if it was told to stop meanwhile.
+fn fill(fs: &dyn FileSystem, options: &Options, path: &Path, stopped: &dyn Fn() -> bool) -> io::Result<bool> {
+    let total = options.segment_bytes;
+    if fs.available_space(&options.dir)? < total {
         // Without trying: the store and the system's own files live on the same disk.
         return Err(io::Error::new(io::ErrorKind::StorageFull, format!("less than {total} bytes are free")));
     }
-    let file = shared.fs.create(path)?;
+    let file = fs.create(path)?;
     let zeros = vec![0; FILL_BYTES.min(usize::try_from(total).unwrap_or(FILL_BYTES))];
     let mut offset = 0;
     let mut synced = 0;
     while offset < total {
-        if shared.state.lock().stop {
+        if stopped() {
             return Ok(false);
         }
         let count = zeros.len().min(usize::try_from(total - offset).unwrap_or(usize::MAX));

@@ -215,12 +215,20 @@ pub(super) fn verify_closed(fs: &dyn FileSystem, segment: &Segment) -> Result<u6
     Ok(scan.offset())
 }
 
-/// Verifies closed segments on `threads` threads. Returns the bytes checked, or the damage in the oldest one.
-pub(super) fn verify_all(fs: &dyn FileSystem, segments: &[Segment], threads: usize) -> Result<u64, VerifyError> {
-    let next = AtomicUsize::new(0);
+/// Verifies closed segments, newest first, on `threads` threads; begins no further one once `enough` says so.
+/// Returns the bytes checked, or the damage in the oldest damaged one.
+pub(super) fn verify_all(
+    fs: &dyn FileSystem,
+    segments: &[Segment],
+    threads: usize,
+    enough: &(dyn Fn() -> bool + Sync),
+) -> Result<u64, VerifyError> {
+    let begun = AtomicUsize::new(0);
     let work = || {
         let mut outcomes = Vec::new();
-        while let Some(segment) = segments.get(next.fetch_add(1, Ordering::Relaxed)) {
+        while !enough()
+            && let Some(segment) = segments.iter().rev().nth(begun.fetch_add(1, Ordering::Relaxed))
+        {
             outcomes.push((segment.header.first, verify_closed(fs, segment)));
         }
         outcomes
