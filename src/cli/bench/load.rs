@@ -1,0 +1,84 @@
+//! Makes the calls of a plan over some connections.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use super::super::{Failure, client};
+use super::options::LoadOptions;
+use super::plan::{Due, Plan};
+use super::progress;
+use super::record::{Calls, Record, Tally};
+use crate::proto::client::broker_client::BrokerClient;
+
+/// A caller rests so long after UNAVAILABLE: a server that is away answers thousands of calls a second.
+const REST: Duration = Duration::from_millis(20);
+
+/// A connection of a load.
+pub type Client = BrokerClient<Channel>;
+
+/// One kind of call. A clone is for one caller.
+pub trait Call: Clone + Send + Sync + 'static {
+    /// Makes the call.
+    fn call(&self, client: &mut Client, due: &Due) -> impl Future<Output = Result<(), Status>> + Send;
+}
+
+/// Opens the connections of a load.
+pub async fn connect(options: &LoadOptions) -> Result<Vec<Client>, Failure> {
+    let mut clients = Vec::new();
+    for _ in 0..options.connections {
+        clients.push(client::connect(&options.server.server).await?);
+    }
+    Ok(clients)
+}
+
+/// Makes all calls of a plan and gives back what was measured.
+pub async fn run(unit: &str, options: &LoadOptions, clients: &[Client], plan: &Plan, call: impl Call) -> Calls {
+    let tally = Arc::new(Tally::default());
+    let mut callers = JoinSet::new();
+    let records: Vec<Arc<Record>> = clients.iter().map(|_| Arc::default()).collect();
+    for (client, record) in clients.iter().zip(&records) {
+        for _ in 0..options.callers() {
+            let caller = Caller {
+                client: client.clone(),
+                plan: plan.clone(),
+                call: call.clone(),
+                record: Arc::clone(record),
+                tally: Arc::clone(&tally),
+            };
+            callers.spawn(caller.run());
+        }
+    }
+    progress::show(unit, &tally, callers.join_all()).await;
+    let mut all = Calls::new();
+    records.iter().for_each(|record| all.merge(&record.calls()));
+    all
+}
+
+struct Caller<C> {
+    client: Client,
+    plan: Plan,
+    call: C,
+    record: Arc<Record>,
+    tally: Arc<Tally>,
+}
+
+impl<C: Call> Caller<C> {
+    async fn run(mut self) {
+        while let Some(due) = self.plan.next().await {
+            let outcome = self.call.call(&mut self.client, &due).await;
+            let outcome = outcome.map_err(|status| status.code());
+            self.tally.add(outcome.is_ok());
+            if due.measured {
+                self.record.add(due.at, outcome);
+            }
+            if outcome == Err(Code::Unavailable) {
+                tokio::time::sleep(REST).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What is written down of each call.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use parking_lot::Mutex;
+use tonic::Code;
+
+use crate::telemetry::metrics::code_name;
+
+/// Latencies are kept from a microsecond to this, with three digits: longer ones count as this.
+const LATENCY_MAX_US: u64 = 600_000_000;
+
+/// Latencies in microseconds.
+pub type Latencies = Histogram<u64>;
+
+/// A histogram for latencies.
+pub fn latencies() -> Latencies {
+    Histogram::new_with_bounds(1, LATENCY_MAX_US, 3).expect("the bounds are constants that hdrhistogram takes")
+}
+
+/// Adds a latency.
+pub fn add(latencies: &mut Latencies, latency: Duration) {
+    let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX).clamp(1, LATENCY_MAX_US);
+    latencies.saturating_record(micros);
+}
+
+/// One connection's calls. Its callers share it: a lock of a few nanoseconds beside a call of microseconds.
+#[derive(Debug)]
+pub struct Record(Mutex<Calls>);
+
+/// Calls that were measured.
+#[derive(Debug, Clone)]
+pub struct Calls {
+    /// Latencies of those that succeeded.
+    pub latencies: Latencies,
+    /// Those that failed, by their code.
+    pub errors: BTreeMap<&'static str, u64>,
+    /// When the last one ended.
+    pub last: Option<Instant>,
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Self(Mutex::new(Calls::new()))
+    }
+}
+
+impl Record {
+    /// Writes a call down that was due at `due` and has ended just now.
+    pub fn add(&self, due: Instant, outcome: Result<(), Code>) {
+        let now = Instant::now();
+        let mut calls = self.0.lock();
+        match outcome {
+            Ok(()) => add(&mut calls.latencies, now.saturating_duration_since(due)),
+            Err(code) => *calls.errors.entry(code_name(code)).or_default() += 1,
+        }
+        calls.last = calls.last.max(Some(now));
+    }
+
+    /// What was written down.
+    pub fn calls(&self) -> Calls {
+        self.0.lock().clone()
+    }
+}
+
+impl Calls {
+    /// None yet.
+    pub fn new() -> Self {
+        Self { latencies: latencies(), errors: BTreeMap::new(), last: None }
+    }
+
+    /// Adds those of another connection.
+    pub fn merge(&mut self, other: &Self) {
+        self.latencies.add(&other.latencies).expect("all histograms have the same bounds");
+        for (code, count) in &other.errors {
+            *self.errors.entry(code).or_default() += count;
+        }
+        self.last = self.last.max(other.last);
+    }
+}
+
+/// What progress is made of, warm-up included.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Calls or deliveries that succeeded.
+    pub done: AtomicU64,
+    /// Calls that failed.
+    pub failed: AtomicU64,
+}
+
+impl Tally {
+    /// Counts one.
+    pub fn add(&self, success: bool) {
+        let counter = if success { &self.done } else { &self.failed };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Successes and failures so far.
+    pub fn read(&self) -> (u64, u64) {
+        (self.done.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_add_up() {
+        let (one, other) = (Record::default(), Record::default());
+        let due = Instant::now();
+        one.add(due, Ok(()));
+        one.add(due, Err(Code::Unavailable));
+        other.add(due, Err(Code::Unavailable));
+        let mut all = one.calls();
+        all.merge(&other.calls());
+        assert_eq!((all.latencies.len(), all.errors.get("UNAVAILABLE")), (1, Some(&2)));
+        assert!(all.last.is_some_and(|last| last >= due));
+    }
+
+    #[test]
+    fn latencies_beyond_the_range_count_at_its_end() {
+        let mut latencies = latencies();
+        add(&mut latencies, Duration::ZERO);
+        add(&mut latencies, Duration::from_secs(100_000));
+        assert_eq!((latencies.min(), latencies.len()), (1, 2));
+        assert!(latencies.max() >= LATENCY_MAX_US);
+    }
+}

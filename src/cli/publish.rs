@@ -1,0 +1,122 @@
+//! `walcast publish`.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use serde::Serialize;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tonic::transport::Channel;
+
+use super::arguments::PublishArguments;
+use super::output::Output;
+use super::{Exit, Failure, client};
+use crate::event::limits::BODY_BYTES_CEILING;
+use crate::proto::client::PublishRequest;
+use crate::proto::client::broker_client::BrokerClient;
+
+/// What was published, as JSON.
+#[derive(Debug, Serialize)]
+struct Published<'a> {
+    subject: &'a str,
+    id: i32,
+}
+
+/// A source of bodies. It is read without blocking: the connection answers pings while it waits.
+type Source = Box<dyn AsyncBufRead + Unpin>;
+
+/// Publishes and writes the ids.
+pub async fn run(arguments: &PublishArguments, output: &mut Output) -> Result<(), Failure> {
+    let source = open(arguments).await?;
+    if arguments.lines && source.is_none() {
+        let message = "--lines reads a file or standard input: give --file or `-` in place of the body";
+        return Err(Failure::new(Exit::Usage, message));
+    }
+    let mut publisher =
+        Publisher { client: client::connect(&arguments.server.server).await?, arguments, output, failed: None };
+    match source {
+        None => publisher.publish(Bytes::from(arguments.body.clone().unwrap_or_default())).await,
+        Some(source) if arguments.lines => publish_lines(&mut publisher, source).await,
+        Some(source) => {
+            let body = read_whole(source).await?;
+            publisher.publish(body).await
+        }
+    }
+}
+
+struct Publisher<'a> {
+    client: BrokerClient<Channel>,
+    arguments: &'a PublishArguments,
+    output: &'a mut Output,
+    failed: Option<u64>,
+}
+
+impl Publisher<'_> {
+    async fn publish(&mut self, body: Bytes) -> Result<(), Failure> {
+        let subject = &self.arguments.subject;
+        let request = PublishRequest { subject: subject.clone(), body, expiration_seconds: self.arguments.expires };
+        let response = self.client.publish(request).await.map_err(|status| {
+            let what = match self.failed {
+                Some(line) => format!("publishing line {line} on {subject}"),
+                None => format!("publishing on {subject}"),
+            };
+            Failure::status(&what, &self.arguments.server.server, &status)
+        })?;
+        let id = response.get_ref().id;
+        if self.arguments.json {
+            self.output.json(&Published { subject, id })
+        } else {
+            self.output.line(id.to_string())
+        }
+    }
+}
+
+/// One message a line, without its newline. Unary calls may overtake each other, so one is in flight at a time.
+async fn publish_lines(publisher: &mut Publisher<'_>, mut source: Source) -> Result<(), Failure> {
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        let read = (&mut source).take(BODY_BYTES_CEILING as u64 + 2).read_until(b'\n', &mut line).await;
+        read.map_err(|error| Failure::new(Exit::Failed, format!("cannot read line {number}: {error}")))?;
+        if line.is_empty() {
+            break;
+        }
+        if line.last() == Some(&b'\n') {
+            line.pop();
+        }
+        if line.len() > BODY_BYTES_CEILING {
+            return Err(too_large(&format!("line {number}")));
+        }
+        publisher.failed = Some(number);
+        publisher.publish(Bytes::copy_from_slice(&line)).await?;
+    }
+    Ok(())
+}
+
+async fn open(arguments: &PublishArguments) -> Result<Option<Source>, Failure> {
+    match (&arguments.file, arguments.body.as_deref()) {
+        (Some(path), _) => Ok(Some(Box::new(BufReader::new(open_file(path).await?)))),
+        (None, Some("-")) => Ok(Some(Box::new(BufReader::new(tokio::io::stdin())))),
+        (None, _) => Ok(None),
+    }
+}
+
+async fn open_file(path: &Path) -> Result<tokio::fs::File, Failure> {
+    tokio::fs::File::open(path)
+        .await
+        .map_err(|error| Failure::new(Exit::Failed, format!("cannot read {}: {error}", path.display())))
+}
+
+async fn read_whole(source: Source) -> Result<Bytes, Failure> {
+    let mut body = Vec::new();
+    let read = source.take(BODY_BYTES_CEILING as u64 + 1).read_to_end(&mut body).await;
+    read.map_err(|error| Failure::new(Exit::Failed, format!("cannot read the message: {error}")))?;
+    if body.len() > BODY_BYTES_CEILING {
+        return Err(too_large("the message"));
+    }
+    Ok(Bytes::from(body))
+}
+
+fn too_large(what: &str) -> Failure {
+    let limit = BODY_BYTES_CEILING / (1024 * 1024);
+    Failure::new(Exit::Failed, format!("{what} is over {limit} MiB, the largest body that any broker takes; split it"))
+}
