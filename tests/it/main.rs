@@ -1,0 +1,18 @@
+//! The integration tests: one binary, the real broker as a process, clients of the wire contract.
+//!
+//! Nothing here needs another program to run, except `acks_wait_for_fdatasync`, which needs `strace`.
+//! `WALCAST_KILL_CYCLES` and `WALCAST_KILL_SEED` make `kill_nine` longer and repeatable.
+#![expect(clippy::disallowed_methods, reason = "a test has no supervisor; the runtime of the test ends its tasks")]
+
+#[cfg(test)]
+mod architecture;
+#[cfg(test)]
+mod contract;
+#[cfg(test)]
+mod kill_nine;
+#[cfg(test)]
+mod start_up;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod sync_before_ack;

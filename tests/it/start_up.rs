@@ -1,0 +1,235 @@
+//! Bad starts: one clear sentence, the exit code that interfaces.md gives it, nothing touched.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::{Broker, Setup, Stopped, random_bytes};
+
+/// Exit codes of interfaces.md.
+const FAILED: i32 = 1;
+const USAGE: i32 = 2;
+const DAMAGED: i32 = 3;
+const IN_USE: i32 = 4;
+
+/// One sentence for a person, no back trace, no debug output.
+fn refuses(setup: &Setup, code: i32, parts: &[&str]) -> String {
+    let (found, text) = setup.refuse();
+    assert_eq!(found, code, "{text}");
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is named in: {text}");
+    }
+    for never in ["panicked", "RUST_BACKTRACE", "Os {", "kind: "] {
+        assert!(!text.contains(never), "{never:?} in: {text}");
+    }
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_in_use_is_named_and_nothing_is_created() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("bound").to_string();
+    for flag in ["--listen", "--admin-listen"] {
+        let setup = Setup::new().arg(flag).arg(&address);
+        refuses(&setup, FAILED, &[&address, "in use"]);
+        assert!(!setup.data().exists(), "ports are bound before the first side effect");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_in_use_is_exit_4() {
+    let setup = Setup::new();
+    let broker = setup.clone().start().await;
+    refuses(&setup, IN_USE, &[&setup.data().display().to_string()]);
+    broker.client().await.publish_kept("s", "still served").await;
+    broker.stop().await.start().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_that_cannot_be_made_is_named() {
+    let setup = Setup::new();
+    let file = setup.folder().join("a-file");
+    fs::write(&file, "x").expect("written");
+    for data_dir in [file.clone(), file.join("below")] {
+        refuses(&setup.clone().data_dir(&data_dir), FAILED, &[&data_dir.display().to_string()]);
+    }
+    assert_eq!(fs::read(&file).expect("untouched"), b"x");
+}
+
+/// A small disk in the test's folder; it is gone before the folder is.
+struct Mounted {
+    at: PathBuf,
+    _folder: Setup,
+}
+
+impl Mounted {
+    fn tmpfs(setup: &Setup, options: &str) -> Self {
+        let at = setup.folder().join("disk");
+        fs::create_dir_all(&at).expect("a folder");
+        Self::mount(&["-t", "tmpfs", "-o", options, "tmpfs"], &at);
+        Self { at, _folder: setup.clone() }
+    }
+
+    fn read_only(&self) {
+        Self::mount(&["-o", "remount,ro"], &self.at);
+    }
+
+    fn mount(args: &[&str], at: &Path) {
+        let output = Command::new("mount").args(args).arg(at).output().expect("mount(8) is there");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "this test must be allowed to mount (root, or `unshare -rm`): {said}");
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // Lazily: the broker may still be closing its files.
+        drop(Command::new("umount").arg("-l").arg(&self.at).status());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_one_clear_sentence() {
+    let setup = Setup::new();
+    let disk = Mounted::tmpfs(&setup, "size=1M");
+    let setup = setup.data_dir(disk.at.join("data"));
+    let text = refuses(&setup, FAILED, &[&disk.at.display().to_string()]);
+    assert!(text.to_lowercase().contains("space") || text.to_lowercase().contains("full"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_only_disk_is_one_clear_sentence() {
+    let setup = Setup::new();
+    let disk = Mounted::tmpfs(&setup, "size=64M");
+    let setup = setup.data_dir(disk.at.join("data"));
+    let stopped = setup.clone().start().await.stop().await;
+    disk.read_only();
+    let text = refuses(&setup, FAILED, &[&disk.at.display().to_string()]);
+    assert!(text.to_lowercase().contains("read-only"), "{text}");
+    drop(stopped);
+    let fresh = setup.data_dir(disk.at.join("another"));
+    refuses(&fresh, FAILED, &[&disk.at.display().to_string()]);
+}
+
+/// A log with a few records, of a broker that has ended.
+async fn stopped_with_records() -> Stopped {
+    let broker = Broker::start().await;
+    let client = broker.client().await;
+    for number in 0..20 {
+        client.publish_kept("s", random_bytes(number, 10_000)).await;
+    }
+    drop(client);
+    broker.kill_nine().await
+}
+
+/// The segment files, oldest first.
+fn segments(data: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = fs::read_dir(data.join("log"))
+        .expect("the log's folder")
+        .map(|entry| entry.expect("readable").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == SEGMENT_EXTENSION))
+        .collect();
+    found.sort();
+    assert!(!found.is_empty(), "there are segments in {}", data.display());
+    found
+}
+
+const SEGMENT_EXTENSION: &str = "seg";
+
+fn overwrite(path: &Path, offset: u64, bytes: &[u8]) {
+    let file = fs::OpenOptions::new().write(true).open(path).expect("a segment");
+    file.write_all_at(bytes, offset).expect("written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_record_in_the_middle_is_exit_3_with_file_and_offset() {
+    let stopped = stopped_with_records().await;
+    let segment = segments(stopped.data()).remove(0);
+    let before = fs::read(&segment).expect("readable");
+    overwrite(&segment, 50_000, &[before[50_000] ^ 1]);
+    let name = segment.file_name().expect("a name").to_string_lossy().into_owned();
+    refuses(&stopped.setup(), DAMAGED, &[&name, "offset"]);
+    assert_eq!(fs::read(&segment).expect("readable")[50_001..], before[50_001..], "nothing was repaired by itself");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_or_newer_or_half_made_segment_is_exit_3_with_its_name() {
+    for (what, bytes) in [("foreign", &b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0"[..]), ("text", b"SQLite format 3\0")] {
+        let stopped = stopped_with_records().await;
+        let segment = segments(stopped.data()).remove(0);
+        overwrite(&segment, 0, bytes);
+        let name = segment.file_name().expect("a name").to_string_lossy().into_owned();
+        let text = refuses(&stopped.setup(), DAMAGED, &[&name]);
+        assert!(!text.is_empty(), "{what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_segment_is_exit_3() {
+    let broker = Setup::new().set("log.segment_bytes", "256KiB").start().await;
+    let client = broker.client().await;
+    for number in 0..16 {
+        client.publish_kept("s", random_bytes(number, 64 * 1024)).await;
+    }
+    drop(client);
+    let stopped = broker.kill_nine().await;
+    let segments = segments(stopped.data());
+    assert!(segments.len() > 3, "{segments:?}");
+    fs::remove_file(&segments[1]).expect("removed");
+    refuses(&stopped.setup(), DAMAGED, &[]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torn_end_is_cut_and_the_rest_is_there() {
+    let stopped = stopped_with_records().await;
+    let segment = segments(stopped.data()).remove(0);
+    let bytes = fs::read(&segment).expect("readable");
+    // Behind the last record everything is zero; half of a frame's magic there is a write that the power cut.
+    let end = bytes.iter().rposition(|byte| *byte != 0).expect("records") as u64 + 1;
+    overwrite(&segment, end + 16, &random_bytes(1, 100));
+    let broker = stopped.setup().expect_log("torn").start().await;
+    let client = broker.client().await;
+    for number in 0..20 {
+        assert!(client.fetch_body("s", number as i32 + 1).await == random_bytes(number, 10_000));
+    }
+    assert_eq!(client.publish_kept("s", "x").await, 21);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_key_is_refused_with_the_nearest_known_name() {
+    refuses(&Setup::new().set("log.segment_bites", "4MiB"), USAGE, &["segment_bites", "log.segment_bytes"]);
+    let setup = Setup::new();
+    let file = setup.folder().join("walcast.toml");
+    fs::write(&file, "lisen = \"127.0.0.1:0\"\n").expect("written");
+    refuses(&setup.arg("--config").arg(&file), USAGE, &["lisen", "listen", "walcast.toml"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_values_are_refused_by_name() {
+    for (key, value) in [
+        ("log.segment_bytes", "much"),
+        ("log.segment_bytes", "12"),
+        ("log.segment_bytes", "-1"),
+        ("limits.body_bytes", "17MiB"),
+        ("shutdown.grace", "soon"),
+        ("store.kind", "mysql"),
+        ("listen", "nowhere"),
+    ] {
+        let mut setup = Setup::new().set(key, value);
+        if key == "listen" {
+            setup = Setup::new().arg("--listen").arg(value);
+        }
+        refuses(&setup, USAGE, &[key.rsplit('.').next().expect("a name"), value]);
+        assert!(!setup.data().exists());
+    }
+    refuses(&Setup::new().arg("--no-such-flag"), USAGE, &["--no-such-flag"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_keeps_its_files_to_its_owner_or_group() {
+    let broker = Broker::start().await;
+    let mode = fs::metadata(broker.data()).expect("it exists").permissions().mode();
+    assert_eq!(mode & 0o002, 0, "not writable for everybody: {mode:o}");
+}

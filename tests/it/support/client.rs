@@ -1,0 +1,133 @@
+//! Clients of the wire contract, generated from the proto.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Response, Status, Streaming};
+use tonic_types::StatusExt as _;
+use walcast::proto::client::broker_client::BrokerClient;
+use walcast::proto::client::{FetchRequest, MessageResponse, PublishRequest, SubscribeRequest};
+
+use super::{PATIENCE, within_patience};
+
+/// A client; a clone shares the connection.
+#[derive(Debug, Clone)]
+pub struct Client {
+    grpc: BrokerClient<Channel>,
+    channel: Channel,
+}
+
+impl Client {
+    /// Connects to `HOST:PORT`.
+    pub async fn connect(address: &str) -> Self {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
+        let channel = endpoint.connect_timeout(PATIENCE).connect().await.expect("the broker accepts");
+        let grpc = BrokerClient::new(channel.clone()).max_decoding_message_size(usize::MAX);
+        Self { grpc, channel }
+    }
+
+    /// The connection.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// Publishes; gives the id.
+    pub async fn publish(&self, subject: &str, body: impl Into<Bytes>, expiration_seconds: i32) -> Result<i32, Status> {
+        let request = PublishRequest { subject: subject.to_owned(), body: body.into(), expiration_seconds };
+        self.grpc.clone().publish(request).await.map(|answer| answer.into_inner().id)
+    }
+
+    /// Publishes what must be accepted, kept for an hour.
+    pub async fn publish_kept(&self, subject: &str, body: impl Into<Bytes>) -> i32 {
+        self.publish(subject, body, 3_600).await.unwrap_or_else(|status| panic!("publish on {subject:?}: {status}"))
+    }
+
+    /// Fetches.
+    pub async fn fetch(&self, subject: &str, id: i32) -> Result<MessageResponse, Status> {
+        let request = FetchRequest { subject: subject.to_owned(), id };
+        self.grpc.clone().fetch(request).await.map(Response::into_inner)
+    }
+
+    /// Fetches what must be found; gives the body.
+    pub async fn fetch_body(&self, subject: &str, id: i32) -> Bytes {
+        self.fetch(subject, id).await.unwrap_or_else(|status| panic!("fetch {subject:?} {id}: {status}")).body
+    }
+
+    /// Subscribes; returns when the headers have come.
+    pub async fn try_subscribe(&self, subject: &str) -> Result<Subscription, Status> {
+        let request = SubscribeRequest { subject: subject.to_owned() };
+        let mut grpc = self.grpc.clone();
+        let answer = within_patience("subscription headers", grpc.subscribe(request)).await?;
+        Ok(Subscription { stream: answer.into_inner() })
+    }
+
+    /// Subscribes where that must be accepted.
+    pub async fn subscribe(&self, subject: &str) -> Subscription {
+        self.try_subscribe(subject).await.unwrap_or_else(|status| panic!("subscribe to {subject:?}: {status}"))
+    }
+}
+
+/// An open subscription.
+#[derive(Debug)]
+pub struct Subscription {
+    stream: Streaming<MessageResponse>,
+}
+
+impl Subscription {
+    /// The next message, or how the stream ended.
+    pub async fn try_next(&mut self) -> Result<Option<MessageResponse>, Status> {
+        within_patience("a delivery", self.stream.message()).await
+    }
+
+    /// The next message, which must come.
+    pub async fn next(&mut self) -> MessageResponse {
+        self.try_next().await.expect("the stream goes on").expect("the stream has not ended")
+    }
+
+    /// The ids of the next `count` messages.
+    pub async fn next_ids(&mut self, count: usize) -> Vec<i32> {
+        let mut ids = Vec::with_capacity(count);
+        for _ in 0..count {
+            ids.push(self.next().await.id);
+        }
+        ids
+    }
+
+    /// Reads to the end; gives the ids and the status of the end.
+    pub async fn drain(&mut self) -> (Vec<i32>, Option<Status>) {
+        let mut ids = Vec::new();
+        loop {
+            match self.try_next().await {
+                Ok(Some(message)) => ids.push(message.id),
+                Ok(None) => return (ids, None),
+                Err(status) => return (ids, Some(status)),
+            }
+        }
+    }
+
+    /// Whether nothing comes for a moment. It can only miss a delivery, never invent one.
+    pub async fn is_quiet(&mut self) -> bool {
+        tokio::time::timeout(Duration::from_millis(100), self.stream.message()).await.is_err()
+    }
+}
+
+/// The reason of a status's `google.rpc.ErrorInfo`.
+pub fn error_reason(status: &Status) -> String {
+    let info = status.get_details_error_info();
+    info.unwrap_or_else(|| panic!("no ErrorInfo in {status:?}")).reason
+}
+
+/// A body that tells its subject, so that a mix-up shows.
+pub fn body_of(subject: &str, number: u64) -> Bytes {
+    Bytes::from(format!("{subject}#{number}"))
+}
+
+/// The same random bytes for the same seed.
+pub fn random_bytes(seed: u64, length: usize) -> Bytes {
+    let mut bytes = vec![0; length];
+    StdRng::seed_from_u64(seed).fill_bytes(&mut bytes);
+    Bytes::from(bytes)
+}

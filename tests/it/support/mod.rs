@@ -1,0 +1,45 @@
+//! Builders that let a test read as a sentence.
+//!
+//! A test fails on any WARN or ERROR line of its broker that it did not announce with `expect_log`.
+
+mod broker;
+mod client;
+mod http;
+mod logs;
+pub mod oracle;
+pub mod raw;
+
+use std::time::Duration;
+
+pub use broker::{Broker, Setup, Stopped};
+pub use client::{Client, body_of, error_reason, random_bytes};
+
+/// Nothing that a test waits for takes this long, even on a loaded machine. Not a performance bound.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until `condition` gives something.
+///
+/// # Panics
+/// When it gives nothing for [`PATIENCE`]; `what` says what was waited for.
+pub async fn eventually<T, Attempt>(what: &str, mut condition: impl FnMut() -> Attempt) -> T
+where
+    Attempt: Future<Output = Option<T>>,
+{
+    let waiting = async {
+        loop {
+            if let Some(found) = condition().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("waited in vain: {what}"))
+}
+
+/// Awaits `future`, which must not take for ever.
+///
+/// # Panics
+/// After [`PATIENCE`]; `what` says what did not happen.
+pub async fn within_patience<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("this did not happen: {what}"))
+}

@@ -1,0 +1,166 @@
+//! Clients that send what no generated client would.
+
+use bytes::{Buf as _, BufMut as _, Bytes};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Request};
+use tokio::net::TcpStream;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use super::within_patience;
+
+/// Sends message bytes as they are.
+#[derive(Debug, Clone, Copy, Default)]
+struct RawCodec;
+
+impl Codec for RawCodec {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        *self
+    }
+
+    fn decoder(&mut self) -> Self {
+        *self
+    }
+}
+
+impl Encoder for RawCodec {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put(item);
+        Ok(())
+    }
+}
+
+impl Decoder for RawCodec {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
+    }
+}
+
+/// Calls a unary method with these bytes as its message.
+pub async fn unary(channel: Channel, path: &'static str, message: impl Into<Bytes>) -> Result<Bytes, Status> {
+    let mut grpc = tonic::client::Grpc::new(channel).max_decoding_message_size(usize::MAX);
+    grpc.ready().await.expect("the connection is usable");
+    let request = tonic::Request::new(message.into());
+    let call = grpc.unary(request, PathAndQuery::from_static(path), RawCodec);
+    within_patience("an answer", call).await.map(tonic::Response::into_inner)
+}
+
+/// Calls a server-streaming method with these bytes as its message; gives the first answer or the end.
+pub async fn server_streaming(
+    channel: Channel,
+    path: &'static str,
+    message: impl Into<Bytes>,
+) -> Result<Option<Bytes>, Status> {
+    let mut grpc = tonic::client::Grpc::new(channel);
+    grpc.ready().await.expect("the connection is usable");
+    let request = tonic::Request::new(message.into());
+    let call = grpc.server_streaming(request, PathAndQuery::from_static(path), RawCodec);
+    let mut stream = within_patience("headers", call).await?.into_inner();
+    within_patience("an answer", stream.message()).await
+}
+
+/// One call as HTTP/2 frames: headers and DATA as given, nothing added but what gRPC demands.
+#[derive(Debug, Clone)]
+pub struct Frames {
+    path: &'static str,
+    headers: HeaderMap,
+    data: Vec<Bytes>,
+}
+
+impl Frames {
+    /// A call of `path` with no DATA yet.
+    pub fn to(path: &'static str) -> Self {
+        let mut headers = HeaderMap::new();
+        headers.insert("content-type", "application/grpc".parse().expect("a value"));
+        headers.insert("te", "trailers".parse().expect("a value"));
+        Self { path, headers, data: Vec::new() }
+    }
+
+    /// Sets a header.
+    #[must_use]
+    pub fn header(mut self, name: &'static str, value: &str) -> Self {
+        self.headers.insert(name, value.parse().expect("a value"));
+        self
+    }
+
+    /// Adds DATA.
+    #[must_use]
+    pub fn data(mut self, data: impl Into<Bytes>) -> Self {
+        self.data.push(data.into());
+        self
+    }
+
+    /// Adds a gRPC message: flag and length as given, whatever follows.
+    #[must_use]
+    pub fn message(self, flag: u8, claimed: u32, message: &[u8]) -> Self {
+        let mut data = vec![flag];
+        data.put_u32(claimed);
+        data.extend_from_slice(message);
+        self.data(data)
+    }
+
+    /// Sends it on a connection of its own; then a second, good call on the same connection must be answered.
+    pub async fn send(self, address: &str) -> Status {
+        within_patience("an answer to raw frames", self.exchange(address)).await
+    }
+
+    async fn exchange(self, address: &str) -> Status {
+        let socket = TcpStream::connect(address).await.expect("the broker accepts");
+        let (mut connection, driver) = h2::client::handshake(socket).await.expect("HTTP/2");
+        let driver = tokio::spawn(driver);
+        let uri = format!("http://{address}{}", self.path);
+        let mut request = Request::post(uri).body(()).expect("a request");
+        *request.headers_mut() = self.headers;
+        connection = connection.ready().await.expect("a stream");
+        let (answer, mut body) = connection.send_request(request, self.data.is_empty()).expect("headers are sent");
+        let last = self.data.len().saturating_sub(1);
+        for (number, data) in self.data.into_iter().enumerate() {
+            // The broker may answer and reset before it has read everything; its answer counts.
+            if body.send_data(data, number == last).is_err() {
+                break;
+            }
+        }
+        let answer = answer.await.expect("an answer");
+        let status = status_of(answer).await;
+        let connection = connection.ready().await.expect("the connection is usable afterwards");
+        health_answers(connection, address).await;
+        driver.abort();
+        status
+    }
+}
+
+async fn status_of(answer: http::Response<h2::RecvStream>) -> Status {
+    assert_eq!(answer.status(), 200, "gRPC answers are HTTP 200: {answer:?}");
+    let (head, mut body) = answer.into_parts();
+    if let Some(status) = Status::from_header_map(&head.headers) {
+        return status;
+    }
+    while let Some(data) = body.data().await {
+        let data = data.expect("the stream is whole");
+        body.flow_control().release_capacity(data.len()).expect("it was received");
+    }
+    let trailers = body.trailers().await.expect("trailers").expect("a gRPC answer ends in trailers");
+    Status::from_header_map(&trailers).expect("trailers carry a status")
+}
+
+async fn health_answers(mut connection: h2::client::SendRequest<Bytes>, address: &str) {
+    let Frames { path, headers, .. } = Frames::to("/grpc.health.v1.Health/Check");
+    let mut request = Request::post(format!("http://{address}{path}")).body(()).expect("a request");
+    *request.headers_mut() = headers;
+    let (answer, mut body) = connection.send_request(request, false).expect("a second call");
+    body.send_data(Bytes::from_static(&[0; 5]), true).expect("an empty message");
+    let status = status_of(answer.await.expect("the second call is answered")).await;
+    assert_eq!(status.code(), Code::Ok, "{status:?}");
+}
