@@ -54,10 +54,11 @@ impl Source {
         self.path.split('/').next().expect("a path").trim_end_matches(".rs")
     }
 
-    /// The lines before the tests, numbered from 1.
+    /// The lines before the tests, numbered from 1; none of a file that is all tests.
     fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
+        let only_tests = self.path.contains("/tests/") || self.path.ends_with("/tests.rs");
         let tests = self.text.find("\n#[cfg(test)]\nmod ").unwrap_or(self.text.len());
-        self.text[..tests].lines().zip(1..).map(|(line, number)| (number, line))
+        self.text[..if only_tests { 0 } else { tests }].lines().zip(1..).map(|(line, number)| (number, line))
     }
 
     /// The same without comments.
@@ -84,11 +85,10 @@ fn sources(root: &Path) -> Vec<Source> {
     files.iter().map(|file| Source { path: below(file), text: fs::read_to_string(file).expect("UTF-8") }).collect()
 }
 
-/// The rooms that a line names: `crate::room`, `walcast::room`, `use crate::{a, b::c}` and `super` paths that
-/// lead out of a room are resolved by name.
+/// The rooms that code names by `crate::room` or in `use crate::{a, b::c}`.
 fn named_rooms(code: &str) -> Vec<String> {
     let mut rooms = Vec::new();
-    for (start, _) in code.match_indices("crate::").chain(code.match_indices("walcast::")) {
+    for (start, _) in code.match_indices("crate::") {
         let rest = code[start..].split_once("::").expect("it matched").1;
         match rest.strip_prefix('{') {
             Some(list) => rooms.extend(top_level_names(list)),
@@ -174,7 +174,8 @@ fn stray_syncs(source: &Source) -> Vec<String> {
     }
     source
         .code()
-        .filter(|(_, line)| SYNC_CALLS.iter().any(|call| line.contains(call)))
+        // What is said in a text is not done.
+        .filter(|(_, line)| line.split('"').step_by(2).any(|code| SYNC_CALLS.iter().any(|call| code.contains(call))))
         .map(|(number, line)| format!("{}:{number}: asks for durability outside the log: {}", source.path, line.trim()))
         .collect()
 }
@@ -190,10 +191,9 @@ fn imports_run_downwards_files_are_small_and_only_the_log_syncs() {
 
 #[test]
 fn the_median_file_is_at_most_200_lines() {
-    let mut lengths: Vec<usize> = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))
-        .iter()
-        .map(|source| source.lines().count())
-        .collect();
+    let sources = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    let mut lengths: Vec<usize> =
+        sources.iter().map(|source| source.lines().count()).filter(|lines| *lines > 0).collect();
     lengths.sort_unstable();
     assert!(lengths[lengths.len() / 2] <= 200, "{lengths:?}");
 }
@@ -232,6 +232,8 @@ fn what_is_allowed_is_not_a_breach() {
         ("ingest/committer.rs", "use crate::wal::{Log, LogError};\nuse crate::event::Sequence;"),
         ("ingest/committer.rs", "// crate::delivery gets it from the broker\n/// See [`crate::api`].\nfn f() {}"),
         ("wal/file.rs", "fn f(file: File) { file.sync_data() }"),
+        ("telemetry/metrics.rs", "const HELP: &str = \"Seconds of an fdatasync.\";"),
+        ("config/tests.rs", "use crate::wal::Log;"),
         ("cli/serve.rs", "use crate::broker::Broker;"),
         ("delivery/ring.rs", "fn f() {}\n\n#[cfg(test)]\nmod tests {\n    use crate::ingest::Publisher;\n}"),
     ];

@@ -136,11 +136,15 @@ fn segments(data: &Path) -> Vec<PathBuf> {
     found
 }
 
-const SEGMENT_EXTENSION: &str = "seg";
+const SEGMENT_EXTENSION: &str = "wal";
 
 fn overwrite(path: &Path, offset: u64, bytes: &[u8]) {
     let file = fs::OpenOptions::new().write(true).open(path).expect("a segment");
     file.write_all_at(bytes, offset).expect("written");
+}
+
+fn name_of(segment: &Path) -> String {
+    segment.file_name().expect("a name").to_string_lossy().into_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -149,20 +153,46 @@ async fn a_damaged_record_in_the_middle_is_exit_3_with_file_and_offset() {
     let segment = segments(stopped.data()).remove(0);
     let before = fs::read(&segment).expect("readable");
     overwrite(&segment, 50_000, &[before[50_000] ^ 1]);
-    let name = segment.file_name().expect("a name").to_string_lossy().into_owned();
-    refuses(&stopped.setup(), DAMAGED, &[&name, "offset"]);
+    refuses(&stopped.setup(), DAMAGED, &[&name_of(&segment), "damaged at byte", "not a torn write"]);
     assert_eq!(fs::read(&segment).expect("readable")[50_001..], before[50_001..], "nothing was repaired by itself");
 }
 
+/// Where the header of a segment has what (docs of the log's format).
+const HEADER_BYTES: usize = 4096;
+const VERSION_AT: usize = 8;
+const CRC_AT: usize = HEADER_BYTES - 4;
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_foreign_or_newer_or_half_made_segment_is_exit_3_with_its_name() {
-    for (what, bytes) in [("foreign", &b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0"[..]), ("text", b"SQLite format 3\0")] {
+async fn a_damaged_foreign_newer_or_half_made_segment_is_exit_3_with_its_name() {
+    type Harm = fn(&Path);
+    let harms: [(&str, Harm); 6] = [
+        ("does not start like a segment", |segment| overwrite(segment, 0, b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0")),
+        ("checksum of the segment header", |segment| overwrite(segment, 2_000, b"x")),
+        ("too few for a segment header", |segment| {
+            let file = fs::OpenOptions::new().write(true).open(segment).expect("a segment");
+            file.set_len(100).expect("cut");
+        }),
+        ("newer walcast", |segment| {
+            let mut header = fs::read(segment).expect("readable");
+            header.truncate(HEADER_BYTES);
+            header[VERSION_AT] = 2;
+            let crc = crc32c::crc32c(&header[..CRC_AT]);
+            header[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
+            overwrite(segment, 0, &header);
+        }),
+        ("is a copy or was renamed", |segment| {
+            let another = segment.with_file_name("00000000000000000900.wal");
+            fs::rename(segment, another).expect("renamed");
+        }),
+        ("the name is not that of a segment", |segment| {
+            fs::copy(segment, segment.with_file_name("backup.wal")).expect("copied");
+        }),
+    ];
+    for (says, harm) in harms {
         let stopped = stopped_with_records().await;
         let segment = segments(stopped.data()).remove(0);
-        overwrite(&segment, 0, bytes);
-        let name = segment.file_name().expect("a name").to_string_lossy().into_owned();
-        let text = refuses(&stopped.setup(), DAMAGED, &[&name]);
-        assert!(!text.is_empty(), "{what}");
+        harm(&segment);
+        refuses(&stopped.setup(), DAMAGED, &[".wal is damaged at byte", says]);
     }
 }
 
@@ -178,7 +208,7 @@ async fn a_missing_segment_is_exit_3() {
     let segments = segments(stopped.data());
     assert!(segments.len() > 3, "{segments:?}");
     fs::remove_file(&segments[1]).expect("removed");
-    refuses(&stopped.setup(), DAMAGED, &[]);
+    refuses(&stopped.setup(), DAMAGED, &["is missing", "at byte"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
