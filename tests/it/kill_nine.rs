@@ -138,7 +138,8 @@ fn seed() -> u64 {
 
 fn setup() -> Setup {
     // Small enough that segments are finished, trimmed and used again within a few cycles.
-    Setup::new().set("log.segment_bytes", "1MiB").set("log.keep_bytes", "2MiB")
+    let setup = Setup::new().set("limits.body_bytes", "256KiB").set("log.segment_bytes", "1MiB");
+    setup.set("log.keep_bytes", "2MiB")
 }
 
 #[tokio::test(flavor = "multi_thread")]

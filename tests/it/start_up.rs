@@ -153,7 +153,8 @@ async fn a_damaged_record_in_the_middle_is_exit_3_with_file_and_offset() {
     let segment = segments(stopped.data()).remove(0);
     let before = fs::read(&segment).expect("readable");
     overwrite(&segment, 50_000, &[before[50_000] ^ 1]);
-    refuses(&stopped.setup(), DAMAGED, &[&name_of(&segment), "damaged at byte", "not a torn write"]);
+    let setup = stopped.setup();
+    refuses(&setup, DAMAGED, &[&name_of(&segment), "damaged at byte", "not a torn write"]);
     assert_eq!(fs::read(&segment).expect("readable")[50_001..], before[50_001..], "nothing was repaired by itself");
 }
 
@@ -198,7 +199,8 @@ async fn a_damaged_foreign_newer_or_half_made_segment_is_exit_3_with_its_name() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_segment_is_exit_3() {
-    let broker = Setup::new().set("log.segment_bytes", "256KiB").start().await;
+    let setup = Setup::new().set("limits.body_bytes", "64KiB").set("log.segment_bytes", "256KiB");
+    let broker = setup.start().await;
     let client = broker.client().await;
     for number in 0..16 {
         client.publish_kept("s", random_bytes(number, 64 * 1024)).await;
@@ -229,7 +231,11 @@ async fn a_torn_end_is_cut_and_the_rest_is_there() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_key_is_refused_with_the_nearest_known_name() {
-    refuses(&Setup::new().set("log.segment_bites", "4MiB"), USAGE, &["segment_bites", "log.segment_bytes"]);
+    refuses(
+        &Setup::new().set("log.segment_bites", "4MiB"),
+        USAGE,
+        &["WALCAST_LOG__SEGMENT_BITES", "WALCAST_LOG__SEGMENT_BYTES"],
+    );
     let setup = Setup::new();
     let file = setup.folder().join("walcast.toml");
     fs::write(&file, "lisen = \"127.0.0.1:0\"\n").expect("written");

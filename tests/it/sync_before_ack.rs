@@ -156,12 +156,14 @@ async fn no_publish_is_answered_before_the_fdatasync_that_covers_it() {
     }
     drop(client);
     terminate_traced(broker.pid());
-    broker.wait().await;
+    let (_, stopped) = broker.wait().await;
     let calls = parse(&std::fs::read_to_string(&trace).expect("the trace"), MESSAGES);
     let synced = calls.iter().filter(|call| matches!(call, Call::Synced { .. })).count();
     let answered = calls.iter().filter(|call| **call == Call::Answered).count();
     assert!(synced >= MESSAGES && answered >= MESSAGES, "{synced} syncs, {answered} answers");
     check(&calls, MESSAGES).expect("sync before answer");
+    // The trace is in the test's folder.
+    drop(stopped);
 }
 
 /// `strace` runs the broker as its child; the signal is for the child.

@@ -73,12 +73,17 @@ async fn the_cases_are_told_apart_without_a_store() {
     answers_the_table(&broker.client().await, false).await;
 }
 
+/// Segments that a few messages fill and that are not kept.
+fn small_segments() -> Setup {
+    let setup = Setup::new().set("limits.body_bytes", "64KiB").set("log.segment_bytes", "256KiB");
+    setup.set("log.keep_bytes", "0")
+}
+
 /// The first segments are gone: what they held is with the store, and ids are known without them.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cases_are_told_apart_after_the_log_was_trimmed() {
     for store in ["embedded", "none"] {
-        let setup = Setup::new().store(store).set("log.segment_bytes", "256KiB").set("log.keep_bytes", "0");
-        let broker = setup.set("limits.hot_tail_bytes", "1MiB").start().await;
+        let broker = small_segments().store(store).set("limits.hot_tail_bytes", "1MiB").start().await;
         let client = broker.client().await;
         publish_one_of_each(&client).await;
         for number in 0..64 {

@@ -20,11 +20,32 @@ pub struct Client {
     channel: Channel,
 }
 
+/// A client's own transport ends a connection on which unread small frames cost more than half its window
+/// (256 bytes each), so one that leaves thousands of streams unread needs a large one.
+const CONNECTION_WINDOW_BYTES: u32 = 32 * 1024 * 1024;
+/// What one stream may send unread.
+const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+/// The least that HTTP/2 allows to announce without a fight: its initial value.
+const NARROW_WINDOW_BYTES: u32 = 65_535;
+
 impl Client {
     /// Connects to `HOST:PORT`.
     pub async fn connect(address: &str) -> Self {
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
-        let channel = endpoint.connect_timeout(PATIENCE).connect().await.expect("the broker accepts");
+        Self::connect_with_window(address, STREAM_WINDOW_BYTES).await
+    }
+
+    /// Connects so that little of an unread stream is on the way.
+    pub async fn connect_narrow(address: &str) -> Self {
+        Self::connect_with_window(address, NARROW_WINDOW_BYTES).await
+    }
+
+    async fn connect_with_window(address: &str, stream_window: u32) -> Self {
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .expect("an address")
+            .connect_timeout(PATIENCE)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .initial_stream_window_size(stream_window);
+        let channel = endpoint.connect().await.expect("the broker accepts");
         let grpc = BrokerClient::new(channel.clone()).max_decoding_message_size(usize::MAX);
         Self { grpc, channel }
     }
