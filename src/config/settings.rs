@@ -213,7 +213,9 @@ pub struct LimitSettings {
     pub keepalive_interval: Duration,
     /// How long a ping may stay unanswered before the connection is closed. Default 10s, 1s to 10m.
     pub keepalive_timeout: Duration,
-    /// HTTP/2 flow-control window of a connection, in bytes. Default 1MiB, 65535 to 2147483647.
+    /// HTTP/2 flow-control window of a connection, in bytes. Default 32MiB, 65535 to 2147483647. The transport ends
+    /// a connection whose unread small frames cost more than half of it, at 256 bytes each: a small call in
+    /// each of 65,536 streams must fit twice.
     pub connection_window_bytes: u32,
     /// HTTP/2 flow-control window of a stream, in bytes. Default 1MiB, 65535 to 2147483647: one body of the
     /// default size goes without a pause.
@@ -245,7 +247,7 @@ impl Default for LimitSettings {
             handshake_timeout: Duration::from_secs(10),
             keepalive_interval: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(10),
-            connection_window_bytes: 1024 * 1024,
+            connection_window_bytes: 32 * 1024 * 1024,
             stream_window_bytes: 1024 * 1024,
             header_list_bytes: 16 * 1024,
             local_error_reset_streams: 1024,
