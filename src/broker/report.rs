@@ -6,8 +6,8 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::api::admin::{Part, Report};
 use crate::api::Lifecycle;
+use crate::api::admin::{Part, Report};
 use crate::config::Settings;
 use crate::delivery::Delivery;
 use crate::event::Projected;

@@ -175,7 +175,8 @@ fn start(
         projected,
     });
     let tail = data.tail;
-    let fetch = Fetch::new(Arc::clone(&tail.subjects), Arc::clone(&hot), Arc::clone(&tail.store), metrics.fetch.clone());
+    let fetch =
+        Fetch::new(Arc::clone(&tail.subjects), Arc::clone(&hot), Arc::clone(&tail.store), metrics.fetch.clone());
     let housekeeper = Housekeeper {
         checkpointer: data.checkpointer,
         subjects: Arc::clone(&tail.subjects),
@@ -222,7 +223,8 @@ fn start(
         metrics: metrics.api.clone(),
     };
     let stopped = grpc_stop.clone().cancelled_owned();
-    supervisor.task(tasks::GRPC, api::serve(server_config(settings), connections, service, metrics.api.clone(), stopped));
+    supervisor
+        .task(tasks::GRPC, api::serve(server_config(settings), connections, service, metrics.api.clone(), stopped));
     Ok(Running {
         supervisor,
         lifecycle: lifecycle.clone(),

@@ -86,7 +86,8 @@ fn exit_on_second(mut signals: Signals) {
 
 /// Ends the rooms from the edge inwards, so that nothing acknowledged or read is cut off.
 async fn stop_in_order(running: Running) -> Result<(), Error> {
-    let Running { mut supervisor, lifecycle, publisher, delivery, grpc_stop, projector_stop, admin_stop, grace } = running;
+    let Running { mut supervisor, lifecycle, publisher, delivery, grpc_stop, projector_stop, admin_stop, grace } =
+        running;
     let deadline = Instant::now() + grace;
     // New calls are refused and health says so; what was admitted is made durable and answered.
     lifecycle.advance(Phase::Draining);

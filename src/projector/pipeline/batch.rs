@@ -16,8 +16,9 @@ use crate::wal::Reader;
 pub(super) struct BatchReader {
     kind: &'static str,
     reader: Reader,
-    rows_max: usize,
+    records_max: usize,
     bytes_max: usize,
+    gathered: Builder,
 }
 
 /// A batch and what is known of the run it was made from.
@@ -27,33 +28,39 @@ pub(super) struct ReadBatch {
     pub(super) batch: StoreBatch,
     /// When the first record was published.
     pub(super) oldest: UnixMicros,
-    /// Whether it ends because it is full: there may be more to read.
-    pub(super) full: bool,
 }
 
 impl BatchReader {
     pub(super) fn new(kind: &'static str, reader: Reader, config: &Config) -> Self {
-        Self { kind, reader, rows_max: config.batch_rows, bytes_max: config.batch_bytes }
+        let (records_max, bytes_max) = (config.batch_rows, config.batch_bytes);
+        Self { kind, reader, records_max, bytes_max, gathered: Builder::default() }
     }
 
-    /// Everything that is durable after the last batch, up to the bounds, which the last frame may pass. None if
-    /// there is nothing.
-    pub(super) fn next(&mut self) -> Result<Option<ReadBatch>, ProjectorError> {
-        let previous = Projected(self.reader.position());
-        let mut builder = Builder::default();
-        let mut full = false;
-        while !full {
-            let frame = self.reader.next().map_err(|error| ProjectorError::read(self.kind, previous, error))?;
+    /// Adds what is durable and not in the batch yet, up to the bounds, which the last frame may pass. Whether it
+    /// is full.
+    pub(super) fn fill(&mut self) -> Result<bool, ProjectorError> {
+        while !self.is_full() {
+            let position = Projected(self.reader.position());
+            let frame = self.reader.next().map_err(|error| ProjectorError::read(self.kind, position, error))?;
             let Some(frame) = frame else {
-                break;
+                return Ok(false);
             };
             for (sequence, bytes) in frame.iter() {
-                builder.add(sequence, &bytes)?;
+                self.gathered.add(sequence, &bytes)?;
             }
-            full = builder.records >= self.rows_max || builder.bytes >= self.bytes_max;
         }
-        let projected = Projected(self.reader.position());
-        Ok(builder.oldest.map(|oldest| ReadBatch { batch: builder.finish(previous, projected), oldest, full }))
+        Ok(true)
+    }
+
+    /// The batch that was filled, which starts after `previous`; None if it is empty.
+    pub(super) fn take(&mut self, previous: Projected) -> Option<ReadBatch> {
+        let gathered = std::mem::take(&mut self.gathered);
+        let oldest = gathered.oldest?;
+        Some(ReadBatch { batch: gathered.finish(previous, Projected(self.reader.position())), oldest })
+    }
+
+    fn is_full(&self) -> bool {
+        self.gathered.records >= self.records_max || self.gathered.bytes >= self.bytes_max
     }
 }
 

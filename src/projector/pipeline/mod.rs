@@ -7,7 +7,7 @@
 //! Batches follow the load. After a pause the first record is applied at once. While records keep coming,
 //! batches start [`Config::gather`] apart and take everything that is durable by then: a commit's fixed costs
 //! (a fdatasync beside the log's own, one high-water mark a subject) are shared by all of them. A batch that
-//! fills up is followed by the next without a pause.
+//! fills up is applied at once.
 //!
 //! Owns the cursor. Must never hold up a publisher: whatever happens here shows as lag.
 
@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use tokio::time::{Instant as TimerInstant, sleep_until, timeout};
+use tokio::time::{Instant as TimerInstant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -38,13 +38,14 @@ pub use error::ProjectorError;
 /// How much is applied at once, and when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Records of a batch; the last frame may pass it. Default 8,000: from there on a larger batch is not cheaper a row.
+    /// Records of a batch; the last frame may pass it. Default 8,000: 3.5 us of CPU a row.
     pub batch_rows: usize,
     /// Bytes of records of a batch; the last frame may pass it. Default 4 MiB: a batch exists about three times in
     /// memory while it is committed.
     pub batch_bytes: usize,
-    /// Time from the start of one batch to the start of the next while records keep coming. Default 50 ms: 20 commits
-    /// a second at most. What waits is served from the hot tail meanwhile.
+    /// Time from the start of one batch to the start of the next while records keep coming. Default 200 ms, so at
+    /// 40,000 records a second batches are full; with 1,000 rows instead of 8,000 a row costs twice the CPU. What
+    /// waits is served from the hot tail meanwhile.
     pub gather: Duration,
     /// Time between two calls of [`Store::expire`]. Default 10 s.
     pub expire_every: Duration,
@@ -57,12 +58,15 @@ impl Default for Config {
         Self {
             batch_rows: 8_000,
             batch_bytes: 4 * 1024 * 1024,
-            gather: Duration::from_millis(50),
+            gather: Duration::from_millis(200),
             expire_every: Duration::from_secs(10),
             flush_within: Duration::from_secs(5),
         }
     }
 }
+
+/// How often a gathering batch takes in what has become durable: it must notice in time that it is full.
+const GATHER_STEP: Duration = Duration::from_millis(25);
 
 /// Who is told when the store has committed: to free memory and permits, and to release the log.
 pub trait ProjectionSink: Send + Sync + 'static {
@@ -158,17 +162,16 @@ impl Projector {
                 }
                 continue;
             }
-            if timeout(next_batch_at.saturating_duration_since(TimerInstant::now()), shutdown.cancelled()).await.is_ok()
-            {
-                next_batch_at = TimerInstant::now();
+            while !source.fill().await? && TimerInstant::now() < next_batch_at && !shutdown.is_cancelled() {
+                tokio::select! {
+                    () = sleep_until(next_batch_at.min(TimerInstant::now() + GATHER_STEP)) => {}
+                    () = shutdown.cancelled() => {}
+                }
             }
-            let started = TimerInstant::now();
-            let Some(read) = source.next(projected).await? else {
-                continue;
-            };
-            let full = read.full;
-            projected = self.commit(read).await?;
-            next_batch_at = if full { started } else { started + self.config.gather };
+            next_batch_at = TimerInstant::now() + self.config.gather;
+            if let Some(read) = source.take(projected) {
+                projected = self.commit(read).await?;
+            }
         }
     }
 

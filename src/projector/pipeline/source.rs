@@ -16,25 +16,29 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// The next batch, if there is anything durable after `projected`.
-    pub(super) async fn next(&mut self, projected: Projected) -> Result<Option<ReadBatch>, ProjectorError> {
+    /// Takes in what is durable and not in the batch yet; whether that has filled it.
+    pub(super) async fn fill(&mut self) -> Result<bool, ProjectorError> {
+        let Self::Records(reader) = self else {
+            return Ok(true);
+        };
+        let mut taken = reader.take().ok_or_else(|| ProjectorError::ReaderLost("it has no reader".to_owned()))?;
+        let read = tokio::task::spawn_blocking(move || {
+            let full = taken.fill();
+            (taken, full)
+        });
+        let (back, full) = read.await.map_err(|error| ProjectorError::ReaderLost(error.to_string()))?;
+        *reader = Some(back);
+        full
+    }
+
+    /// The batch from `projected` on, unless there is nothing in it.
+    pub(super) fn take(&mut self, projected: Projected) -> Option<ReadBatch> {
         match self {
-            Self::Records(reader) => {
-                let lost = || ProjectorError::ReaderLost("it has no reader".to_owned());
-                let mut taken = reader.take().ok_or_else(lost)?;
-                let read = tokio::task::spawn_blocking(move || {
-                    let read = taken.next();
-                    (taken, read)
-                });
-                let (back, read) = read.await.map_err(|error| ProjectorError::ReaderLost(error.to_string()))?;
-                *reader = Some(back);
-                read
-            }
+            Self::Records(reader) => reader.as_mut()?.take(projected),
             Self::Positions(log) => {
                 let next = Projected(log.durable().sequence());
                 let batch = StoreBatch { previous: projected, projected: next, ..StoreBatch::default() };
-                let read = ReadBatch { batch, oldest: clock::now(), full: false };
-                Ok((next > projected).then_some(read))
+                (next > projected).then(|| ReadBatch { batch, oldest: clock::now() })
             }
         }
     }

@@ -321,8 +321,27 @@ async fn gathers_while_records_keep_coming() {
     running.reaches(1_000).await;
     running.stops().await.expect("stops in order");
     let applies = rig.store.applies.lock().len();
-    assert!(applies <= 13, "{applies} batches in 500 ms");
+    assert!(applies <= 4, "{applies} batches in 500 ms");
     rig.assert_projected(1_000).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_fills_up_does_not_wait() {
+    let mut rig = Rig::new(&[]);
+    rig.config.batch_rows = 100;
+    rig.config.gather = Duration::from_secs(3_600);
+    let mut running = rig.start();
+    rig.publish(10);
+    running.reaches(10).await;
+    rig.publish(90);
+    let waiting = TimerInstant::now();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(rig.store.applies.lock().len(), 1, "the second batch gathers");
+    rig.publish(60);
+    running.reaches(160 - 50).await;
+    assert!(waiting.elapsed() < Duration::from_secs(1), "it was full");
+    running.stops().await.expect("stops in order");
+    rig.assert_projected(160).await;
 }
 
 #[tokio::test(start_paused = true)]
