@@ -71,8 +71,12 @@ pub async fn serve(
     let (reporter, health) = tonic_health::server::health_reporter();
     let reflection =
         || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
-    let reflection_descriptors =
-        || reflection().register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    // The error details too, so that a client without the proto can read an ErrorInfo.
+    let reflection_descriptors = || {
+        reflection()
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+    };
     let router = builder(&config)
         .add_service(Edge::new(broker, metrics, config.body_bytes_max))
         .add_service(health)

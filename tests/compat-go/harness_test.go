@@ -41,7 +41,7 @@ type node struct {
 	output []string
 }
 
-// startNode starts the broker named by WALCAST_BIN and waits until it is ready.
+// startNode starts the broker named by BROKER_BIN and waits until it is ready.
 func startNode(t testing.TB) *node {
 	t.Helper()
 	n := &node{t: t, listen: freeAddress(t), admin: freeAddress(t), data: t.TempDir()}
@@ -52,9 +52,9 @@ func startNode(t testing.TB) *node {
 
 func (n *node) start() {
 	n.t.Helper()
-	binary := os.Getenv("WALCAST_BIN")
+	binary := os.Getenv("BROKER_BIN")
 	if binary == "" {
-		n.t.Fatal("WALCAST_BIN is not set; give the path of the broker, for example target/debug/walcast")
+		n.t.Fatal("BROKER_BIN is not set; give the path of the broker, for example target/debug/walcast")
 	}
 	n.cmd = exec.Command(binary, "serve", "--listen", n.listen, "--admin-listen", n.admin, "--data-dir", n.data)
 	n.cmd.Env = append(os.Environ(), "WALCAST_TELEMETRY__LOG_FORMAT=json")

@@ -2,7 +2,7 @@
 # The Go client with the original contract (tests/compat-go); each of its tests starts its own broker.
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
-export WALCAST_BIN
+export BROKER_BIN
 
 code=0
 (cd "$root/tests/compat-go" && "$services/bin/compat.test" -test.v -test.timeout 10m) >"$scratch/go.log" 2>&1 || code=$?

@@ -3,7 +3,7 @@
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 services=$root/target/services
-WALCAST_BIN=${WALCAST_BIN:-$root/target/debug/walcast}
+BROKER_BIN=${BROKER_BIN:-$root/target/debug/walcast}
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/walcast-suite.XXXXXX")
 broker_pid=
 failures=0
@@ -36,14 +36,14 @@ free_port() {
 
 # Starts a broker in a directory of its own and waits until it is ready. Sets SERVER and ADMIN (host:port).
 start_broker() {
-  if [ ! -x "$WALCAST_BIN" ]; then
-    failed "the broker starts" "$WALCAST_BIN is not there; build it with \`cargo build\`"
+  if [ ! -x "$BROKER_BIN" ]; then
+    failed "the broker starts" "$BROKER_BIN is not there; build it with \`cargo build\`"
     exit 1
   fi
   SERVER=127.0.0.1:$(free_port)
   ADMIN=127.0.0.1:$(free_port)
   export SERVER ADMIN
-  WALCAST_TELEMETRY__LOG_FORMAT=json "$WALCAST_BIN" serve --listen "$SERVER" --admin-listen "$ADMIN" \
+  WALCAST_TELEMETRY__LOG_FORMAT=json "$BROKER_BIN" serve --listen "$SERVER" --admin-listen "$ADMIN" \
     --data-dir "$scratch/data" "$@" >"$scratch/broker.log" 2>&1 &
   broker_pid=$!
   for _ in $(seq 300); do
