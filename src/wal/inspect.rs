@@ -1,6 +1,7 @@
 //! A read-only look at a log's directory, without its lock: for tools beside a running broker or a stopped one.
 
 use std::collections::VecDeque;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -154,7 +155,7 @@ impl Inspection {
 fn is_gone(fs: &dyn FileSystem, segment: &Segment) -> bool {
     match recovery::read_header(fs, &segment.path) {
         Ok(header) => header != segment.header,
-        Err(VerifyError::Io { source, .. }) => source.kind() == std::io::ErrorKind::NotFound,
+        Err(VerifyError::Io { source, .. }) => source.kind() == io::ErrorKind::NotFound,
         Err(_) => false,
     }
 }
@@ -181,7 +182,10 @@ impl Scanner {
             let scan = match &mut self.scan {
                 Some(scan) => scan,
                 None => {
-                    let file = self.fs.open(&segment.path).map_err(|source| io_error("open", &segment.path, source))?;
+                    let file = self.fs.open(&segment.path).map_err(|source| match source.kind() {
+                        io::ErrorKind::NotFound => VerifyError::Trimmed { file: segment.path.clone() },
+                        _ => io_error("open", &segment.path, source),
+                    })?;
                     let scan = SegmentScan::new(&segment.path, file, &segment.header, segment.bytes, VERIFY_READ_BYTES);
                     self.scan.insert(scan)
                 }

@@ -5,6 +5,7 @@ mod damage;
 mod faults;
 mod model;
 mod retention;
+mod together;
 
 use std::path::Path;
 use std::sync::Arc;
