@@ -32,7 +32,7 @@ pub use serve::Serve;
 pub fn main(serve: Serve) -> ExitCode {
     // clap prints help and usage errors itself; its code for wrong usage is 2 as well.
     let cli = Cli::parse();
-    match run(cli.command, serve) {
+    match run(cli.command, serve, &mut Output::stdout()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if let Some(message) = failure.message() {
@@ -43,8 +43,7 @@ pub fn main(serve: Serve) -> ExitCode {
     }
 }
 
-fn run(command: Command, serve: Serve) -> Result<(), Failure> {
-    let output = &mut Output::stdout();
+fn run(command: Command, serve: Serve, output: &mut Output) -> Result<(), Failure> {
     let result = match command {
         Command::Serve(arguments) => return serve::run(&arguments, serve),
         Command::Publish(arguments) => client::block_on(publish::run(&arguments, output)),
@@ -61,13 +60,4 @@ fn run(command: Command, serve: Serve) -> Result<(), Failure> {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory as _;
-
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_well_formed() {
-        Cli::command().debug_assert();
-    }
-}
+mod tests;

@@ -32,7 +32,7 @@ pub async fn run(arguments: &PublishArguments, output: &mut Output) -> Result<()
         return Err(Failure::new(Exit::Usage, message));
     }
     let mut publisher =
-        Publisher { client: client::connect(&arguments.server.server).await?, arguments, output, failed: None };
+        Publisher { client: client::connect(&arguments.server.server).await?, arguments, output, line: None };
     match source {
         None => publisher.publish(Bytes::from(arguments.body.clone().unwrap_or_default())).await,
         Some(source) if arguments.lines => publish_lines(&mut publisher, source).await,
@@ -47,7 +47,8 @@ struct Publisher<'a> {
     client: BrokerClient<Channel>,
     arguments: &'a PublishArguments,
     output: &'a mut Output,
-    failed: Option<u64>,
+    /// The line that is being published, from 1.
+    line: Option<u64>,
 }
 
 impl Publisher<'_> {
@@ -55,18 +56,20 @@ impl Publisher<'_> {
         let subject = &self.arguments.subject;
         let request = PublishRequest { subject: subject.clone(), body, expiration_seconds: self.arguments.expires };
         let response = self.client.publish(request).await.map_err(|status| {
-            let what = match self.failed {
-                Some(line) => format!("publishing line {line} on {subject}"),
-                None => format!("publishing on {subject}"),
+            let what = match self.line {
+                Some(line) => format!("publishing line {line} on {subject:?}"),
+                None => format!("publishing on {subject:?}"),
             };
             Failure::status(&what, &self.arguments.server.server, &status)
         })?;
         let id = response.get_ref().id;
         if self.arguments.json {
-            self.output.json(&Published { subject, id })
+            self.output.json(&Published { subject, id })?;
         } else {
-            self.output.line(id.to_string())
+            self.output.line(id.to_string())?;
         }
+        // The next line may be long in coming, and its reader waits for this answer.
+        self.output.flush()
     }
 }
 
@@ -86,7 +89,7 @@ async fn publish_lines(publisher: &mut Publisher<'_>, mut source: Source) -> Res
         if line.len() > BODY_BYTES_CEILING {
             return Err(too_large(&format!("line {number}")));
         }
-        publisher.failed = Some(number);
+        publisher.line = Some(number);
         publisher.publish(Bytes::copy_from_slice(&line)).await?;
     }
     Ok(())

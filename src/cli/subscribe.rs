@@ -13,12 +13,12 @@ const BURST: usize = 256;
 /// Writes messages until the count is reached or the stream ends.
 pub async fn run(arguments: &SubscribeArguments, output: &mut Output) -> Result<(), Failure> {
     let server = &arguments.server.server;
-    let what = format!("subscribing to {}", arguments.subject);
+    let what = format!("subscribing to {:?}", arguments.subject);
     let mut client = client::connect(server).await?;
     let request = SubscribeRequest { subject: arguments.subject.clone() };
     let response = client.subscribe(request).await.map_err(|status| Failure::status(&what, server, &status))?;
     // The headers are here: what is published from now on arrives.
-    output::note(&format!("subscribed to {}", arguments.subject));
+    output::note(&format!("subscribed to {:?}", arguments.subject));
     let mut left = arguments.count.unwrap_or(u64::MAX);
     // Everything that is there already goes out in one write.
     let mut bursts = response.into_inner().ready_chunks(BURST);

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::{Status, Streaming};
 
+use super::super::arguments::duration;
 use super::super::{Exit, Failure, client, output};
 use super::body::{self, Bodies, HEAD_BYTES, Head};
 use super::load::{self, Call, Client};
@@ -30,9 +31,6 @@ const SUBSCRIBING: usize = 128;
 /// Messages that are taken from a stream at once.
 const BURST: usize = 64;
 
-/// How long deliveries may come in after the last publish.
-const DRAIN: Duration = Duration::from_secs(10);
-
 /// A subscriber that receives nothing looks up this often.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -47,6 +45,9 @@ pub struct FanoutOptions {
     /// Closed loop: publishers wait while subscribers are this many messages behind on average
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     pub window: u32,
+    /// How long deliveries may come in after the last publish before they count as lost
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub drain: Duration,
     /// Fail if more deliveries than this are lost, repeated or reordered
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub max_faults: u64,
@@ -150,7 +151,7 @@ pub async fn run(options: &LoadOptions, fanout: &FanoutOptions) -> Result<Report
     };
     let plan = Plan::start(options);
     let calls = load::run("publishes", options, &[publisher], &plan, call).await;
-    finish.send_replace(Some(Instant::now() + DRAIN));
+    finish.send_replace(Some(Instant::now() + fanout.drain));
     let outcomes = listeners.join_all().await;
     let delivered = sum(fanout, &records, outcomes);
     Ok(Report::new("fanout", options, &calls, plan.measure_from()).with_deliveries(delivered, plan.measure_from()))
