@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fjall::{Database, Keyspace, PersistMode};
+use fjall::{AbstractTree as _, Database, Keyspace, PersistMode};
 use parking_lot::RwLock;
 use tracing::{debug, info};
 
@@ -18,7 +18,7 @@ use super::config::{Config, MEMTABLE_PARTS, WAITING_FLUSHES_MAX};
 use crate::event::{MessageId, Projected, UnixMicros};
 use crate::projector::{ApplyError, Row, StoreBatch, StoreError, StoredMessage};
 
-/// Most buckets that one `expire` drops. Each costs 15 to 40 ms, mostly fsync, and batches wait meanwhile. With
+/// Most buckets that one `expire` drops. Each costs 15 to 50 ms, mostly fsync, and batches wait meanwhile. With
 /// life times of all classes in use, less than two buckets come to their end between two calls.
 const DROPS_MAX: usize = 4;
 
@@ -81,7 +81,9 @@ impl Engine {
         }
         buckets.sort_by_key(|bucket| bucket.key.end());
         let engine = Self { database, meta, buckets: RwLock::new(buckets.into()), keyspaces_directory, config };
-        Ok((engine, Writer { projected, in_memory: Vec::new() }))
+        let mut writer = Writer { projected, in_memory: Vec::new() };
+        writer.count_recovered(&engine);
+        Ok((engine, writer))
     }
 
     /// Commits a batch: rows, high-water marks and position at once.
@@ -224,6 +226,15 @@ impl Writer {
         match self.in_memory.iter_mut().rev().find(|(other, _)| other.id() == keyspace.id()) {
             Some((_, total)) => *total += bytes,
             None => self.in_memory.push((keyspace.clone(), bytes)),
+        }
+    }
+
+    /// What the journal has put into memory at the start.
+    fn count_recovered(&mut self, engine: &Engine) {
+        let buckets = Arc::clone(&engine.buckets.read());
+        for keyspace in buckets.iter().map(|bucket| &bucket.keyspace).chain([&engine.meta]) {
+            let memtable = keyspace.tree.active_memtable();
+            self.count(keyspace, memtable.len(), usize::try_from(memtable.size()).unwrap_or(usize::MAX));
         }
     }
 
