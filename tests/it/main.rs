@@ -1,6 +1,7 @@
 //! The integration tests: one binary, the real broker as a process, clients of the wire contract.
 //!
-//! Nothing here needs another program to run, except `acks_wait_for_fdatasync`, which needs `strace`.
+//! Nothing here needs another program to run, except `sync_before_ack` and `log_failure`, which need `strace`;
+//! a few tests mount a small tmpfs and so need root.
 //! `WALCAST_KILL_CYCLES` and `WALCAST_KILL_SEED` make `kill_nine` longer and repeatable.
 #![expect(clippy::disallowed_methods, reason = "a test has no supervisor; the runtime of the test ends its tasks")]
 
@@ -10,6 +11,8 @@ mod architecture;
 mod contract;
 #[cfg(test)]
 mod kill_nine;
+#[cfg(test)]
+mod log_failure;
 #[cfg(test)]
 mod start_up;
 #[cfg(test)]

@@ -4,9 +4,8 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use crate::support::{Broker, Setup, Stopped, random_bytes};
+use crate::support::{Broker, Mounted, Setup, Stopped, random_bytes};
 
 /// Exit codes of interfaces.md.
 const FAILED: i32 = 1;
@@ -58,44 +57,12 @@ async fn a_data_directory_that_cannot_be_made_is_named() {
     assert_eq!(fs::read(&file).expect("untouched"), b"x");
 }
 
-/// A small disk in the test's folder; it is gone before the folder is.
-struct Mounted {
-    at: PathBuf,
-    _folder: Setup,
-}
-
-impl Mounted {
-    fn tmpfs(setup: &Setup, options: &str) -> Self {
-        let at = setup.folder().join("disk");
-        fs::create_dir_all(&at).expect("a folder");
-        Self::mount(&["-t", "tmpfs", "-o", options, "tmpfs"], &at);
-        Self { at, _folder: setup.clone() }
-    }
-
-    fn read_only(&self) {
-        Self::mount(&["-o", "remount,ro"], &self.at);
-    }
-
-    fn mount(args: &[&str], at: &Path) {
-        let output = Command::new("mount").args(args).arg(at).output().expect("mount(8) is there");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "this test must be allowed to mount (root, or `unshare -rm`): {said}");
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        // Lazily: the broker may still be closing its files.
-        drop(Command::new("umount").arg("-l").arg(&self.at).status());
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_one_clear_sentence() {
     let setup = Setup::new();
     let disk = Mounted::tmpfs(&setup, "size=1M");
-    let setup = setup.data_dir(disk.at.join("data"));
-    let text = refuses(&setup, FAILED, &[&disk.at.display().to_string()]);
+    let setup = setup.data_dir(disk.at().join("data"));
+    let text = refuses(&setup, FAILED, &[&disk.at().display().to_string()]);
     assert!(text.to_lowercase().contains("space") || text.to_lowercase().contains("full"), "{text}");
 }
 
@@ -103,14 +70,14 @@ async fn a_full_disk_is_one_clear_sentence() {
 async fn a_read_only_disk_is_one_clear_sentence() {
     let setup = Setup::new();
     let disk = Mounted::tmpfs(&setup, "size=64M");
-    let setup = setup.data_dir(disk.at.join("data"));
+    let setup = setup.data_dir(disk.at().join("data"));
     let stopped = setup.clone().start().await.stop().await;
     disk.read_only();
-    let text = refuses(&setup, FAILED, &[&disk.at.display().to_string()]);
+    let text = refuses(&setup, FAILED, &[&disk.at().display().to_string()]);
     assert!(text.to_lowercase().contains("read-only"), "{text}");
     drop(stopped);
-    let fresh = setup.data_dir(disk.at.join("another"));
-    refuses(&fresh, FAILED, &[&disk.at.display().to_string()]);
+    let fresh = setup.data_dir(disk.at().join("another"));
+    refuses(&fresh, FAILED, &[&disk.at().display().to_string()]);
 }
 
 /// A log with a few records, of a broker that has ended.

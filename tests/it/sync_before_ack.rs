@@ -2,11 +2,10 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::process::Command;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Setup, random_bytes};
+use crate::support::{Setup, random_bytes, require_strace};
 
 /// One system call that has returned, in the order of the trace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,8 +140,7 @@ fn file_call(call: &str, texts: &[String]) -> Option<Call> {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_publish_is_answered_before_the_fdatasync_that_covers_it() {
     const MESSAGES: usize = 200;
-    let found = Command::new("strace").arg("-V").output();
-    assert!(found.is_ok_and(|output| output.status.success()), "this test needs strace: apt-get install strace");
+    require_strace();
     let setup = Setup::new().store("none");
     let trace = setup.folder().join("trace");
     let calls = "trace=pwrite64,pwritev,pwritev2,fdatasync,fsync,sendto,sendmsg,writev,write";

@@ -4,9 +4,11 @@
 //! ids end at 2^31 - 1 (unit tests of the rooms; two thousand million publishes take too long here).
 
 mod bad_calls;
+mod bounds;
 mod edge;
 mod fetch;
 mod flood;
+mod hostile_frames;
 mod publish;
 mod shutdown;
 mod subscribe;

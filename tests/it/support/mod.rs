@@ -4,15 +4,18 @@
 
 mod broker;
 mod client;
+mod disk;
 mod http;
 mod logs;
 pub mod oracle;
 pub mod raw;
 
+use std::process::Command;
 use std::time::Duration;
 
 pub use broker::{Broker, Setup, Stopped};
 pub use client::{Client, body_of, error_reason, random_bytes};
+pub use disk::Mounted;
 
 /// Nothing that a test waits for takes this long, even on a loaded machine. Not a performance bound.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -42,4 +45,13 @@ where
 /// After [`PATIENCE`]; `what` says what did not happen.
 pub async fn within_patience<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("this did not happen: {what}"))
+}
+
+/// Checks that `strace` can be run.
+///
+/// # Panics
+/// With what to do, if it cannot.
+pub fn require_strace() {
+    let found = Command::new("strace").arg("-V").output();
+    assert!(found.is_ok_and(|output| output.status.success()), "this test needs strace: apt-get install strace");
 }

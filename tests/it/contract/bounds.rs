@@ -1,0 +1,105 @@
+//! What is full says so, with when to come back, and harms nobody else.
+
+use std::fs;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::support::{Mounted, Setup, error_reason, eventually, random_bytes};
+
+fn is_full_for_now(status: &Status) {
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert!(!error_reason(status).is_empty());
+    let retry = status.get_details_retry_info().unwrap_or_else(|| panic!("waiting helps, so say how long: {status:?}"));
+    assert!(retry.retry_delay.is_some_and(|delay| delay > Duration::ZERO));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_subscriber_too_many_is_told_to_come_back_and_can() {
+    let broker = Setup::new().set("limits.subscribers", "3").start().await;
+    let client = broker.client().await;
+    let mut subscriptions = vec![client.subscribe("a").await, client.subscribe("a").await, client.subscribe("b").await];
+    is_full_for_now(&client.try_subscribe("a").await.expect_err("one too many"));
+    drop(subscriptions.pop());
+    let mut late = eventually("a free place", || async { client.try_subscribe("a").await.ok() }).await;
+    client.publish_kept("a", "x").await;
+    for subscription in subscriptions.iter_mut().chain([&mut late]) {
+        assert_eq!(subscription.next().await.id, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_subject_too_many_is_refused_and_the_others_go_on() {
+    let broker = Setup::new().set("limits.subjects", "3").start().await;
+    let client = broker.client().await;
+    for subject in ["a", "b", "c"] {
+        assert_eq!(client.publish_kept(subject, "x").await, 1);
+    }
+    let status = client.publish("d", "x", 60).await.expect_err("one too many");
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert!(status.message().contains("limits.subjects"), "{status:?}");
+    assert_eq!(client.publish_kept("a", "x").await, 2);
+    let broker = broker.kill_nine().await.start().await;
+    let client = broker.client().await;
+    assert_eq!(client.publish("d", "x", 60).await.expect_err("still").code(), Code::ResourceExhausted);
+    assert_eq!(client.publish_kept("c", "x").await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_many_bytes_in_flight_are_refused_without_taking_ids() {
+    let setup = Setup::new().set("limits.body_bytes", "256KiB").set("limits.subscriber_bytes", "1MiB");
+    let broker = setup.set("limits.in_flight_bytes", "1MiB").set("limits.admission_wait", "0s").start().await;
+    let client = broker.client().await;
+    let mut publishes = JoinSet::new();
+    for number in 0..64 {
+        let client = client.clone();
+        publishes.spawn(async move { client.publish("crowded", random_bytes(number, 256 * 1024), 0).await });
+    }
+    let (taken, refused): (Vec<_>, Vec<_>) = publishes.join_all().await.into_iter().partition(Result::is_ok);
+    for status in refused.into_iter().filter_map(Result::err) {
+        is_full_for_now(&status);
+    }
+    let mut ids: Vec<i32> = taken.into_iter().filter_map(Result::ok).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (1..=ids.len() as i32).collect::<Vec<_>>());
+    let next = eventually("room again", || async { client.publish("crowded", "x", 0).await.ok() }).await;
+    assert_eq!(next, ids.len() as i32 + 1);
+}
+
+/// The disk fills up with other things while the broker runs, and is emptied again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_fills_up_refuses_publishes_only_and_until_there_is_room() {
+    let setup = Setup::new();
+    let disk = Mounted::tmpfs(&setup, "size=32M");
+    let ballast = disk.at().join("ballast");
+    let setup = setup.data_dir(disk.at().join("data")).store("none").set("limits.body_bytes", "64KiB");
+    let broker = setup.set("log.segment_bytes", "1MiB").expect_log("full").expect_log("space").start().await;
+    let client = broker.client().await;
+    let mut subscription = client.subscribe("s").await;
+    let body = random_bytes(1, 60 * 1024);
+    let mut last = client.publish_kept("s", body.clone()).await;
+    // More than there is: the write stops where the disk ends.
+    fs::write(&ballast, vec![1; 64 << 20]).expect_err("the disk is full");
+    let status = loop {
+        match client.publish("s", body.clone(), 3_600).await {
+            Ok(id) => {
+                assert_eq!(id, last + 1);
+                last = id;
+            }
+            Err(status) => break status,
+        }
+    };
+    is_full_for_now(&status);
+    // Everything else goes on.
+    assert!(client.fetch_body("s", last).await == body);
+    assert_eq!(subscription.next_ids(last as usize).await, (1..=last).collect::<Vec<_>>());
+    is_full_for_now(&client.publish("s", body.clone(), 3_600).await.expect_err("still full"));
+
+    fs::remove_file(&ballast).expect("removed");
+    let next = eventually("room again", || async { client.publish("s", body.clone(), 3_600).await.ok() }).await;
+    assert_eq!(next, last + 1, "refused publishes took no id");
+    let broker = broker.kill_nine().await.start().await;
+    assert_eq!(broker.client().await.publish_kept("s", body).await, next + 1);
+}

@@ -1,0 +1,57 @@
+//! A disk that fails: nothing is acknowledged afterwards, fdatasync is not tried again, the broker ends.
+//!
+//! Needs `strace`, which makes the system calls fail.
+
+use std::fs;
+
+use tonic::Code;
+
+use crate::support::{Setup, body_of, error_reason, require_strace};
+
+/// The first segment: its name is its first sequence.
+const FIRST_SEGMENT: &str = "log/00000000000000000001.wal";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_failed_fdatasync_nothing_is_acknowledged_and_the_broker_exits_1() {
+    require_strace();
+    let plain = Setup::new().store("none");
+    let trace = plain.folder().join("trace");
+    let segment = plain.data().join(FIRST_SEGMENT);
+    // The 20th sync of the segment fails once; a broker that tried again would be told that all is well.
+    let strace = ["strace", "-f", "-e", "trace=fdatasync,fsync", "-e", "inject=fdatasync:error=EIO:when=20", "-o"];
+    let words = strace.map(Into::into).into_iter().chain([trace.clone().into_os_string()]);
+    let under = plain.clone().under(words.chain(["-P".into(), segment.clone().into_os_string()]));
+    let broker = under.expect_log("log has failed").expect_log("a task failed").expect_log("strace:").start().await;
+    let client = broker.client().await;
+    let mut subscription = client.subscribe("s").await;
+    let mut acknowledged = 0;
+    let status = loop {
+        match client.publish("s", body_of("s", acknowledged + 1), 3_600).await {
+            Ok(_) => acknowledged += 1,
+            Err(status) => break status,
+        }
+    };
+    assert!(acknowledged > 5, "the disk was well at first");
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert_eq!((status.message(), error_reason(&status).as_str()), ("service is unavailable", "LOG_FAILED"));
+    for _ in 0..10 {
+        client.publish("s", "x", 60).await.expect_err("nothing is acknowledged after the failure");
+    }
+    // What was delivered was durable; the failed one never came.
+    let (ids, _) = subscription.drain().await;
+    assert_eq!(ids, (1..=acknowledged as i32).collect::<Vec<_>>());
+    drop((subscription, client));
+    let (exit, stopped) = broker.wait().await;
+    assert_eq!(exit.code(), Some(1));
+    let trace = fs::read_to_string(trace).expect("the trace");
+    let after = trace.split_once("(INJECTED)").expect("the failure was injected").1;
+    assert!(!after.contains("fdatasync(") && !after.contains("fsync("), "synced again: {after}");
+
+    // The disk is well again: a restart has everything that was acknowledged.
+    drop(stopped);
+    let broker = plain.start().await;
+    let client = broker.client().await;
+    let next = client.publish_kept("s", "next").await as u64;
+    assert!(next == acknowledged + 1 || next == acknowledged + 2, "{next} after {acknowledged}");
+    assert_eq!(client.fetch_body("s", next as i32).await, "next");
+}

@@ -1,0 +1,50 @@
+//! Disks that are small, full or read-only.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::Setup;
+
+/// A small disk in the test's folder; it is gone before the folder is.
+#[derive(Debug)]
+pub struct Mounted {
+    at: PathBuf,
+    _folder: Setup,
+}
+
+impl Mounted {
+    /// A tmpfs with these mount options in the test's folder.
+    ///
+    /// # Panics
+    /// When mounting is not allowed.
+    pub fn tmpfs(setup: &Setup, options: &str) -> Self {
+        let at = setup.folder().join("disk");
+        fs::create_dir_all(&at).expect("a folder");
+        Self::mount(&["-t", "tmpfs", "-o", options, "tmpfs"], &at);
+        Self { at, _folder: setup.clone() }
+    }
+
+    /// Where it is mounted.
+    pub fn at(&self) -> &Path {
+        &self.at
+    }
+
+    /// Makes it read-only.
+    pub fn read_only(&self) {
+        Self::mount(&["-o", "remount,ro"], &self.at);
+    }
+
+    fn mount(args: &[&str], at: &Path) {
+        let output = Command::new("mount").args(args).arg(at).output().expect("mount(8) is there");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "this test must be allowed to mount (root, or `unshare -rm`): {said}");
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // Lazily: the broker may still be closing its files.
+        drop(Command::new("umount").arg("-l").arg(&self.at).status());
+    }
+}
