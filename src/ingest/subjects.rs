@@ -1,7 +1,7 @@
 //! Every subject with its ids: who was issued what, and what of it is durable.
 
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
@@ -16,6 +16,10 @@ const SHARD_BITS: u32 = SHARDS.trailing_zeros();
 
 /// Names stand in chunks, so that growth copies nothing. 16 KiB keeps an empty table at 1 MiB.
 const CHUNK_BYTES: usize = 16 * 1024;
+
+/// Subjects that a shard can address: a name of 255 bytes in each place keeps every offset below 2^32.
+/// In 64 shards that is more than `limits.subjects` can allow.
+const SHARD_ADDRESSABLE: usize = (u32::MAX as usize / CHUNK_BYTES - 1) * (CHUNK_BYTES / SUBJECT_BYTES_MAX);
 
 /// A subject's place in the table of this process; says nothing in another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,9 +45,8 @@ pub enum IdsExhausted {
 pub struct SubjectTable {
     shards: Vec<RwLock<Shard>>,
     hasher: RandomState,
-    /// Subjects a shard takes at most. Hashing spreads them evenly: with ten million the fullest of 64
-    /// shards is within 2 % of the mean.
-    shard_max: usize,
+    /// Subjects in all shards. Only the committer adds to it, after recovery did.
+    count: AtomicUsize,
     max: usize,
     /// Every record up to here is in the marks.
     marked_through: AtomicU64,
@@ -108,13 +111,10 @@ impl Shard {
 impl SubjectTable {
     /// An empty table for at most `max` subjects.
     pub fn new(max: usize) -> Self {
-        // A name of 255 bytes in each place still keeps `name_at` below 2^32.
-        let addressable = (u32::MAX as usize / CHUNK_BYTES - 1) * (CHUNK_BYTES / SUBJECT_BYTES_MAX);
-        let shard_max = (max / SHARDS + max / SHARDS / 16 + 16).min(addressable);
         Self {
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
             hasher: RandomState::default(),
-            shard_max,
+            count: AtomicUsize::new(0),
             max,
             marked_through: AtomicU64::new(0),
         }
@@ -124,6 +124,17 @@ impl SubjectTable {
         let hash = self.hasher.hash_one(subject.as_bytes());
         // The top seven bits are hashbrown's; take the ones below.
         (hash, (hash >> 48) as usize % SHARDS)
+    }
+
+    /// A place for a subject that has none. The bound is on all shards together: names fall into other shards
+    /// in another process, where a full table must fit as well.
+    fn add(&self, shard: &mut Shard, hash: u64, name: &[u8]) -> Result<u32, IdsExhausted> {
+        let full = self.count.load(Ordering::Relaxed) >= self.max || shard.entries.len() >= SHARD_ADDRESSABLE;
+        if full {
+            return Err(IdsExhausted::Table { max: self.max });
+        }
+        self.count.fetch_add(1, Ordering::Relaxed);
+        Ok(shard.insert(hash, name, &self.hasher))
     }
 
     /// Gives out the next id of a subject. For the committer alone: it never takes one back, so whoever
@@ -137,8 +148,7 @@ impl SubjectTable {
         let mut shard = self.shards[shard_at].write();
         let at = match shard.find(hash, name.as_bytes()) {
             Some(at) => at,
-            None if shard.entries.len() >= self.shard_max => return Err(IdsExhausted::Table { max: self.max }),
-            None => shard.insert(hash, name.as_bytes(), &self.hasher),
+            None => self.add(&mut shard, hash, name.as_bytes())?,
         };
         let entry = &mut shard.entries[at as usize];
         let id = MessageId::new(entry.issued + 1).ok_or(IdsExhausted::Subject)?;
@@ -174,8 +184,7 @@ impl SubjectTable {
         let mut shard = self.shards[shard_at].write();
         let at = match shard.find(hash, subject.as_bytes()) {
             Some(at) => at,
-            None if shard.entries.len() >= self.shard_max => return Err(IdsExhausted::Table { max: self.max }),
-            None => shard.insert(hash, subject.as_bytes(), &self.hasher),
+            None => self.add(&mut shard, hash, subject.as_bytes())?,
         };
         let entry = &mut shard.entries[at as usize];
         entry.issued = entry.issued.max(id.get());
