@@ -15,6 +15,9 @@ use crate::ingest::Publisher;
 /// How long a failed broker takes to tell its clients before it ends.
 const FAILED_GRACE: Duration = Duration::from_secs(2);
 
+/// A task that ends without an error did so because another failed, whose end is not far.
+const ROOT_GRACE: Duration = Duration::from_millis(200);
+
 /// The exit code of a second signal: the usual one of a process that SIGTERM ended.
 const SECOND_SIGNAL_EXIT: i32 = 143;
 
@@ -118,9 +121,26 @@ fn failure(end: End) -> Result<(), Error> {
     end.result.map_err(|error| Error::Task { name: end.name, reason: error.to_string() })
 }
 
+/// The end that tells why: the first one with an error, if it comes in a moment.
+async fn root_of(end: End, supervisor: &mut Supervisor) -> End {
+    if end.result.is_err() {
+        return end;
+    }
+    let failed = async {
+        loop {
+            let next = supervisor.next_end().await;
+            if next.result.is_err() {
+                return next;
+            }
+        }
+    };
+    tokio::time::timeout(ROOT_GRACE, failed).await.unwrap_or(end)
+}
+
 /// Tells clients what can be told in a moment; nothing more is acknowledged.
 async fn stop_failed(running: Running, end: End) -> Error {
     let Running { mut supervisor, lifecycle, delivery, grpc_stop, .. } = running;
+    let end = root_of(end, &mut supervisor).await;
     let reason = match end.result {
         Ok(()) => "it ended although nobody told it to".to_owned(),
         Err(error) => error.to_string(),
