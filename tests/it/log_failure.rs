@@ -21,7 +21,10 @@ async fn after_a_failed_fdatasync_nothing_is_acknowledged_and_the_broker_exits_1
     let strace = ["strace", "-f", "-e", "trace=fdatasync,fsync", "-e", "inject=fdatasync:error=EIO:when=20", "-o"];
     let words = strace.map(Into::into).into_iter().chain([trace.clone().into_os_string()]);
     let under = plain.clone().under(words.chain(["-P".into(), segment.clone().into_os_string()]));
-    let broker = under.expect_log("log has failed").expect_log("a task failed").expect_log("strace:").start().await;
+    let announced = ["log has failed", "log failed", "a task failed", "strace:"];
+    let under = announced.into_iter().fold(under, Setup::expect_log);
+    // What stands last on stderr tells a person which file failed and why.
+    let broker = under.expect_log("walcast: committer failed").start().await;
     let client = broker.client().await;
     let mut subscription = client.subscribe("s").await;
     let mut acknowledged = 0;

@@ -147,7 +147,7 @@ async fn the_limits_are_announced() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn floods_are_ended_with_enhance_your_calm_and_others_do_not_notice() {
-    let broker = Broker::start().await;
+    let broker = Setup::new().expect_log("streams reached limit").start().await;
     let client = broker.client().await;
     let mut subscription = client.subscribe("s").await;
     // Headers without a method, a path or anything: each a stream error.
