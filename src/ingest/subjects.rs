@@ -294,10 +294,17 @@ mod tests {
 
     #[test]
     fn a_full_table_refuses_new_subjects_only() {
-        let table = SubjectTable::new(0);
-        let taken = (0..10_000).filter(|n| table.issue(&subject(&format!("s{n}"))).is_ok()).count();
-        assert!(taken < 10_000, "bounded");
+        let names: Vec<String> = (0..1_000).map(|n| format!("s{n}")).collect();
+        let table = SubjectTable::new(700);
+        let taken = names.iter().filter(|name| table.issue(&subject(name)).is_ok()).count();
+        assert_eq!(taken, 700, "the bound is exact");
         assert_eq!(table.issue(&subject("s0")).expect("known subjects go on").1.get(), 2);
+        // In another process the names fall into other shards, and a full table fits again.
+        let restored = SubjectTable::new(700);
+        for name in &names[..700] {
+            restored.restore(name, MessageId::new(1).expect("an id")).expect("it fitted before");
+        }
+        assert!(restored.restore("s700", MessageId::new(1).expect("an id")).is_err());
     }
 
     #[test]
