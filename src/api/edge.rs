@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -20,14 +21,15 @@ use crate::telemetry::metrics::{ApiMetrics, Method};
 #[derive(Debug, Clone)]
 pub struct Edge<S> {
     inner: S,
-    metrics: ApiMetrics,
+    /// Shared, because every call clones this, and the metrics are some sixty handles.
+    metrics: Arc<ApiMetrics>,
     body_bytes_max: usize,
 }
 
 impl<S> Edge<S> {
     /// Around `inner`; `body_bytes_max` is named in the answer to a message beyond the transport's limit.
     pub fn new(inner: S, metrics: ApiMetrics, body_bytes_max: usize) -> Self {
-        Self { inner, metrics, body_bytes_max }
+        Self { inner, metrics: Arc::new(metrics), body_bytes_max }
     }
 }
 
@@ -51,7 +53,7 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let method = method(request.uri().path());
         let answer = self.inner.call(request);
-        let (metrics, body_bytes_max) = (self.metrics.clone(), self.body_bytes_max);
+        let (metrics, body_bytes_max) = (Arc::clone(&self.metrics), self.body_bytes_max);
         Answer { answer, method, metrics, body_bytes_max, started: Instant::now() }
     }
 }
@@ -71,7 +73,7 @@ fn method(path: &str) -> Method {
 pub struct Answer<F> {
     answer: F,
     method: Method,
-    metrics: ApiMetrics,
+    metrics: Arc<ApiMetrics>,
     body_bytes_max: usize,
     started: Instant,
 }

@@ -106,6 +106,10 @@ impl Setup {
             }
         }
         command.arg("--data-dir").arg(&self.data_dir).args(&self.args);
+        // Settings of the tests, and of whoever runs them, are not the broker's.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"WALCAST_")) {
+            command.env_remove(name);
+        }
         for (key, value) in &self.settings {
             command.env(format!("WALCAST_{}", key.to_uppercase().replace('.', "__")), value);
         }
