@@ -7,6 +7,10 @@ use walcast::cli::{self, Exit, Failure};
 use walcast::config::{Effective, LogFormat};
 use walcast::telemetry::logging::{self, Format};
 
+/// A call costs some twenty small allocations, freed on another thread as often as not.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     cli::main(serve)
 }
