@@ -44,3 +44,6 @@ pub const FRAME_RECORDS_MAX: usize = 8_192;
 /// What a publish costs in memory beside its subject and body while it is in flight: its task, its
 /// channel, its entry in the hot tail and the allocations of both (measured: 210 to 250 bytes).
 pub const PUBLISH_OVERHEAD_BYTES: usize = 256;
+
+#[cfg(test)]
+mod tests;
