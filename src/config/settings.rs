@@ -225,8 +225,9 @@ pub struct LimitSettings {
     /// Streams that the server reset for a peer's protocol errors before it closes the connection. Default
     /// 1024, 1 to 1000000: below a flood, above any honest client.
     pub local_error_reset_streams: usize,
-    /// Streams that a peer reset before they were taken up, at a time, before it is closed. Default 20, 1 to
-    /// 100000: the rapid-reset attack ends here.
+    /// Streams that a peer reset before they were taken up, at a time, before it is closed. Default
+    /// 1024, 1 to 100000: a burst of calls whose short deadlines pass at once must not take the connection, and
+    /// all its other streams, with it; the rapid-reset attack still ends here.
     pub pending_accept_reset_streams: usize,
 }
 
@@ -251,7 +252,7 @@ impl Default for LimitSettings {
             stream_window_bytes: 1024 * 1024,
             header_list_bytes: 16 * 1024,
             local_error_reset_streams: 1024,
-            pending_accept_reset_streams: 20,
+            pending_accept_reset_streams: 1024,
         }
     }
 }
