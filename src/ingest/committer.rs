@@ -4,13 +4,14 @@
 //! one fdatasync, a thousand share one.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use flume::{Receiver, Sender, TryRecvError};
 use tokio::sync::watch;
 
 use super::ack::UnreleasedAcks;
-use super::publisher::{Command, Queued};
+use super::publisher::{Command, Queue, Queued};
 use super::release::{Committed, CommittedMessage};
 use super::{Admission, Config, FRAME_RECORDS_MAX, PublishError, Publisher, Releaser, SubjectTable};
 use crate::event::limits::RECORD_OVERHEAD_BYTES;
@@ -44,6 +45,7 @@ pub enum CommitterError {
 #[derive(Debug)]
 pub struct Committer {
     queue: Receiver<Command>,
+    ended: Arc<AtomicBool>,
     committed: Sender<Committed>,
     durable: watch::Sender<Durable>,
     writer: Writer,
@@ -95,14 +97,16 @@ impl Committer {
         checkpoint: CheckpointTrigger,
         metrics: CommitterMetrics,
     ) -> (Publisher, Self, Releaser) {
-        let (queue_in, queue) = flume::bounded(config.in_flight_publishes);
+        let queue = Queue::new(config.in_flight_publishes);
         let (committed, committed_out) = flume::bounded(COMMITTED_FRAMES_MAX);
         let admission = Admission::new(config.in_flight_bytes, config.admission_wait);
-        let publisher = Publisher::new(queue_in, admission.clone(), config.in_flight_publishes, config.admission_wait);
+        let publisher =
+            Publisher::new(queue.clone(), admission.clone(), config.in_flight_publishes, config.admission_wait);
         let releaser = Releaser::new(committed_out, Arc::clone(&subjects), admission.clone());
         let batch = Batch::new(config.frame_bytes_max);
         let committer = Self {
-            queue,
+            queue: queue.receiver,
+            ended: queue.ended,
             committed,
             durable,
             writer,
@@ -261,6 +265,14 @@ impl Committer {
             self.admission.give_back(charge as usize);
             drop(reply.send(Err(error.clone())));
         }
+    }
+}
+
+impl Drop for Committer {
+    /// However it ends, nobody waits for it any longer: replies that are dropped say that it is gone.
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::SeqCst);
+        self.queue.drain().for_each(drop);
     }
 }
 

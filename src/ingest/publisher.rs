@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use flume::{Sender, TrySendError};
+use flume::{Receiver, Sender, TrySendError};
 use tokio::sync::oneshot;
 
 use super::ack::Reply;
@@ -30,6 +30,21 @@ pub(super) struct Queued {
     /// Bytes of admission to give back.
     pub charge: u32,
     pub reply: Reply,
+}
+
+/// The queue between publishers and committer.
+#[derive(Debug, Clone)]
+pub(super) struct Queue {
+    pub sender: Sender<Command>,
+    pub receiver: Receiver<Command>,
+    pub ended: Arc<AtomicBool>,
+}
+
+impl Queue {
+    pub fn new(publishes_max: usize) -> Self {
+        let (sender, receiver) = flume::bounded(publishes_max);
+        Self { sender, receiver, ended: Arc::new(AtomicBool::new(false)) }
+    }
 }
 
 /// What the committer takes from the queue.
@@ -89,6 +104,10 @@ pub struct Publisher {
 #[derive(Debug)]
 struct Inner {
     queue: Sender<Command>,
+    /// The committer's end, for what is queued when there is no committer any more.
+    unread: Receiver<Command>,
+    /// Set by the committer when it has ended, before it drops what is queued.
+    ended: Arc<AtomicBool>,
     admission: Admission,
     queue_max: usize,
     wait_max: Duration,
@@ -96,9 +115,10 @@ struct Inner {
 }
 
 impl Publisher {
-    pub(super) fn new(queue: Sender<Command>, admission: Admission, queue_max: usize, wait_max: Duration) -> Self {
+    pub(super) fn new(queue: Queue, admission: Admission, queue_max: usize, wait_max: Duration) -> Self {
+        let Queue { sender: queue, receiver: unread, ended } = queue;
         let stopped = AtomicBool::new(false);
-        Self { inner: Arc::new(Inner { queue, admission, queue_max, wait_max, stopped }) }
+        Self { inner: Arc::new(Inner { queue, unread, ended, admission, queue_max, wait_max, stopped }) }
     }
 
     /// Publishes, and answers when the message is durable. Dropped before that, the message may or may not be published.
@@ -107,8 +127,8 @@ impl Publisher {
     /// [`PublishError`]. Except for [`PublishError::LogFailed`] nothing was published and no id was taken.
     pub async fn publish(&self, publish: Publish) -> Result<MessageId, PublishError> {
         let inner = &*self.inner;
-        if inner.stopped.load(Ordering::Acquire) {
-            return Err(PublishError::ShuttingDown);
+        if inner.stopped.load(Ordering::Acquire) || inner.ended.load(Ordering::SeqCst) {
+            return Err(self.gone());
         }
         let charge = inner.admission.charge(publish.subject.as_str().len(), publish.body.len());
         let admitted = inner.admission.admit(charge).await?;
@@ -124,6 +144,11 @@ impl Publisher {
             Err(TrySendError::Disconnected(_)) => return Err(self.gone()),
         }
         admitted.keep();
+        // Queued after the committer's last look, it would wait for ever. In this order one of the two sees
+        // the other: the committer sets `ended` and then empties the queue.
+        if inner.ended.load(Ordering::SeqCst) {
+            inner.unread.drain().for_each(drop);
+        }
         answer.await.unwrap_or_else(|_dropped| Err(self.gone()))
     }
 

@@ -242,6 +242,25 @@ async fn nothing_is_acknowledged_after_the_first_failed_sync_and_no_sync_is_retr
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_for_a_committer_that_has_failed() {
+    for _ in 0..20 {
+        let rig = rig(1024 * 1024);
+        rig.disk.sync_fails.store(true, Ordering::SeqCst);
+        let calls =
+            (0..64).map(|_| {
+                let publisher = rig.publisher.clone();
+                async move {
+                    (publisher.publish(publish("a", b"x", 0)).await, publisher.publish(publish("a", b"x", 0)).await)
+                }
+            });
+        let all = tokio::time::timeout(Duration::from_secs(30), futures_util::future::join_all(calls)).await;
+        for answers in all.expect("every publish is answered") {
+            assert_eq!(answers, (Err(PublishError::LogFailed), Err(PublishError::LogFailed)));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_publish_that_finds_no_room_in_memory_is_refused_in_time() {
     let rig = rig(1024 * 1024);
     let held = rig.publisher.admission().admit(1024 * 1024).await.expect("room");
