@@ -11,9 +11,10 @@ use super::lifecycle::{Lifecycle, Phase};
 use crate::delivery::{Delivery, Subscription};
 use crate::event::{EncodedMessage, Expiration, MessageId, Subject};
 use crate::fetch::Fetch;
-use crate::ingest::{Publish, Publisher};
+use crate::ingest::{Publish, PublishError, Publisher};
 use crate::proto::server::broker_server::Broker;
 use crate::proto::server::{FetchRequest, PublishRequest, PublishResponse, SubscribeRequest};
+use crate::telemetry::metrics::{IngestMetrics, Rejection};
 
 /// The service's state: handles of the rooms below.
 #[derive(Debug, Clone)]
@@ -28,6 +29,8 @@ pub struct BrokerService {
     pub lifecycle: Lifecycle,
     /// `limits.body_bytes`.
     pub body_bytes_max: usize,
+    /// Counts what is refused.
+    pub metrics: IngestMetrics,
 }
 
 impl BrokerService {
@@ -37,22 +40,42 @@ impl BrokerService {
             phase => Err(errors::not_serving(phase.name())),
         }
     }
+
+    async fn try_publish(&self, request: PublishRequest) -> Result<MessageId, (Rejection, Status)> {
+        let PublishRequest { subject, body, expiration_seconds } = request;
+        self.check_serving().map_err(|status| (Rejection::Unavailable, status))?;
+        let subject =
+            Subject::new(subject).map_err(|error| (Rejection::Invalid, errors::invalid_subject(error)))?;
+        if body.len() > self.body_bytes_max {
+            return Err((Rejection::TooLarge, errors::body_too_large(self.body_bytes_max)));
+        }
+        let expiration = Expiration::from_wire(expiration_seconds)
+            .ok_or_else(|| (Rejection::Invalid, errors::invalid_expiration(expiration_seconds)))?;
+        let published = self.publisher.publish(Publish { subject, body, expiration }).await;
+        published.map_err(|error| (rejection(&error), errors::publish(&error)))
+    }
+}
+
+/// Under which reason a failed publish is counted.
+fn rejection(error: &PublishError) -> Rejection {
+    match error {
+        PublishError::Admission(_) | PublishError::QueueFull { .. } => Rejection::QueueFull,
+        PublishError::NoRoom(_) => Rejection::LogFull,
+        PublishError::IdsExhausted(_) => Rejection::IdsExhausted,
+        PublishError::LogFailed | PublishError::ShuttingDown => Rejection::Unavailable,
+    }
 }
 
 #[tonic::async_trait]
 impl Broker for BrokerService {
     async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
-        self.check_serving()?;
-        let PublishRequest { subject, body, expiration_seconds } = request.into_inner();
-        let subject = Subject::new(subject).map_err(errors::invalid_subject)?;
-        if body.len() > self.body_bytes_max {
-            return Err(errors::body_too_large(self.body_bytes_max));
+        match self.try_publish(request.into_inner()).await {
+            Ok(id) => Ok(Response::new(PublishResponse { id: id.to_wire() })),
+            Err((rejection, status)) => {
+                self.metrics.rejected(rejection);
+                Err(status)
+            }
         }
-        let expiration =
-            Expiration::from_wire(expiration_seconds).ok_or_else(|| errors::invalid_expiration(expiration_seconds))?;
-        let published = self.publisher.publish(Publish { subject, body, expiration }).await;
-        let id = published.map_err(|error| errors::publish(&error))?;
-        Ok(Response::new(PublishResponse { id: id.to_wire() }))
     }
 
     type SubscribeStream = ResponseStream;

@@ -13,6 +13,7 @@ use crate::delivery::Delivery;
 use crate::event::Projected;
 use crate::fetch::HotTail;
 use crate::ingest::{Publisher, SubjectTable};
+use crate::projector::ProjectorHandle;
 use crate::telemetry::Metrics;
 use crate::wal::Log;
 
@@ -31,6 +32,8 @@ pub struct Rooms {
     pub delivery: Delivery,
     /// How far the store is.
     pub projected: watch::Receiver<Projected>,
+    /// Whether projection moves.
+    pub projector: ProjectorHandle,
     /// The kind of store.
     pub store: &'static str,
 }
@@ -61,7 +64,6 @@ impl Reporter {
         let Metrics { ingest, wal, delivery, projector, fetch, .. } = &self.metrics;
         let durable = rooms.log.durable().sequence().get();
         let projected = rooms.projected.borrow().sequence().get();
-        wal.appended.set(signed(durable));
         wal.durable.set(signed(durable));
         wal.trimmed.set(signed(rooms.log.trimmed().sequence().get()));
         wal.bytes.set(signed(rooms.log.bytes()));
@@ -71,6 +73,7 @@ impl Reporter {
         ingest.queue_bytes.set(signed(rooms.publisher.admission().in_flight() as u64));
         ingest.queue_publishes.set(signed(rooms.publisher.queued() as u64));
         ingest.subjects.set(signed(rooms.subjects.len() as u64));
+        ingest.subjects_near_last_id.set(signed(rooms.subjects.near_last_id() as u64));
         delivery.topics.set(signed(rooms.delivery.topics() as u64));
         delivery.unread_bytes.set(signed(rooms.delivery.unread_bytes() as u64));
         fetch.hot_tail_bytes.set(signed(rooms.hot.bytes() as u64));
@@ -143,6 +146,7 @@ impl Report for Reporter {
                     "projector".to_owned(),
                     json!({
                         "store": rooms.store,
+                        "state": rooms.projector.progress().stalled.unwrap_or_else(|| "projecting".to_owned()),
                         "lag_records": durable.sequence().get().saturating_sub(projected.sequence().get()),
                     }),
                 ),
@@ -166,10 +170,11 @@ impl Report for Reporter {
         };
         let failed = rooms.log.is_failed();
         let lag = rooms.log.durable().sequence().get().saturating_sub(rooms.projected.borrow().sequence().get());
+        let state = rooms.projector.progress().stalled.unwrap_or_else(|| "projecting".to_owned());
         vec![
             Part { name: "log", ready: !failed, state: if failed { "failed" } else { "writing" }.to_owned() },
             // A store that is behind or away does not make the broker unready: publishes and delivery go on.
-            Part { name: "store", ready: true, state: format!("{}, {lag} records behind", rooms.store) },
+            Part { name: "store", ready: true, state: format!("{}, {lag} records behind, {state}", rooms.store) },
         ]
     }
 }

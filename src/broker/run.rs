@@ -185,7 +185,7 @@ fn start(
         checkpointed: data.checkpointed,
         wake: woken,
     };
-    let (projector, _progress) = Projector::new(
+    let (projector, progress) = Projector::new(
         projector::Config::default(),
         tail.log.clone(),
         Arc::clone(&tail.store),
@@ -200,6 +200,7 @@ fn start(
         hot,
         delivery: delivery.clone(),
         projected: projected_seen,
+        projector: progress,
         store: tail.store.kind(),
     });
 
@@ -209,6 +210,7 @@ fn start(
         fetch,
         lifecycle: lifecycle.clone(),
         body_bytes_max: settings.limits.body_bytes,
+        metrics: metrics.ingest.clone(),
     };
     let (grpc_stop, projector_stop) = (CancellationToken::new(), CancellationToken::new());
     supervisor.thread(tasks::COMMITTER, || committer.run()).map_err(Error::System)?;

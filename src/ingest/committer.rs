@@ -103,6 +103,7 @@ impl Committer {
         let publisher =
             Publisher::new(queue.clone(), admission.clone(), config.in_flight_publishes, config.admission_wait);
         let releaser = Releaser::new(committed_out, Arc::clone(&subjects), admission.clone());
+        metrics.wal.appended.set(writer.appended().get().cast_signed());
         let batch = Batch::new(config.frame_bytes_max);
         let committer = Self {
             queue: queue.receiver,
@@ -202,6 +203,8 @@ impl Committer {
         if messages.is_empty() {
             return Ok(());
         }
+        let appended = self.writer.next_sequence().plus(u64::from(self.batch.records())).previous();
+        self.metrics.wal.appended.set(appended.get().cast_signed());
         let started = Instant::now();
         let durable = match self.writer.append(&self.batch) {
             Ok(durable) => durable,

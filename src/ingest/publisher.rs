@@ -81,20 +81,6 @@ pub enum PublishError {
     ShuttingDown,
 }
 
-impl PublishError {
-    /// A name from a closed set, for metrics.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Admission(_) => "in_flight_bytes",
-            Self::QueueFull { .. } => "in_flight_publishes",
-            Self::NoRoom(_) => "no_room",
-            Self::IdsExhausted(_) => "ids_exhausted",
-            Self::LogFailed => "log_failed",
-            Self::ShuttingDown => "shutting_down",
-        }
-    }
-}
-
 /// Publishes go through this; a clone is the same door.
 #[derive(Debug, Clone)]
 pub struct Publisher {

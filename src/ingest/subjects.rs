@@ -21,6 +21,9 @@ const CHUNK_BYTES: usize = 16 * 1024;
 /// In 64 shards that is more than `limits.subjects` can allow.
 const SHARD_ADDRESSABLE: usize = (u32::MAX as usize / CHUNK_BYTES - 1) * (CHUNK_BYTES / SUBJECT_BYTES_MAX);
 
+// From this id on a subject is near its last one: 80 %, where operators want to be warned.
+const NEAR_LAST_ID: u32 = MESSAGE_ID_MAX / 5 * 4;
+
 /// A subject's place in the table of this process; says nothing in another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SubjectKey(u32);
@@ -48,6 +51,8 @@ pub struct SubjectTable {
     /// Subjects in all shards. Only the committer adds to it, after recovery did.
     count: AtomicUsize,
     max: usize,
+    /// Subjects that have used most of their ids.
+    near_last_id: AtomicUsize,
     /// Every record up to here is in the marks.
     marked_through: AtomicU64,
 }
@@ -116,6 +121,7 @@ impl SubjectTable {
             hasher: RandomState::default(),
             count: AtomicUsize::new(0),
             max,
+            near_last_id: AtomicUsize::new(0),
             marked_through: AtomicU64::new(0),
         }
     }
@@ -153,6 +159,9 @@ impl SubjectTable {
         let entry = &mut shard.entries[at as usize];
         let id = MessageId::new(entry.issued + 1).ok_or(IdsExhausted::Subject)?;
         entry.issued = id.get();
+        if id.get() == NEAR_LAST_ID {
+            self.near_last_id.fetch_add(1, Ordering::Relaxed);
+        }
         Ok((key(shard_at, at), id))
     }
 
@@ -187,6 +196,9 @@ impl SubjectTable {
             None => self.add(&mut shard, hash, subject.as_bytes())?,
         };
         let entry = &mut shard.entries[at as usize];
+        if entry.issued < NEAR_LAST_ID && id.get() >= NEAR_LAST_ID {
+            self.near_last_id.fetch_add(1, Ordering::Relaxed);
+        }
         entry.issued = entry.issued.max(id.get());
         entry.durable = entry.issued;
         Ok(key(shard_at, at))
@@ -204,6 +216,11 @@ impl SubjectTable {
     /// How many subjects have ids.
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.read().entries.len()).sum()
+    }
+
+    /// How many subjects have used 80 % of their ids or more.
+    pub fn near_last_id(&self) -> usize {
+        self.near_last_id.load(Ordering::Relaxed)
     }
 
     /// Whether no subject has an id.
