@@ -188,7 +188,7 @@ async fn ids_are_dense_per_subject_and_acks_are_durable() {
     rig.publisher.stop().await;
     assert!(rig.committer.join().expect("no panic").is_ok());
     rig.releaser.await.expect("no panic");
-    let before = rig.recorder.before.lock();
+    let before = std::mem::take(&mut *rig.recorder.before.lock());
     assert!(before.iter().zip(1..).all(|((sequence, _, _), expected)| *sequence == expected), "in log order");
     assert!(before.iter().all(|(sequence, _, durable)| *sequence <= durable.sequence().get()));
     assert_eq!(rig.recorder.after.lock().len(), 300);
