@@ -44,8 +44,7 @@ impl BrokerService {
     async fn try_publish(&self, request: PublishRequest) -> Result<MessageId, (Rejection, Status)> {
         let PublishRequest { subject, body, expiration_seconds } = request;
         self.check_serving().map_err(|status| (Rejection::Unavailable, status))?;
-        let subject =
-            Subject::new(subject).map_err(|error| (Rejection::Invalid, errors::invalid_subject(error)))?;
+        let subject = Subject::new(subject).map_err(|error| (Rejection::Invalid, errors::invalid_subject(error)))?;
         if body.len() > self.body_bytes_max {
             return Err((Rejection::TooLarge, errors::body_too_large(self.body_bytes_max)));
         }
