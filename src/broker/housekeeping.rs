@@ -26,6 +26,11 @@ pub struct Housekeeper {
     pub projected: watch::Receiver<Projected>,
     /// Position of the last checkpoint.
     pub checkpointed: Sequence,
+    /// Bytes of log from which a checkpoint is not waited for: without one nothing can be trimmed, and a full log
+    /// asks for none.
+    pub pressed_bytes: u64,
+    /// Whether the last checkpoint failed.
+    pub failed: bool,
     /// Asks for a checkpoint; disconnected at the end.
     pub wake: Receiver<()>,
 }
@@ -39,12 +44,13 @@ impl Housekeeper {
     pub fn run(mut self) -> Result<(), CheckpointError> {
         loop {
             match self.wake.recv_timeout(RELEASE_EVERY) {
-                Ok(()) => {
-                    if let Err(error) = self.checkpoint() {
-                        tracing::warn!(%error, "the ids checkpoint was not written; the log keeps what it would cover");
+                Ok(()) => self.try_checkpoint(),
+                Err(RecvTimeoutError::Timeout) => {
+                    let behind = self.subjects.marked_through().sequence() > self.checkpointed;
+                    if behind && (self.failed || self.log.bytes() >= self.pressed_bytes) {
+                        self.try_checkpoint();
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     if !self.log.is_failed() {
                         self.checkpoint()?;
@@ -54,6 +60,16 @@ impl Housekeeper {
             }
             self.release();
         }
+    }
+
+    fn try_checkpoint(&mut self) {
+        let taken = self.checkpoint();
+        if let Err(error) = &taken
+            && !self.failed
+        {
+            tracing::warn!(%error, "the ids checkpoint was not written; the log keeps what it would cover");
+        }
+        self.failed = taken.is_err();
     }
 
     fn checkpoint(&mut self) -> Result<Checkpoint, CheckpointError> {

@@ -249,7 +249,7 @@ pub fn fill_hot_tail(data: &Tail, hot: &HotTail, admission: &Admission) -> Resul
                 charge: admission.take_over(admission.charge(record.subject.len(), record.body.len())),
             });
         }
-        hot.insert(messages.into_iter());
+        admission.give_back(hot.insert(messages.into_iter()));
     }
     Ok(())
 }

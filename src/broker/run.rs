@@ -155,7 +155,11 @@ fn start(
 
     let trigger = CheckpointTrigger {
         wake,
-        every_bytes: settings.log.segment_bytes.max(CHECKPOINT_RATIO * data.checkpoint_bytes),
+        every_bytes: settings
+            .log
+            .segment_bytes
+            .max(CHECKPOINT_RATIO * data.checkpoint_bytes)
+            .min(settings.log.max_bytes / CHECKPOINT_RATIO),
         since_bytes: 0,
     };
     let observed = CommitterMetrics { ingest: metrics.ingest.clone(), wal: metrics.wal.clone() };
@@ -183,6 +187,8 @@ fn start(
         log: tail.log.clone(),
         projected: projected_seen.clone(),
         checkpointed: data.checkpointed,
+        pressed_bytes: settings.log.max_bytes.saturating_sub(2 * settings.log.segment_bytes),
+        failed: false,
         wake: woken,
     };
     let (projector, progress) = Projector::new(

@@ -18,6 +18,9 @@ const FAILED_GRACE: Duration = Duration::from_secs(2);
 /// A task that ends without an error did so because another failed, whose end is not far.
 const ROOT_GRACE: Duration = Duration::from_millis(200);
 
+/// How long the last checkpoint may take beyond the grace period: 40 MB for a million subjects.
+const LAST_CHECKPOINT: Duration = Duration::from_secs(5);
+
 /// The exit code of a second signal: the usual one of a process that SIGTERM ended.
 const SECOND_SIGNAL_EXIT: i32 = 143;
 
@@ -94,27 +97,32 @@ async fn stop_in_order(running: Running) -> Result<(), Error> {
     let deadline = Instant::now() + grace;
     // New calls are refused and health says so; what was admitted is made durable and answered.
     lifecycle.advance(Phase::Draining);
-    publisher.stop().await;
-    let steps: [(&[&'static str], &dyn Fn()); 4] = [
-        (&[tasks::COMMITTER, tasks::RELEASER], &|| ()),
-        (&[tasks::GRPC], &|| {
-            delivery.close();
-            grpc_stop.cancel();
-        }),
-        (&[tasks::PROJECTOR], &|| projector_stop.cancel()),
-        (&[tasks::ADMIN], &|| admin_stop.cancel()),
-    ];
-    for (names, tell) in steps {
-        tell();
-        match tokio::time::timeout_at(deadline, supervisor.ended(names)).await {
-            Ok(ends) => ends.into_iter().try_for_each(failure)?,
-            Err(_elapsed) => tracing::info!(waiting_for = ?names, "the grace period is over"),
-        }
-    }
-    // The handles of the committer's trigger are gone with it: the housekeeper takes its last checkpoint.
-    supervisor.ended(&[tasks::HOUSEKEEPER]).await.into_iter().try_for_each(failure)?;
+    let mut ends = Vec::new();
+    let committed = async {
+        publisher.stop().await;
+        ends.extend(supervisor.ended(&[tasks::COMMITTER, tasks::RELEASER]).await);
+        delivery.close_in_order().await;
+    };
+    in_time(deadline, "what was admitted to be durable", committed).await;
+    // The store is flushed while clients go: one that never goes must not cost the flush.
+    projector_stop.cancel();
+    grpc_stop.cancel();
+    in_time(deadline, tasks::PROJECTOR, async { ends.extend(supervisor.ended(&[tasks::PROJECTOR]).await) }).await;
+    in_time(deadline, tasks::GRPC, async { ends.extend(supervisor.ended(&[tasks::GRPC]).await) }).await;
+    admin_stop.cancel();
+    in_time(deadline, tasks::ADMIN, async { ends.extend(supervisor.ended(&[tasks::ADMIN]).await) }).await;
+    // The committer's trigger is gone with it: the housekeeper takes its last checkpoint, which is short and local.
+    let last = Instant::now() + LAST_CHECKPOINT;
+    in_time(last, tasks::HOUSEKEEPER, async { ends.extend(supervisor.ended(&[tasks::HOUSEKEEPER]).await) }).await;
+    ends.into_iter().try_for_each(failure)?;
     tracing::info!("stopped");
     Ok(())
+}
+
+async fn in_time(deadline: Instant, what: &'static str, work: impl Future<Output = ()>) {
+    if tokio::time::timeout_at(deadline, work).await.is_err() {
+        tracing::info!(waiting_for = what, "the grace period is over");
+    }
 }
 
 fn failure(end: End) -> Result<(), Error> {

@@ -27,7 +27,7 @@ pub struct Sink {
 #[async_trait]
 impl DurableSink for Sink {
     fn before_acks(&self, batch: &DurableBatch) {
-        self.hot.insert(batch.messages.iter().filter_map(|message| {
+        let projected_already = self.hot.insert(batch.messages.iter().filter_map(|message| {
             let expires_at = message.expires_at?;
             Some(HotMessage {
                 sequence: message.sequence,
@@ -37,6 +37,7 @@ impl DurableSink for Sink {
                 charge: message.charge,
             })
         }));
+        self.admission.give_back(projected_already);
     }
 
     async fn after_acks(&self, batch: DurableBatch) {

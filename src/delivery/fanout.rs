@@ -28,11 +28,18 @@ pub struct Live {
     pub encoded: EncodedMessage,
 }
 
+/// What the fan-out is told, in order.
+#[derive(Debug)]
+enum ToFanout {
+    Frame(Vec<Live>),
+    Close,
+}
+
 /// The handle on delivery; a clone is the same.
 #[derive(Debug, Clone)]
 pub struct Delivery {
     registry: Arc<Registry>,
-    frames: Sender<Vec<Live>>,
+    frames: Sender<ToFanout>,
     durable: watch::Receiver<Durable>,
     metrics: DeliveryMetrics,
 }
@@ -41,7 +48,7 @@ pub struct Delivery {
 #[derive(Debug)]
 pub struct Fanout {
     registry: Arc<Registry>,
-    frames: Receiver<Vec<Live>>,
+    frames: Receiver<ToFanout>,
 }
 
 impl Delivery {
@@ -74,10 +81,15 @@ impl Delivery {
     /// Hands a frame to the fan-out, in log order.
     pub async fn deliver(&self, frame: Vec<Live>) {
         // The fan-out ends after every sender only.
-        drop(self.frames.send_async(frame).await);
+        drop(self.frames.send_async(ToFanout::Frame(frame)).await);
     }
 
-    /// Ends all streams once they have read what is there.
+    /// Ends all streams once they have read everything that was handed to the fan-out before.
+    pub async fn close_in_order(&self) {
+        drop(self.frames.send_async(ToFanout::Close).await);
+    }
+
+    /// Ends all streams once they have read what is in their rings.
     pub fn close(&self) {
         self.registry.close();
     }
@@ -101,8 +113,11 @@ impl Delivery {
 impl Fanout {
     /// Runs until every handle is gone.
     pub async fn run(self) {
-        while let Ok(frame) = self.frames.recv_async().await {
-            self.fan_out(frame);
+        while let Ok(told) = self.frames.recv_async().await {
+            match told {
+                ToFanout::Frame(frame) => self.fan_out(frame),
+                ToFanout::Close => self.registry.close(),
+            }
         }
     }
 

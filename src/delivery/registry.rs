@@ -137,16 +137,23 @@ impl Registry {
     /// Evicts the subjects that hold most: at least the mean of all. Their slow subscribers are ended, those of
     /// the others are not. Rare, so it may look at every subject.
     fn relieve(&self) {
+        self.for_each_ring(Ring::drop_read);
+        if self.bytes() <= self.config.delivery_bytes_max {
+            return;
+        }
         let mean = self.bytes() / self.topics().max(1);
+        self.for_each_ring(|ring| {
+            if ring.bytes() >= mean {
+                ring.evict_all();
+            }
+        });
+    }
+
+    fn for_each_ring(&self, work: impl Fn(&mut Ring)) {
         for shard in &self.shards {
             let topics: Vec<Arc<Topic>> = shard.read().values().cloned().collect();
             for topic in topics {
-                self.with_ring(&topic, |ring| {
-                    ring.drop_read();
-                    if ring.bytes() >= mean {
-                        ring.evict_all();
-                    }
-                });
+                self.with_ring(&topic, &work);
             }
         }
     }

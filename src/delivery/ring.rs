@@ -147,8 +147,10 @@ impl Ring {
     /// Drops what every subscriber has read.
     pub fn drop_read(&mut self) {
         self.untidy = 0;
-        let end = self.end();
-        let read = self.readers.iter().flatten().map(|reader| reader.next).min().unwrap_or(end);
+        let (first, end) = (self.first, self.end());
+        // Who has lost its place already holds nothing back.
+        let places = self.readers.iter().flatten().map(|reader| reader.next).filter(|&next| next >= first);
+        let read = places.min().unwrap_or(end);
         while self.first < read && !self.entries.is_empty() {
             self.evict_first();
         }
@@ -158,8 +160,8 @@ impl Ring {
         }
     }
 
-    /// Moves what a subscriber has not read into `buffer`: at most `count` messages, and no further one
-    /// once there are `bytes` of them.
+    /// Moves what a subscriber has not read into `buffer`: at most `count` messages of at most `bytes`, or one
+    /// larger one.
     pub fn take(
         &mut self,
         place: Place,
@@ -177,6 +179,9 @@ impl Ring {
         while reader.next < end && taken < bytes && buffer.len() < count {
             // Below `end - first`, the number of entries.
             let entry = &self.entries[(reader.next - first) as usize];
+            if taken > 0 && taken + entry.encoded.len() > bytes {
+                break;
+            }
             reader.next += 1;
             if entry.sequence > reader.skip_through {
                 reader.last = Some(entry.id);

@@ -54,6 +54,8 @@ struct Order {
     /// Not in the store yet; bounded by admission, never evicted.
     unprojected: VecDeque<Queued>,
     bytes: usize,
+    /// How far the store is. It may be ahead of what was inserted: `none` takes a position without reading.
+    through: Sequence,
 }
 
 /// The hot tail. Filled in log order by one task, read by all.
@@ -81,27 +83,37 @@ impl HotTail {
         &self.shards[(self.hasher.hash_one(key) >> 40) as usize % SHARDS]
     }
 
-    /// Adds messages, in log order.
-    pub fn insert(&self, messages: impl Iterator<Item = HotMessage>) {
+    /// Adds messages, in log order, and returns the admission bytes of those that are projected already.
+    #[must_use = "admission bytes that are not given back are lost"]
+    pub fn insert(&self, messages: impl Iterator<Item = HotMessage>) -> usize {
         let mut order = self.order.lock();
+        let mut charge = 0;
         for message in messages {
             let bytes = message.encoded.len() + ENTRY_OVERHEAD_BYTES;
             order.bytes += bytes;
-            order.unprojected.push_back(Queued {
+            let queued = Queued {
                 sequence: message.sequence,
                 key: message.key,
                 bytes: u32::try_from(bytes).expect("a body has at most 16 MiB"),
                 charge: message.charge,
-            });
+            };
+            if message.sequence <= order.through {
+                charge += message.charge as usize;
+                order.projected.push_back(queued);
+            } else {
+                order.unprojected.push_back(queued);
+            }
             let hot = Hot { expires_at: message.expires_at, encoded: message.encoded };
             self.shard(&message.key).write().insert(message.key, hot);
         }
         self.evict(&mut order);
+        charge
     }
 
     /// Makes everything up to `projected` evictable, and returns the admission bytes that are free by it.
     pub fn projected(&self, projected: Projected) -> usize {
         let mut order = self.order.lock();
+        order.through = order.through.max(projected.sequence());
         let mut charge = 0;
         while let Some(first) = order.unprojected.pop_front_if(|first| first.sequence <= projected.sequence()) {
             charge += first.charge as usize;
@@ -180,7 +192,7 @@ mod tests {
         let (subject, messages) = messages(1..=10);
         let one = messages[0].encoded.len() + ENTRY_OVERHEAD_BYTES;
         let tail = HotTail::new(3 * one);
-        tail.insert(messages.into_iter());
+        assert_eq!(tail.insert(messages.into_iter()), 0);
         assert_eq!(held(&tail, subject), (1..=10).collect::<Vec<_>>());
         assert_eq!(tail.projected(Projected(Sequence::new(4))), 40);
         assert_eq!(held(&tail, subject), (5..=10).collect::<Vec<_>>(), "no more than the projected ones");
@@ -191,11 +203,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_projected_before_it_is_inserted_gives_its_room_back_at_once() {
+        let (subject, messages) = messages(1..=3);
+        let tail = HotTail::new(1_000_000);
+        assert_eq!(tail.projected(Projected(Sequence::new(2))), 0);
+        assert_eq!(tail.insert(messages.into_iter()), 20);
+        assert_eq!((held(&tail, subject), tail.unprojected()), (vec![1, 2, 3], 1));
+        assert_eq!(tail.projected(Projected(Sequence::new(3))), 10);
+    }
+
+    #[test]
     fn gives_back_what_was_put_in() {
         let (subject, messages) = messages(1..=1);
         let tail = HotTail::new(1_000);
         let encoded = messages[0].encoded.clone();
-        tail.insert(messages.into_iter());
+        assert_eq!(tail.insert(messages.into_iter()), 0);
         let key = (subject, MessageId::new(1).expect("an id"));
         assert_eq!(tail.get(&key), Some((encoded, UnixMicros::from_micros(1))));
     }

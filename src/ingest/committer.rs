@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use flume::{Receiver, Sender, TryRecvError};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::ack::UnreleasedAcks;
 use super::publisher::{Command, Queue, Queued};
@@ -46,6 +46,7 @@ pub enum CommitterError {
 pub struct Committer {
     queue: Receiver<Command>,
     ended: Arc<AtomicBool>,
+    slots: Arc<Semaphore>,
     committed: Sender<Committed>,
     durable: watch::Sender<Durable>,
     writer: Writer,
@@ -108,6 +109,7 @@ impl Committer {
         let committer = Self {
             queue: queue.receiver,
             ended: queue.ended,
+            slots: queue.slots,
             committed,
             durable,
             writer,
@@ -187,6 +189,7 @@ impl Committer {
 
     /// Makes one frame durable and hands its acks to the releaser.
     fn commit(&mut self, queued: Vec<Queued>) -> Result<(), CommitterError> {
+        self.slots.add_permits(queued.len());
         let bytes: usize = queued.iter().map(frame_bytes).sum();
         match self.writer.ensure_room(bytes) {
             Ok(()) => {}

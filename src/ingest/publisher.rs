@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flume::{Receiver, Sender, TrySendError};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::ack::Reply;
 use super::{Admission, AdmissionError, IdsExhausted};
@@ -38,12 +38,17 @@ pub(super) struct Queue {
     pub sender: Sender<Command>,
     pub receiver: Receiver<Command>,
     pub ended: Arc<AtomicBool>,
+    /// One for each publish that may be queued, taken before it is sent: a send that waited could be
+    /// taken by the committer and dropped by its caller at once.
+    pub slots: Arc<Semaphore>,
 }
 
 impl Queue {
     pub fn new(publishes_max: usize) -> Self {
-        let (sender, receiver) = flume::bounded(publishes_max);
-        Self { sender, receiver, ended: Arc::new(AtomicBool::new(false)) }
+        // One more for the word to stop.
+        let (sender, receiver) = flume::bounded(publishes_max + 1);
+        let slots = Arc::new(Semaphore::new(publishes_max));
+        Self { sender, receiver, ended: Arc::new(AtomicBool::new(false)), slots }
     }
 }
 
@@ -94,6 +99,7 @@ struct Inner {
     unread: Receiver<Command>,
     /// Set by the committer when it has ended, before it drops what is queued.
     ended: Arc<AtomicBool>,
+    slots: Arc<Semaphore>,
     admission: Admission,
     queue_max: usize,
     wait_max: Duration,
@@ -102,9 +108,9 @@ struct Inner {
 
 impl Publisher {
     pub(super) fn new(queue: Queue, admission: Admission, queue_max: usize, wait_max: Duration) -> Self {
-        let Queue { sender: queue, receiver: unread, ended } = queue;
+        let Queue { sender: queue, receiver: unread, ended, slots } = queue;
         let stopped = AtomicBool::new(false);
-        Self { inner: Arc::new(Inner { queue, unread, ended, admission, queue_max, wait_max, stopped }) }
+        Self { inner: Arc::new(Inner { queue, unread, ended, slots, admission, queue_max, wait_max, stopped }) }
     }
 
     /// Publishes, and answers when the message is durable. Dropped before that, the message may or may not be published.
@@ -118,17 +124,22 @@ impl Publisher {
         }
         let charge = inner.admission.charge(publish.subject.as_str().len(), publish.body.len());
         let admitted = inner.admission.admit(charge).await?;
+        let slot = match inner.slots.try_acquire() {
+            Ok(slot) => slot,
+            Err(_none) => tokio::time::timeout(inner.wait_max, inner.slots.acquire())
+                .await
+                .ok()
+                .and_then(Result::ok)
+                .ok_or(PublishError::QueueFull { max: inner.queue_max })?,
+        };
+        // From here to the answer nothing waits, so a publish is either queued with its room or not at all.
         let (reply, answer) = oneshot::channel();
-        let command = Command::Publish(Queued { publish, charge, reply });
-        match inner.queue.try_send(command) {
+        match inner.queue.try_send(Command::Publish(Queued { publish, charge, reply })) {
             Ok(()) => {}
-            Err(TrySendError::Full(command)) => {
-                let sent = tokio::time::timeout(inner.wait_max, inner.queue.send_async(command)).await;
-                let sent = sent.map_err(|_elapsed| PublishError::QueueFull { max: inner.queue_max })?;
-                sent.map_err(|_disconnected| self.gone())?;
-            }
+            Err(TrySendError::Full(_)) => return Err(PublishError::QueueFull { max: inner.queue_max }),
             Err(TrySendError::Disconnected(_)) => return Err(self.gone()),
         }
+        slot.forget();
         admitted.keep();
         // Queued after the committer's last look, it would wait for ever. In this order one of the two sees
         // the other: the committer sets `ended` and then empties the queue.

@@ -105,8 +105,8 @@ impl Releaser {
                 self.subjects.mark_durable(message.key, message.id);
             }
             self.subjects.set_marked_through(durable);
-            acks.release(durable);
             self.admission.give_back(returned);
+            acks.release(durable);
             sink.after_acks(batch).await;
         }
     }

@@ -10,7 +10,7 @@
 //! | k >= 1 | above 15 * 4^k s, up to 60 * 4^k s | 7.5 * 4^k s |
 //!
 //! A class of k >= 1 has at most 8 widths of future, so 9 buckets with live rows; class 0 has 5 and the
-//! last, class 13, has 6. All classes together: at most [`BUCKETS_MAX`], and a broker with one life time
+//! last, class 13, has 6. All classes together: at most `BUCKETS_MAX`, and a broker with one life time
 //! has 3 to 9. A row stays half a width too long on average and a width at most: 6 to 25 % of its life
 //! time (at most 50 % for a single row), or 15 s for the short ones.
 
