@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::housekeeping::Housekeeper;
 use super::open::{self, OpenData, OpenDataError};
 use super::report::{Reporter, Rooms};
-use super::shutdown::{Running, until_stopped};
+use super::shutdown::{Running, Signals, until_stopped};
 use super::sink::Sink;
 use super::supervisor::Supervisor;
 use crate::api::{self, BrokerService, Connections, Lifecycle, Phase, ServerConfig, admin};
@@ -114,6 +114,8 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     let surroundings =
         Surroundings { settings: &settings, metrics: &metrics, lifecycle: &lifecycle, reporter: &reporter, admin_stop };
     let running = start(surroundings, data, listener, supervisor)?;
+    // Before anybody can know that it is ready and tell it to stop.
+    let signals = Signals::new().map_err(Error::System)?;
     lifecycle.advance(Phase::Serving);
     tracing::info!(
         %grpc,
@@ -123,7 +125,7 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
         version = env!("CARGO_PKG_VERSION"),
         "listening"
     );
-    until_stopped(running).await
+    until_stopped(running, signals).await
 }
 
 async fn listen(setting: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {

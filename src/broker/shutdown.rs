@@ -49,8 +49,7 @@ pub struct Running {
 ///
 /// # Errors
 /// [`Error::Task`] if a task ended by itself.
-pub async fn until_stopped(mut running: Running) -> Result<(), Error> {
-    let mut signals = Signals::new().map_err(Error::System)?;
+pub async fn until_stopped(mut running: Running, mut signals: Signals) -> Result<(), Error> {
     tokio::select! {
         name = signals.next() => {
             tracing::info!(signal = name, grace_s = running.grace.as_secs(), "shutting down");
@@ -61,14 +60,19 @@ pub async fn until_stopped(mut running: Running) -> Result<(), Error> {
     }
 }
 
-/// SIGTERM and SIGINT mean the same.
-struct Signals {
+/// SIGTERM and SIGINT, which mean the same. Taken over when made, and kept until they are asked for.
+#[derive(Debug)]
+pub struct Signals {
     term: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    fn new() -> std::io::Result<Self> {
+    /// Takes both over from the system, whose default would end the process at once.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn new() -> std::io::Result<Self> {
         Ok(Self { term: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
