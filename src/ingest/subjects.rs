@@ -76,10 +76,16 @@ struct Entry {
     durable: u32,
 }
 
+impl Entry {
+    fn name_in<'a>(&self, chunks: &'a [Vec<u8>]) -> &'a [u8] {
+        let at = self.name_at as usize;
+        &chunks[at / CHUNK_BYTES][at % CHUNK_BYTES..][..usize::from(self.name_len)]
+    }
+}
+
 impl Shard {
     fn name(&self, entry: &Entry) -> &[u8] {
-        let at = entry.name_at as usize;
-        &self.chunks[at / CHUNK_BYTES][at % CHUNK_BYTES..][..usize::from(entry.name_len)]
+        entry.name_in(&self.chunks)
     }
 
     fn find(&self, hash: u64, name: &[u8]) -> Option<u32> {
@@ -104,9 +110,7 @@ impl Shard {
         self.entries.push(entry);
         let Self { index, entries, chunks } = self;
         index.insert_unique(hash, at, |&other| {
-            let entry = &entries[other as usize];
-            let place = entry.name_at as usize;
-            let name = &chunks[place / CHUNK_BYTES][place % CHUNK_BYTES..][..usize::from(entry.name_len)];
+            let name: &[u8] = entries[other as usize].name_in(chunks);
             hasher.hash_one(name)
         });
         at
