@@ -5,14 +5,14 @@
 
 pub mod admin;
 pub mod codec;
-mod connections;
 mod edge;
 mod errors;
 mod lifecycle;
 mod server;
 mod service;
+mod transport;
 
-pub use connections::Connections;
 pub use lifecycle::{Lifecycle, Phase};
 pub use server::{ServeError, ServerConfig, serve};
 pub use service::BrokerService;
+pub use transport::Connections;

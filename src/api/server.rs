@@ -3,12 +3,13 @@
 use std::future::Future;
 use std::time::Duration;
 
-use tonic::transport::Server;
+use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 
+use super::BrokerService;
 use super::edge::Edge;
 use super::lifecycle::{Lifecycle, Phase};
-use super::{BrokerService, Connections};
+use super::transport::{self, Connections, Deadline, Http2};
 use crate::proto::DESCRIPTORS;
 use crate::proto::server::broker_server::BrokerServer;
 use crate::telemetry::metrics::ApiMetrics;
@@ -18,6 +19,13 @@ const REQUEST_OVERHEAD_BYTES: usize = 64 * 1024;
 
 /// What a response message has beside its body at most.
 const RESPONSE_OVERHEAD_BYTES: usize = 1024;
+
+/// The smallest that RFC 9113 allows: a large message must not hold up the others of its connection.
+const FRAME_BYTES: u32 = 16 * 1024;
+
+/// What one stream may have waiting for the socket: a chunk of gathered messages, or the begin of a larger one. Beyond it the
+/// stream is not asked for more. Together the streams of a connection are bounded by the peer's window.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
 
 /// Limits of the transport. Operators set these as `limits.*`, where the reasons stand.
 #[derive(Debug, Clone)]
@@ -42,12 +50,9 @@ pub struct ServerConfig {
     pub keepalive_timeout: Duration,
 }
 
-/// Why the server ended.
+/// Why there is no server.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The transport failed.
-    #[error("serve gRPC: {0}")]
-    Transport(#[from] tonic::transport::Error),
     /// The contract's descriptors do not make a reflection service: a broken build.
     #[error("build the reflection service: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -77,35 +82,35 @@ pub async fn serve(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
-    let router = builder(&config)
-        .add_service(Edge::new(broker, metrics, config.body_bytes_max))
-        .add_service(health)
-        .add_service(reflection_descriptors().build_v1()?)
-        .add_service(reflection_descriptors().build_v1alpha()?);
-    let serving = router.serve_with_incoming_shutdown(connections.accept(), stop);
+    let routes = Routes::new(Edge::new(Deadline(broker), metrics, config.body_bytes_max))
+        .add_service(Deadline(health))
+        .add_service(Deadline(reflection_descriptors().build_v1()?))
+        .add_service(Deadline(reflection_descriptors().build_v1alpha()?))
+        .prepare();
+    let http2 = http2(&config);
+    let serving = transport::serve(&http2, connections.accept(), routes, stop);
     let health = report_health(reporter, lifecycle);
     tokio::pin!(serving, health);
     tokio::select! {
-        served = &mut serving => Ok(served?),
-        () = &mut health => Ok(serving.await?),
+        () = &mut serving => {}
+        () = &mut health => serving.await,
     }
+    Ok(())
 }
 
-fn builder(config: &ServerConfig) -> Server {
-    Server::builder()
-        .max_concurrent_streams(config.streams_per_connection)
-        .initial_connection_window_size(config.connection_window_bytes)
-        .initial_stream_window_size(config.stream_window_bytes)
-        // A window that grows by itself would not be a bound.
-        .http2_adaptive_window(Some(false))
-        .http2_max_header_list_size(config.header_list_bytes)
-        // The smallest that RFC 9113 allows: a large message must not hold up the others of its connection.
-        .max_frame_size(16 * 1024)
-        .http2_max_pending_accept_reset_streams(Some(config.pending_accept_reset_streams))
-        .http2_max_local_error_reset_streams(Some(config.local_error_reset_streams))
-        .http2_keepalive_interval(Some(config.keepalive_interval))
-        .http2_keepalive_timeout(Some(config.keepalive_timeout))
-        .accept_http1(false)
+fn http2(config: &ServerConfig) -> Http2 {
+    Http2 {
+        streams_max: config.streams_per_connection,
+        connection_window_bytes: config.connection_window_bytes,
+        stream_window_bytes: config.stream_window_bytes,
+        header_list_bytes: config.header_list_bytes,
+        frame_bytes: FRAME_BYTES,
+        send_buffer_bytes: SEND_BUFFER_BYTES,
+        pending_accept_reset_streams: config.pending_accept_reset_streams,
+        local_error_reset_streams: config.local_error_reset_streams,
+        keepalive_interval: config.keepalive_interval,
+        keepalive_timeout: config.keepalive_timeout,
+    }
 }
 
 /// Follows the lifecycle until it ends: `""` and `broker.Broker` are SERVING in the phase of that name only.

@@ -12,7 +12,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
-use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use crate::telemetry::metrics::{ApiMetrics, Refusal};
 
@@ -27,7 +26,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub struct Connections {
     /// The bound socket.
     pub listener: TcpListener,
-    /// Connections at once; further ones wait in the kernel's backlog.
+    /// Connections at once; further ones are closed.
     pub connections_max: usize,
     /// A connection that has not sent its preface by then is closed.
     pub handshake_timeout: Duration,
@@ -54,14 +53,15 @@ impl Connections {
 
 impl Accepting {
     async fn next(&mut self) -> Connection {
-        let permit = Arc::clone(&self.permits)
-            .acquire_owned()
-            .await
-            .expect("the semaphore lives as long as this and is never closed");
         loop {
             match self.connections.listener.accept().await {
                 Ok((stream, _peer)) => {
                     self.failing = false;
+                    let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+                        // Closed, so that the client learns it now; in the backlog it would wait for ever.
+                        self.connections.metrics.refused(Refusal::Limit);
+                        continue;
+                    };
                     if let Err(error) = stream.set_nodelay(true) {
                         // The peer is gone already; reading will say so.
                         tracing::debug!(%error, "set TCP_NODELAY");
@@ -149,13 +149,5 @@ impl AsyncWrite for Connection {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
-    }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
-
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
     }
 }

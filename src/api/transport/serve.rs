@@ -1,0 +1,146 @@
+//! Serving connections until told to stop.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt as _};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tonic::service::Routes;
+use tower::Service;
+
+use super::connections::Connection;
+use super::socket::{self, Gathering};
+use super::streams::{Drain, Streams, WithStreams};
+
+/// Limits of HTTP/2 on one connection, none of them left to a library.
+#[derive(Debug, Clone)]
+pub struct Http2 {
+    /// Streams at a time.
+    pub streams_max: u32,
+    /// Flow-control window of the connection in bytes.
+    pub connection_window_bytes: u32,
+    /// Flow-control window of a stream in bytes.
+    pub stream_window_bytes: u32,
+    /// Largest header list in bytes.
+    pub header_list_bytes: u32,
+    /// Largest frame in bytes.
+    pub frame_bytes: u32,
+    /// Bytes of one stream that wait to be written.
+    pub send_buffer_bytes: usize,
+    /// Streams that were reset before they were accepted.
+    pub pending_accept_reset_streams: usize,
+    /// Streams that were reset for the peer's mistakes.
+    pub local_error_reset_streams: usize,
+    /// How often a silent connection is pinged.
+    pub keepalive_interval: Duration,
+    /// How long it may take to answer.
+    pub keepalive_timeout: Duration,
+}
+
+impl Http2 {
+    fn builder(&self, streams: Streams) -> http2::Builder<Streams> {
+        let mut builder = http2::Builder::new(streams);
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(self.streams_max)
+            .initial_connection_window_size(self.connection_window_bytes)
+            .initial_stream_window_size(self.stream_window_bytes)
+            // A window that grows by itself would not be a bound.
+            .adaptive_window(false)
+            .max_header_list_size(self.header_list_bytes)
+            .max_frame_size(self.frame_bytes)
+            .max_send_buf_size(self.send_buffer_bytes)
+            .max_pending_accept_reset_streams(self.pending_accept_reset_streams)
+            .max_local_error_reset_streams(self.local_error_reset_streams)
+            .keep_alive_interval(self.keepalive_interval)
+            .keep_alive_timeout(self.keepalive_timeout)
+            // gRPC asks for none, and it costs each answer 37 bytes.
+            .auto_date_header(false);
+        builder
+    }
+}
+
+/// Serves `routes` on every connection until `stop`; then accepts no further one, lets the calls there are end, and
+/// returns when all connections have.
+pub async fn serve(
+    http2: &Http2,
+    incoming: impl Stream<Item = io::Result<Connection>>,
+    routes: Routes,
+    stop: impl Future<Output = ()>,
+) {
+    let draining = CancellationToken::new();
+    let mut open = JoinSet::new();
+    {
+        // Dropped before the drain, so that who comes late is refused instead of waiting.
+        let (mut incoming, mut stop) = (pin!(incoming), pin!(stop));
+        loop {
+            tokio::select! {
+                () = &mut stop => break,
+                Some(ended) = open.join_next(), if !open.is_empty() => report(ended),
+                accepted = incoming.next() => match accepted {
+                    Some(Ok(connection)) => {
+                        let drain = draining.clone().cancelled_owned();
+                        open.spawn(serve_connection(http2, connection, routes.clone(), drain));
+                    }
+                    Some(Err(error)) => tracing::debug!(%error, "a connection was not accepted"),
+                    None => break,
+                },
+            }
+        }
+    }
+    draining.cancel();
+    while let Some(ended) = open.join_next().await {
+        report(ended);
+    }
+}
+
+/// A connection that breaks is its peer's business; a panic in one of its calls is ours.
+fn report(ended: Result<Result<(), hyper::Error>, JoinError>) {
+    match ended {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a connection ended"),
+        Err(error) => tracing::error!(%error, "the task of a connection ended"),
+    }
+}
+
+fn serve_connection(
+    http2: &Http2,
+    connection: Connection,
+    routes: Routes,
+    drain: impl Future<Output = ()> + Send + 'static,
+) -> impl Future<Output = Result<(), hyper::Error>> + Send + 'static {
+    let streams = Streams::default();
+    let (gathering, sending) = socket::split(connection);
+    let serving = http2.builder(streams.clone()).serve_connection(TokioIo::new(gathering), Handler(routes));
+    WithStreams::new(serving, sending, streams, drain)
+}
+
+impl Drain for http2::Connection<TokioIo<Gathering<Connection>>, Handler, Streams> {
+    fn drain(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+/// The routes as hyper calls them.
+#[derive(Debug)]
+struct Handler(Routes);
+
+impl hyper::service::Service<Request<Incoming>> for Handler {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = <Routes as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        // Routes are always ready, and a clone is one more reference to them.
+        self.0.clone().call(request)
+    }
+}

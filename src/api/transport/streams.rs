@@ -1,0 +1,250 @@
+//! One connection with all its streams, as one future.
+//!
+//! hyper hands every stream to an executor. The usual one makes a task of each: a message for 64 subscribers on
+//! eight connections wakes 64 tasks, and the connections' own tasks run, and write, between them. Here the streams
+//! stay with their connection: what is ready is polled, then the connection writes all of it at once. Figures:
+//! `docs/decisions/0005-one-task-a-connection.md`.
+//!
+//! The price is that one connection never uses more than one core. HTTP/2 itself already runs in one task a
+//! connection, and a call costs the broker little beside it: everything that blocks has threads of its own.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use futures_util::stream::{FuturesUnordered, Stream};
+use parking_lot::Mutex;
+use tokio::io::AsyncWrite;
+
+use super::socket::Sending;
+
+/// Streams that may end in one turn of the task: their answers are a good write of some 16 KiB, and other
+/// connections do not wait longer than some hundred microseconds.
+const ENDS_A_TURN: usize = 256;
+
+type Work = Pin<Box<dyn Future<Output = Ended> + Send>>;
+
+/// What came to its end.
+enum Ended {
+    Stream,
+    /// The wait for the word to drain.
+    Wait,
+}
+
+/// The executor that hyper gives the streams of one connection to. A clone is the same.
+#[derive(Clone, Default)]
+pub(super) struct Streams(Arc<Begun>);
+
+#[derive(Default)]
+struct Begun {
+    streams: Mutex<Vec<Work>>,
+    /// Whether a stream was polled since this was last asked.
+    ran: AtomicBool,
+}
+
+impl<F> hyper::rt::Executor<F> for Streams
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        let begun = Arc::clone(&self.0);
+        self.0.streams.lock().push(Box::pin(async move {
+            let mut stream = pin!(stream);
+            poll_fn(|context| {
+                begun.ran.store(true, Ordering::Relaxed);
+                stream.as_mut().poll(context)
+            })
+            .await;
+            Ended::Stream
+        }));
+    }
+}
+
+impl fmt::Debug for Streams {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Streams").finish_non_exhaustive()
+    }
+}
+
+/// A connection that can be asked to take no further streams.
+pub(super) trait Drain: Future {
+    /// Lets the streams that there are end, and the connection then.
+    fn drain(self: Pin<&mut Self>);
+}
+
+/// A connection together with its streams. Ends with the connection; streams that are left then are dropped, which
+/// is how a call learns that its caller has gone.
+pub(super) struct WithStreams<C, T> {
+    connection: Pin<Box<C>>,
+    socket: Sending<T>,
+    begun: Streams,
+    /// The wait for the drain is one of them, so that it is polled when it is over and not with every message.
+    running: FuturesUnordered<Work>,
+    /// Whether the turn before left the writing to this one.
+    put_off: bool,
+}
+
+impl<C: Drain, T: AsyncWrite + Unpin> WithStreams<C, T> {
+    /// `socket` and `begun` are the sending half and the executor of what `connection` was made with; when `drain` is
+    /// done it is drained.
+    pub fn new(
+        connection: C,
+        socket: Sending<T>,
+        begun: Streams,
+        drain: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
+        let wait: Work = Box::pin(async move {
+            drain.await;
+            Ended::Wait
+        });
+        Self {
+            connection: Box::pin(connection),
+            socket,
+            begun,
+            running: FuturesUnordered::from_iter([wait]),
+            put_off: false,
+        }
+    }
+
+    /// Polls what is ready of the streams, new ones too.
+    fn poll_streams(&mut self, context: &mut Context<'_>) {
+        self.running.extend(self.begun.0.streams.lock().drain(..));
+        for _ in 0..ENDS_A_TURN {
+            match Pin::new(&mut self.running).poll_next(context) {
+                Poll::Ready(Some(Ended::Stream)) => {}
+                Poll::Ready(Some(Ended::Wait)) => {
+                    self.connection.as_mut().drain();
+                    // A drain does not wake the connection, which has to say it to the peer.
+                    context.waker().wake_by_ref();
+                }
+                Poll::Ready(None) | Poll::Pending => return,
+            }
+        }
+        // There may be more: after the others had their turn.
+        context.waker().wake_by_ref();
+    }
+}
+
+impl<C: Drain, T: AsyncWrite + Unpin> Future for WithStreams<C, T> {
+    type Output = C::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<C::Output> {
+        let this = &mut *self;
+        this.poll_streams(context);
+        // Who wakes one stream of a connection is about to wake others: one turn of everybody else later they are
+        // ready too, and leave in the same write.
+        if this.begun.0.ran.swap(false, Ordering::Relaxed) && !this.put_off {
+            this.put_off = true;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        this.put_off = false;
+        let ended = this.connection.as_mut().poll(context);
+        if ended.is_pending() {
+            this.socket.poll_send(context);
+            this.poll_streams(context);
+            this.begun.0.ran.store(false, Ordering::Relaxed);
+        }
+        ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::FutureExt as _;
+    use hyper::rt::Executor as _;
+    use tokio::io::DuplexStream;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::api::transport::socket;
+
+    /// Ends when it is told to, or once it is drained.
+    struct Fake {
+        end: oneshot::Receiver<()>,
+        drained: bool,
+    }
+
+    impl Future for Fake {
+        type Output = &'static str;
+
+        fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<&'static str> {
+            if self.drained {
+                return Poll::Ready("drained");
+            }
+            Pin::new(&mut self.end).poll(context).map(|_| "ended")
+        }
+    }
+
+    impl Drain for Fake {
+        fn drain(mut self: Pin<&mut Self>) {
+            self.drained = true;
+        }
+    }
+
+    struct Rig {
+        all: WithStreams<Fake, DuplexStream>,
+        streams: Streams,
+        end: oneshot::Sender<()>,
+        drain: oneshot::Sender<()>,
+    }
+
+    fn rig() -> Rig {
+        let (end, ended) = oneshot::channel();
+        let (drain, drained) = oneshot::channel();
+        let (_, sending) = socket::split(tokio::io::duplex(64).0);
+        let streams = Streams::default();
+        let fake = Fake { end: ended, drained: false };
+        let all = WithStreams::new(fake, sending, streams.clone(), drained.map(drop));
+        Rig { all, streams, end, drain }
+    }
+
+    #[tokio::test]
+    async fn streams_run_in_the_task_of_their_connection_however_many_end_at_once() {
+        let Rig { all, streams, end, drain: _drain } = rig();
+        let done = Arc::new(AtomicUsize::new(0));
+        for _ in 0..10 * ENDS_A_TURN {
+            let done = Arc::clone(&done);
+            streams.execute(async move {
+                done.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        #[expect(clippy::disallowed_methods, reason = "the test joins it")]
+        let running = tokio::spawn(all);
+        while done.load(Ordering::Relaxed) < 10 * ENDS_A_TURN {
+            tokio::task::yield_now().await;
+        }
+        end.send(()).expect("it is running");
+        assert_eq!(running.await.expect("no panic"), "ended");
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_its_connection_leaves_is_dropped() {
+        let Rig { all, streams, end, drain: _drain } = rig();
+        let (held, mut released) = oneshot::channel::<()>();
+        streams.execute(async move {
+            std::future::pending::<()>().await;
+            drop(held);
+        });
+        let mut all = Box::pin(all);
+        assert!(all.as_mut().now_or_never().is_none());
+        assert!(released.try_recv().is_err());
+        end.send(()).expect("it is running");
+        assert_eq!(all.await, "ended");
+        assert!(released.await.is_err(), "its sender is gone");
+    }
+
+    #[tokio::test]
+    async fn the_word_to_drain_reaches_the_connection() {
+        let Rig { all, streams: _streams, end: _end, drain } = rig();
+        let mut all = Box::pin(all);
+        assert!(all.as_mut().now_or_never().is_none());
+        drain.send(()).expect("it is waited for");
+        assert_eq!(all.await, "drained");
+    }
+}
