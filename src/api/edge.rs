@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::{Request, Response};
 use tonic::body::Body;
 use tonic::server::NamedService;
@@ -53,8 +54,8 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let method = method(request.uri().path());
         let answer = self.inner.call(request);
-        let (metrics, body_bytes_max) = (Arc::clone(&self.metrics), self.body_bytes_max);
-        Answer { answer, method, metrics, body_bytes_max, started: Instant::now() }
+        let call = Call { method, metrics: Arc::clone(&self.metrics), started: Instant::now(), counted: false };
+        Answer { answer, call: Some(call), body_bytes_max: self.body_bytes_max }
     }
 }
 
@@ -72,10 +73,33 @@ fn method(path: &str) -> Method {
 #[derive(Debug)]
 pub struct Answer<F> {
     answer: F,
+    /// Until the answer.
+    call: Option<Call>,
+    body_bytes_max: usize,
+}
+
+/// What is counted of a call, once: with its status, or as cancelled when it is dropped without one.
+#[derive(Debug)]
+struct Call {
     method: Method,
     metrics: Arc<ApiMetrics>,
-    body_bytes_max: usize,
     started: Instant,
+    counted: bool,
+}
+
+impl Call {
+    fn ended(&mut self, code: Code) {
+        self.counted = true;
+        self.metrics.observe(self.method, code, self.started.elapsed());
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if !self.counted {
+            self.ended(Code::Cancelled);
+        }
+    }
 }
 
 impl<F> Future for Answer<F>
@@ -89,14 +113,45 @@ where
             Ok(response) => response,
             Err(never) => match never {},
         };
+        let Some(mut call) = self.call.take() else { return Poll::Ready(Ok(response)) };
         // An error of a unary call, or before a stream begins, is in the headers.
-        let response = match Status::from_header_map(response.headers()) {
-            Some(status) => contractual(status, self.body_bytes_max).into_http(),
-            None => response,
-        };
-        let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code());
-        self.metrics.observe(self.method, code, self.started.elapsed());
+        if let Some(status) = Status::from_header_map(response.headers()) {
+            let status = contractual(status, self.body_bytes_max);
+            call.ended(status.code());
+            return Poll::Ready(Ok(status.into_http()));
+        }
+        if call.method == Method::Subscribe {
+            // A stream ends with its trailers, and lives until then.
+            return Poll::Ready(Ok(response.map(|body| Body::new(Counted { body, call }))));
+        }
+        call.ended(Code::Ok);
         Poll::Ready(Ok(response))
+    }
+}
+
+/// The body of a stream, whose end is counted.
+#[derive(Debug)]
+struct Counted {
+    body: Body,
+    call: Call,
+}
+
+impl http_body::Body for Counted {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if let Some(Ok(frame)) = &frame
+            && let Some(trailers) = frame.trailers_ref()
+        {
+            let code = Status::from_header_map(trailers).map_or(Code::Ok, |status| status.code());
+            self.call.ended(code);
+        }
+        Poll::Ready(frame)
     }
 }
 

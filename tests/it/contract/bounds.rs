@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::support::{Mounted, Setup, error_reason, eventually, random_bytes};
+use crate::support::{Mounted, Setup, error_reason, eventually, random_bytes, within_patience};
 
 fn is_full_for_now(status: &Status) {
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
@@ -28,6 +28,24 @@ async fn one_subscriber_too_many_is_told_to_come_back_and_can() {
     for subscription in subscriptions.iter_mut().chain([&mut late]) {
         assert_eq!(subscription.next().await.id, 1);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_connection_too_many_is_closed_and_the_others_go_on() {
+    let broker = Setup::new().set("limits.connections", "2").start().await;
+    let client = broker.client().await;
+    let other = broker.client().await;
+    other.publish_kept("s", "x").await;
+    let mut late = tokio::net::TcpStream::connect(broker.grpc()).await.expect("the kernel accepts");
+    let read = within_patience("the end", tokio::io::AsyncReadExt::read(&mut late, &mut [0; 64])).await;
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    client.publish_kept("s", "x").await;
+    let refused = r#"walcast_connections_refused_total{reason="limit"} 1"#;
+    let metrics = broker.get("/metrics").await.expect("it answers").body;
+    assert!(metrics.lines().any(|line| line == refused), "{metrics}");
+    drop(other);
+    eventually("a free place", || async { (broker.metric("walcast_connections").await < 2.0).then_some(()) }).await;
+    broker.client().await.publish_kept("s", "x").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

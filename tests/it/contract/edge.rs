@@ -9,7 +9,7 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse as Reflected;
 
-use crate::support::{Broker, Setup};
+use crate::support::{Broker, Setup, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn health_answers_for_the_server_and_for_the_service() {
@@ -81,6 +81,9 @@ async fn metrics_have_the_names_that_operators_know() {
     assert!(metrics.body.contains("le=\"0.0001\""), "buckets from 100 us");
     assert_eq!(broker.position("durable").await, 3.0, "{}", metrics.body);
     drop(subscription);
+    // A stream is counted when it ends, with the status that it ends with.
+    let ended = r#"method_count{method="Subscribe",status="CANCELLED"}"#;
+    eventually("the end to be counted", || async { (broker.metric(ended).await == 1.0).then_some(()) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
