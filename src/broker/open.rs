@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::run::ErrorKind;
@@ -155,24 +156,22 @@ pub async fn open(settings: &Settings) -> Result<OpenData, OpenDataError> {
     for path in [settings.log_dir(), settings.ids_dir()] {
         files.create_dir_all(&path).map_err(|source| OpenDataError::Directory { path, source })?;
     }
-    let durable_at_least = Checkpointer::peek(&*files, &settings.ids_dir())?.unwrap_or(Sequence::ZERO);
-    let opened = wal::open(Arc::clone(&files), log_options(settings, durable_at_least))?;
-    let log = opened.log;
-
     let subjects = Arc::new(SubjectTable::new(settings.limits.subjects));
-    let checkpointer = Checkpointer::new(files, settings.ids_dir(), log.log_id());
-    let checkpoint = checkpointer.restore(&subjects)?;
+    let (opened, checkpoint) = open_log_and_ids(settings, &files, &subjects)?;
+    let log = opened.log;
     let checkpointed = checkpoint.map_or(Sequence::ZERO, |checkpoint| checkpoint.taken_at);
     if checkpointed < log.trimmed().sequence() {
         let (path, trimmed) = (settings.ids_dir(), log.trimmed());
         return Err(OpenDataError::IdsMissing { path, checkpoint: checkpointed, trimmed });
     }
-    let store = open_store(settings, &log)?;
+    let (replayed, store) = beside(|| replay_ids(&log, &subjects, checkpointed), || open_store(settings, &log));
+    let store = store?;
     let projected = store.projected().await?;
     if projected.sequence() < log.trimmed().sequence() {
         return Err(OpenDataError::StoreBehind { store: store.kind(), projected, trimmed: log.trimmed() });
     }
-    restore_ids(&log, &subjects, checkpointed)?;
+    replayed?;
+    let checkpointer = Checkpointer::new(files, settings.ids_dir(), log.log_id());
     report(&opened.recovery, checkpoint, &subjects, projected, started.elapsed());
     Ok(OpenData {
         writer: opened.writer,
@@ -183,12 +182,48 @@ pub async fn open(settings: &Settings) -> Result<OpenData, OpenDataError> {
     })
 }
 
+/// Does both at once: a start waits for the longer one only.
+fn beside<A: Send, B>(one: impl FnOnce() -> A + Send, other: impl FnOnce() -> B) -> (A, B) {
+    thread::scope(|scope| {
+        let one = scope.spawn(one);
+        let other = other();
+        (one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), other)
+    })
+}
+
+/// Opens the log, and restores the checkpoint of the ids meanwhile.
+fn open_log_and_ids(
+    settings: &Settings,
+    files: &Arc<dyn FileSystem>,
+    subjects: &SubjectTable,
+) -> Result<(wal::Opened, Option<Checkpoint>), OpenDataError> {
+    let ids_dir = settings.ids_dir();
+    let peek = || Checkpointer::peek(&**files, &ids_dir);
+    let durable_at_least = peek()?.unwrap_or(Sequence::ZERO);
+    let restore = || Checkpointer::restore(&**files, &ids_dir, subjects);
+    let (mut checkpoint, opened) =
+        beside(restore, || wal::open(Arc::clone(files), log_options(settings, durable_at_least)));
+    // The log first: whether the directory is another process's decides about everything else.
+    let opened = opened?;
+    // Read before the directory was ours: its last owner may have replaced it as it ended.
+    let now = peek()?;
+    if checkpoint.as_ref().is_ok_and(|found| found.map(|found| found.taken_at) != now) {
+        checkpoint = restore();
+    }
+    let checkpoint = checkpoint?;
+    if let Some(checkpoint) = &checkpoint {
+        checkpoint.belongs_to(opened.log.log_id(), &ids_dir)?;
+    }
+    Ok((opened, checkpoint))
+}
+
 fn log_options(settings: &Settings, durable_at_least: Sequence) -> wal::Options {
     wal::Options {
         segment_bytes: settings.log.segment_bytes,
         max_bytes: settings.log.max_bytes,
         keep_bytes: settings.log.keep_bytes,
         keep_for: settings.log.keep_for,
+        verify_for: settings.log.verify_for,
         frame_bytes_max: frame_bytes_max(settings),
         durable_at_least,
         ..wal::Options::new(settings.log_dir())
@@ -212,7 +247,7 @@ fn open_store(settings: &Settings, log: &Log) -> Result<Arc<dyn Store>, OpenData
 }
 
 /// Raises the marks by what the log holds after the checkpoint.
-fn restore_ids(log: &Log, subjects: &SubjectTable, after: Sequence) -> Result<(), OpenDataError> {
+fn replay_ids(log: &Log, subjects: &SubjectTable, after: Sequence) -> Result<(), OpenDataError> {
     let mut reader = log.reader(after)?;
     while let Some(frame) = reader.next()? {
         for (sequence, bytes) in frame.iter() {

@@ -8,7 +8,7 @@
 //! projected sequence `u64`; then per subject its length `u8` (1 to 255), its bytes, its last id `u32`;
 //! then a zero byte, the number of subjects `u64`, and the CRC32C of all bytes before as `u32`.
 
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,6 +23,8 @@ const FILE_NAME: &str = "high-water-marks";
 /// What a checkpoint says beside the marks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Checkpoint {
+    /// The log that it belongs to.
+    pub log_id: LogId,
     /// Every message up to here is in the marks. It was durable when the checkpoint was taken.
     pub taken_at: Sequence,
     /// Everything up to here was in the store.
@@ -84,6 +86,20 @@ pub enum CheckpointError {
     },
 }
 
+impl Checkpoint {
+    /// Whether it is the log's own.
+    ///
+    /// # Errors
+    /// [`CheckpointError::ForeignLog`] if not; `directory` is where it was found.
+    pub fn belongs_to(&self, log_id: LogId, directory: &Path) -> Result<(), CheckpointError> {
+        if self.log_id == log_id {
+            return Ok(());
+        }
+        let path = directory.join(FILE_NAME);
+        Err(CheckpointError::ForeignLog { path, found: self.log_id, expected: log_id })
+    }
+}
+
 /// Reads and writes the checkpoint of one data directory.
 #[derive(Debug, Clone)]
 pub struct Checkpointer {
@@ -105,27 +121,27 @@ impl Checkpointer {
     /// [`CheckpointError`] if the file cannot be read, or is damaged in its head.
     pub fn peek(files: &dyn FileSystem, directory: &Path) -> Result<Option<Sequence>, CheckpointError> {
         let path = directory.join(FILE_NAME);
-        let Some(reader) = open(files, &path)? else { return Ok(None) };
-        let mut input = Input { reader, path: &path, offset: 0, crc: 0 };
+        let Some(mut input) = Input::open(files, &path)? else { return Ok(None) };
         Ok(Some(input.header()?.taken_at))
     }
 
-    /// Fills `subjects` from the checkpoint. None if there is none.
+    /// Fills `subjects` from the checkpoint in `directory`. None if there is none. May run while the log is being
+    /// opened; [`Checkpoint::belongs_to`] is asked then.
     ///
     /// # Errors
     /// [`CheckpointError`]; the table is then partly filled and not to be used.
-    pub fn restore(&self, subjects: &SubjectTable) -> Result<Option<Checkpoint>, CheckpointError> {
-        let path = self.directory.join(FILE_NAME);
-        let Some(reader) = open(&*self.files, &path)? else { return Ok(None) };
-        let mut input = Input { reader, path: &path, offset: 0, crc: 0 };
-        let header = input.header()?;
-        if header.log_id != self.log_id {
-            return Err(CheckpointError::ForeignLog { path, found: header.log_id, expected: self.log_id });
-        }
+    pub fn restore(
+        files: &dyn FileSystem,
+        directory: &Path,
+        subjects: &SubjectTable,
+    ) -> Result<Option<Checkpoint>, CheckpointError> {
+        let path = directory.join(FILE_NAME);
+        let Some(mut input) = Input::open(files, &path)? else { return Ok(None) };
+        let Header { log_id, taken_at, projected } = input.header()?;
+        subjects.reserve(input.likely_subjects());
         let count = input.entries(subjects)?;
         input.trailer(count)?;
-        let Header { taken_at, projected, .. } = header;
-        Ok(Some(Checkpoint { taken_at, projected, subjects: count, bytes: input.offset }))
+        Ok(Some(Checkpoint { log_id, taken_at, projected, subjects: count, bytes: input.offset() }))
     }
 
     /// Writes a checkpoint that replaces the one before it, crash-safe.
@@ -162,7 +178,7 @@ impl Checkpointer {
             path: self.directory.join(FILE_NAME),
             source,
         })?;
-        Ok(Checkpoint { taken_at, projected, subjects: count, bytes })
+        Ok(Checkpoint { log_id: self.log_id, taken_at, projected, subjects: count, bytes })
     }
 }
 
@@ -186,32 +202,91 @@ struct Header {
     projected: Projected,
 }
 
-struct Input<'a, R> {
-    reader: R,
+/// Bytes read at once: a million subjects are 30 to 40 MB.
+const READ_BYTES: usize = 1024 * 1024;
+
+/// Bytes of the smallest entry: a name of one byte, its length, its id.
+const ENTRY_BYTES_MIN: u64 = 6;
+
+/// Number of subjects and checksum.
+const TRAILER_BYTES: u64 = 12;
+
+/// The file from its start on, in blocks, with the checksum of what was taken.
+struct Input<'a> {
+    file: Arc<dyn LogFile>,
     path: &'a Path,
-    offset: u64,
+    /// Where the block is in the file.
+    block_at: u64,
+    block: Vec<u8>,
+    /// How much of the block was taken.
+    taken: usize,
+    /// How much of it is in `crc`.
+    summed: usize,
     crc: u32,
 }
 
-impl<R: Read> Input<'_, R> {
+impl<'a> Input<'a> {
+    fn open(files: &dyn FileSystem, path: &'a Path) -> Result<Option<Self>, CheckpointError> {
+        match files.open(path) {
+            Ok(file) => Ok(Some(Self { file, path, block_at: 0, block: Vec::new(), taken: 0, summed: 0, crc: 0 })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(CheckpointError::Io { action: "open", path: path.to_owned(), source }),
+        }
+    }
+
+    fn offset(&self) -> u64 {
+        self.block_at + self.taken as u64
+    }
+
+    /// The number of subjects that the trailer names, before anything is checked: good for reserving memory only,
+    /// so no more than the file can hold, and 0 if it cannot be read.
+    fn likely_subjects(&self) -> usize {
+        let length = self.file.len().unwrap_or(0);
+        let mut count = [0; 8];
+        let read = length.checked_sub(TRAILER_BYTES).map(|at| self.file.read_at(&mut count, at));
+        let named = if matches!(read, Some(Ok(8))) { u64::from_le_bytes(count) } else { 0 };
+        usize::try_from(named.min(length / ENTRY_BYTES_MIN)).unwrap_or(0)
+    }
+
+    /// The next `count` bytes, which are not taken yet.
+    fn next(&mut self, count: usize) -> Result<&[u8], CheckpointError> {
+        while self.block.len() - self.taken < count {
+            self.sum();
+            self.block_at += self.taken as u64;
+            self.block.drain(..self.taken);
+            (self.taken, self.summed) = (0, 0);
+            let kept = self.block.len();
+            self.block.resize(kept + READ_BYTES, 0);
+            let read = self.file.read_at(&mut self.block[kept..], self.block_at + kept as u64);
+            self.block.truncate(kept + read.as_ref().map_or(0, |read| *read));
+            match read {
+                Ok(0) => return Err(self.damaged("the file ends early")),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => {
+                    return Err(CheckpointError::Io { action: "read", path: self.path.to_owned(), source });
+                }
+            }
+        }
+        Ok(&self.block[self.taken..self.taken + count])
+    }
+
     fn take<const N: usize>(&mut self) -> Result<[u8; N], CheckpointError> {
         let mut bytes = [0; N];
-        self.fill(&mut bytes)?;
+        bytes.copy_from_slice(self.next(N)?);
+        self.taken += N;
         Ok(bytes)
     }
 
-    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), CheckpointError> {
-        self.reader.read_exact(bytes).map_err(|source| match source.kind() {
-            io::ErrorKind::UnexpectedEof => self.damaged("the file ends early"),
-            _ => CheckpointError::Io { action: "read", path: self.path.to_owned(), source },
-        })?;
-        self.offset += bytes.len() as u64;
-        self.crc = crc32c::crc32c_append(self.crc, bytes);
-        Ok(())
+    /// Brings the checksum up to what was taken.
+    fn sum(&mut self) -> u32 {
+        self.crc = crc32c::crc32c_append(self.crc, &self.block[self.summed..self.taken]);
+        self.summed = self.taken;
+        self.crc
     }
 
     fn damaged(&self, reason: &str) -> CheckpointError {
-        CheckpointError::Damaged { path: self.path.to_owned(), offset: self.offset, reason: reason.to_owned() }
+        CheckpointError::Damaged { path: self.path.to_owned(), offset: self.offset(), reason: reason.to_owned() }
     }
 
     fn header(&mut self) -> Result<Header, CheckpointError> {
@@ -234,21 +309,25 @@ impl<R: Read> Input<'_, R> {
 
     fn entries(&mut self, subjects: &SubjectTable) -> Result<u64, CheckpointError> {
         let mut count = 0;
-        let mut name = [0; u8::MAX as usize];
         loop {
             let [len] = self.take()?;
             if len == 0 {
                 return Ok(count);
             }
-            let name = &mut name[..usize::from(len)];
-            self.fill(name)?;
-            let id = MessageId::new(u32::from_le_bytes(self.take()?));
-            let (Ok(name), Some(id)) = (std::str::from_utf8(name), id) else {
-                return Err(self.damaged("a subject or its last id is not valid"));
-            };
-            subjects
-                .restore(name, id)
-                .map_err(|source| CheckpointError::TooManySubjects { path: self.path.to_owned(), source })?;
+            let entry = self.next(usize::from(len) + size_of::<u32>())?;
+            let bytes = entry.len();
+            let restored = entry.split_last_chunk().and_then(|(name, id)| {
+                let name = std::str::from_utf8(name).ok()?;
+                Some(subjects.restore(name, MessageId::new(u32::from_le_bytes(*id))?))
+            });
+            match restored {
+                Some(Ok(_key)) => {}
+                Some(Err(source)) => {
+                    return Err(CheckpointError::TooManySubjects { path: self.path.to_owned(), source });
+                }
+                None => return Err(self.damaged("a subject or its last id is not valid")),
+            }
+            self.taken += bytes;
             count += 1;
         }
     }
@@ -257,38 +336,15 @@ impl<R: Read> Input<'_, R> {
         if u64::from_le_bytes(self.take()?) != count {
             return Err(self.damaged("the number of subjects is another one"));
         }
-        let crc = self.crc;
+        let crc = self.sum();
         if u32::from_le_bytes(self.take()?) != crc {
             return Err(self.damaged("the checksum does not match"));
         }
-        let mut more = [0];
-        match self.reader.read(&mut more) {
-            Ok(0) => Ok(()),
-            _ => Err(self.damaged("there is something behind the end")),
+        match self.next(1) {
+            Err(CheckpointError::Damaged { .. }) => Ok(()),
+            Ok(_) => Err(self.damaged("there is something behind the end")),
+            Err(error) => Err(error),
         }
-    }
-}
-
-/// A sequential reader of a file of the trait.
-struct Sequential {
-    file: Arc<dyn LogFile>,
-    at: u64,
-}
-
-impl Read for Sequential {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read_at(buffer, self.at)?;
-        self.at += read as u64;
-        Ok(read)
-    }
-}
-
-fn open(files: &dyn FileSystem, path: &Path) -> Result<Option<BufReader<Sequential>>, CheckpointError> {
-    match files.open(path) {
-        // Large reads: a million subjects are 40 MB.
-        Ok(file) => Ok(Some(BufReader::with_capacity(1024 * 1024, Sequential { file, at: 0 }))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(CheckpointError::Io { action: "open", path: path.to_owned(), source }),
     }
 }
 
@@ -310,6 +366,15 @@ mod tests {
         table
     }
 
+    fn restore(directory: &Path, table: &SubjectTable) -> Result<Option<Checkpoint>, CheckpointError> {
+        Checkpointer::restore(&DiskFileSystem, directory, table)
+    }
+
+    /// Restores as a start does.
+    fn usable(directory: &Path) -> Result<(), CheckpointError> {
+        restore(directory, &table(&[]))?.expect("there is a file").belongs_to(LogId::from_bytes([1; 16]), directory)
+    }
+
     fn taken(directory: &Path) -> Checkpoint {
         let table = table(&[("a", 3), ("größe", 1)]);
         table.set_marked_through(Durable(Sequence::new(9)));
@@ -323,11 +388,28 @@ mod tests {
         let written = taken(directory.path());
         assert_eq!(Checkpointer::peek(&DiskFileSystem, directory.path()).expect("readable"), Some(Sequence::new(9)));
         let restored = table(&[]);
-        assert_eq!(checkpointer(directory.path(), 1).restore(&restored).expect("valid"), Some(written));
+        assert_eq!(restore(directory.path(), &restored).expect("valid"), Some(written));
         assert_eq!(written.subjects, 2);
         assert_eq!(restored.high_water_mark("a").map(|(_, id)| id.get()), Some(3));
         assert_eq!(restored.high_water_mark("größe").map(|(_, id)| id.get()), Some(1));
         assert_eq!(restored.len(), 2);
+    }
+
+    #[test]
+    fn restores_what_is_larger_than_a_block() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let names: Vec<String> = (0..60_000).map(|n| format!("{n}-{}", "x".repeat(n % 200))).collect();
+        let many = SubjectTable::new(names.len());
+        for (name, id) in names.iter().zip(1..) {
+            many.restore(name, MessageId::new(id).expect("an id")).expect("room");
+        }
+        let written = checkpointer(directory.path(), 1).take(&many, Projected::default()).expect("written");
+        assert!(written.bytes > 3 * READ_BYTES as u64);
+        let restored = SubjectTable::new(names.len());
+        assert_eq!(restore(directory.path(), &restored).expect("valid"), Some(written));
+        for (name, id) in names.iter().zip(1..) {
+            assert_eq!(restored.high_water_mark(name).map(|(_, last)| last.get()), Some(id));
+        }
     }
 
     #[test]
@@ -340,11 +422,11 @@ mod tests {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
             std::fs::write(&path, bad).expect("writable");
-            assert!(checkpointer(directory.path(), 1).restore(&table(&[])).is_err(), "bit {bit}");
+            assert!(usable(directory.path()).is_err(), "bit {bit}");
         }
         for cut in 0..good.len() {
             std::fs::write(&path, &good[..cut]).expect("writable");
-            assert!(checkpointer(directory.path(), 1).restore(&table(&[])).is_err(), "cut at {cut}");
+            assert!(usable(directory.path()).is_err(), "cut at {cut}");
         }
     }
 
@@ -352,13 +434,14 @@ mod tests {
     fn refuses_another_log_and_a_newer_version_by_name() {
         let directory = tempfile::tempdir().expect("a directory");
         taken(directory.path());
-        let foreign = checkpointer(directory.path(), 2).restore(&table(&[]));
+        let found = restore(directory.path(), &table(&[])).expect("readable").expect("there");
+        let foreign = found.belongs_to(LogId::from_bytes([2; 16]), directory.path());
         assert!(matches!(foreign, Err(CheckpointError::ForeignLog { .. })), "{foreign:?}");
         let path = directory.path().join(FILE_NAME);
         let mut newer = std::fs::read(&path).expect("there");
         newer[8] = 2;
         std::fs::write(&path, newer).expect("writable");
-        let newer = checkpointer(directory.path(), 1).restore(&table(&[]));
+        let newer = usable(directory.path());
         assert!(matches!(newer, Err(CheckpointError::NewerVersion { version: 2, .. })), "{newer:?}");
     }
 }

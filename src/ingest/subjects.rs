@@ -130,6 +130,19 @@ impl SubjectTable {
         }
     }
 
+    /// Takes the memory for `count` more subjects at once, if the bound allows as many: growing step by step hashes
+    /// every name again at each step.
+    pub fn reserve(&self, count: usize) {
+        // Names spread evenly: with a sixteenth more hardly a shard grows again.
+        let share = count.min(self.max) / SHARDS;
+        let share = share + share / 16;
+        for shard in &self.shards {
+            let Shard { index, entries, chunks } = &mut *shard.write();
+            entries.reserve(share);
+            index.reserve(share, |&other| self.hasher.hash_one(entries[other as usize].name_in(chunks)));
+        }
+    }
+
     fn place(&self, subject: &str) -> (u64, usize) {
         let hash = self.hasher.hash_one(subject.as_bytes());
         // The top seven bits are hashbrown's; take the ones below.
