@@ -52,6 +52,8 @@ pub enum Error {
         name: &'static str,
         /// The reason.
         reason: String,
+        /// What kind of failure it was.
+        kind: ErrorKind,
     },
 }
 
@@ -81,7 +83,8 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Data(error) => error.kind(),
-            Self::Listen { .. } | Self::System(_) | Self::Task { .. } => ErrorKind::Failed,
+            Self::Task { kind, .. } => *kind,
+            Self::Listen { .. } | Self::System(_) => ErrorKind::Failed,
         }
     }
 }
@@ -109,7 +112,10 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     // Recovery reads files for up to two seconds; the admin port answers meanwhile.
     let for_open = settings.clone();
     let data = tokio::task::spawn_blocking(move || tokio::runtime::Handle::current().block_on(open::open(&for_open)));
-    let data = data.await.map_err(|panicked| Error::Task { name: "recovery", reason: panicked.to_string() })??;
+    let data = data.await.map_err(|panicked| {
+        let reason = panicked.to_string();
+        Error::Task { name: "recovery", reason, kind: ErrorKind::Failed }
+    })??;
 
     let surroundings =
         Surroundings { settings: &settings, metrics: &metrics, lifecycle: &lifecycle, reporter: &reporter, admin_stop };

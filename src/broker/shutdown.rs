@@ -6,11 +6,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::run::{Error, tasks};
-use super::supervisor::{End, Supervisor};
+use super::housekeeping::HousekeepingError;
+use super::run::{Error, ErrorKind, tasks};
+use super::supervisor::{End, Supervisor, TaskError};
 use crate::api::{Lifecycle, Phase};
 use crate::delivery::Delivery;
 use crate::ingest::Publisher;
+use crate::projector::ProjectorError;
+use crate::wal::{ReadError, VerifyError};
 
 /// How long a failed broker takes to tell its clients before it ends.
 const FAILED_GRACE: Duration = Duration::from_secs(2);
@@ -130,7 +133,14 @@ async fn in_time(deadline: Instant, what: &'static str, work: impl Future<Output
 }
 
 fn failure(end: End) -> Result<(), Error> {
-    end.result.map_err(|error| Error::Task { name: end.name, reason: error.to_string() })
+    end.result.map_err(|error| Error::Task { name: end.name, reason: error.to_string(), kind: kind_of(&error) })
+}
+
+/// Damage that was found after the start ends the broker as damage found at the start does.
+fn kind_of(error: &TaskError) -> ErrorKind {
+    let damaged = matches!(error.downcast_ref(), Some(HousekeepingError::Verify(VerifyError::Damaged(_))))
+        || matches!(error.downcast_ref(), Some(ProjectorError::Read(ReadError::Damaged(_))));
+    if damaged { ErrorKind::Damaged } else { ErrorKind::Failed }
 }
 
 /// The end that tells why: the first one with an error, if it comes in a moment.
@@ -153,9 +163,9 @@ async fn root_of(end: End, supervisor: &mut Supervisor) -> End {
 async fn stop_failed(running: Running, end: End) -> Error {
     let Running { mut supervisor, lifecycle, delivery, grpc_stop, .. } = running;
     let end = root_of(end, &mut supervisor).await;
-    let reason = match end.result {
-        Ok(()) => "it ended although nobody told it to".to_owned(),
-        Err(error) => error.to_string(),
+    let (reason, kind) = match end.result {
+        Ok(()) => ("it ended although nobody told it to".to_owned(), ErrorKind::Failed),
+        Err(error) => (error.to_string(), kind_of(&error)),
     };
     tracing::error!(task = end.name, %reason, "a task failed; the broker ends");
     lifecycle.advance(Phase::Failed);
@@ -164,5 +174,5 @@ async fn stop_failed(running: Running, end: End) -> Error {
     tokio::time::sleep(FAILED_GRACE / 4).await;
     grpc_stop.cancel();
     drop(tokio::time::timeout(FAILED_GRACE, supervisor.ended(&[tasks::GRPC])).await);
-    Error::Task { name: end.name, reason }
+    Error::Task { name: end.name, reason, kind }
 }

@@ -100,6 +100,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(log.max_bytes, bytes(128 * KIB, PIB), flag "--log-max-bytes"),
     key!(log.keep_bytes, bytes(0, PIB)),
     key!(log.keep_for, span(Duration::ZERO, TEN_YEARS)),
+    key!(log.verify_for, span(Duration::ZERO, HOUR)),
     key!(limits.body_bytes, bytes(1, BODY_BYTES_CEILING as u64)),
     key!(limits.in_flight_bytes, bytes(MIB, 64 * GIB)),
     key!(limits.in_flight_publishes, count(32_768, 16_777_216)),

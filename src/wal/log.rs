@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use crate::event::{Durable, Sequence, Trimmed};
 
-use super::error::{LogFailed, ReadError, ReleaseError};
+use super::error::{LogFailed, ReadError, ReleaseError, VerifyError};
 use super::format::LogId;
 use super::reader::Reader;
+use super::recovery;
 use super::retention;
 use super::segments::{SegmentInfo, SegmentState};
 use super::shared::Shared;
@@ -77,6 +78,32 @@ impl Log {
     /// [`ReadError::Trimmed`] if some of them are gone, [`ReadError::Beyond`] if the log ends before `after`.
     pub fn reader(&self, after: Sequence) -> Result<Reader, ReadError> {
         Reader::new(Arc::clone(&self.shared), after)
+    }
+
+    /// Reads and checks the newest of the closed segments that the opening had no time for; the bytes of it, or None if
+    /// all are checked. Reads a whole segment file, so call it where blocking is allowed, and not too often.
+    ///
+    /// # Errors
+    /// [`VerifyError`]; the segment stays unchecked. One that was trimmed meanwhile is no error.
+    pub fn verify_next(&self) -> Result<Option<u64>, VerifyError> {
+        let find = || {
+            let state = self.shared.state.lock();
+            state.segments.iter().rev().find(|segment| !segment.verified).cloned()
+        };
+        let Some(segment) = find() else { return Ok(None) };
+        match recovery::verify_closed(&*self.shared.fs, &segment) {
+            Ok(bytes) => {
+                let mut state = self.shared.state.lock();
+                let found = state.segments.iter_mut().find(|found| found.header.first == segment.header.first);
+                if let Some(found) = found {
+                    found.verified = true;
+                }
+                Ok(Some(bytes))
+            }
+            // The file may be gone, or another segment's by now.
+            Err(_) if segment.last <= self.trimmed().sequence() => Ok(Some(0)),
+            Err(error) => Err(error),
+        }
     }
 
     /// Says that records up to `up_to` are needed by nobody any more, and trims closed segments of them that

@@ -22,12 +22,9 @@ use super::shared::{Shared, Spare, State};
 use super::writer::{Active, Writer};
 
 /// Bytes of closed segments that are read and checked at every opening, newest first: what a disk of 1 GB/s delivers
-/// in the two seconds that a start may take. What is older was checked by an earlier opening, and every frame is checked
+/// in the two seconds that a start may take. What is older is left to [`Log::verify_next`], and every frame is checked
 /// again whenever it is read.
 const VERIFY_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
-/// On a slower disk no further closed segment is begun after this long, so that a start stays within those two
-/// seconds. The newest segment, which alone can be torn, is always read to its end.
-const VERIFY_FOR_MAX: Duration = Duration::from_millis(1_200);
 /// Threads that check: reading and checksums of one segment overlap with those of another.
 const VERIFY_THREADS: usize = 2;
 /// Spares of an earlier run that are kept; see `retention`.
@@ -218,8 +215,8 @@ fn check(fs: &dyn FileSystem, options: &Options, listing: &Listing) -> Result<Fo
         let unchecked = closed.len() - checked.count();
         let started = Instant::now();
         let end = recovery::tail(fs, newest)?;
-        let enough = || threads > 1 && started.elapsed() >= VERIFY_FOR_MAX;
-        bytes_checked += newest.bytes + recovery::verify_all(fs, &closed[unchecked..], threads, &enough)?;
+        let enough = || started.elapsed() >= options.verify_for;
+        bytes_checked += newest.bytes + recovery::verify_all(fs, &mut closed[unchecked..], threads, &enough)?;
         if end.torn_bytes > 0 {
             torn_tail = Some(TornTail { file: newest.path.clone(), offset: end.end, bytes: end.torn_bytes });
         }

@@ -34,6 +34,9 @@ pub struct Options {
     pub frame_bytes_max: usize,
     /// A position that is known from elsewhere to have been durable; a log that ends before it has lost records.
     pub durable_at_least: Sequence,
+    /// How long an opening goes on to begin with another closed segment, to check it. The newest segment, which alone can be
+    /// torn, is always read to its end; what is left over is for [`super::Log::verify_next`].
+    pub verify_for: Duration,
     /// Number of this node, kept in each segment's header.
     pub node_id: u32,
     /// Who makes the next segment's file.
@@ -54,6 +57,8 @@ impl Options {
             // One record of the largest body that a configuration may allow fits, with room for its subject.
             frame_bytes_max: 17 * MIB as usize,
             durable_at_least: Sequence::ZERO,
+            // A start may take two seconds.
+            verify_for: Duration::from_millis(1_200),
             node_id: 0,
             preparation: Preparation::Background,
         }

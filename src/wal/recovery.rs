@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use memchr::memmem;
+use parking_lot::Mutex;
 
 use crate::event::Sequence;
 
@@ -80,6 +80,7 @@ pub(super) fn chain(fs: &dyn FileSystem, dir: &Path, listing: &Listing) -> Resul
             }
             previous.last = header.first.previous();
             previous.end = None;
+            previous.verified = false;
         }
         segments.push(Segment::empty(dir, header, *bytes));
     }
@@ -215,26 +216,29 @@ pub(super) fn verify_closed(fs: &dyn FileSystem, segment: &Segment) -> Result<u6
     Ok(scan.offset())
 }
 
-/// Verifies closed segments, newest first, on `threads` threads; begins no further one once `enough` says so.
-/// Returns the bytes checked, or the damage in the oldest damaged one.
+/// Verifies closed segments, newest first, on `threads` threads, and marks them; begins no further one once `enough`
+/// says so. Returns the bytes checked, or the damage in the oldest damaged one.
 pub(super) fn verify_all(
     fs: &dyn FileSystem,
-    segments: &[Segment],
+    segments: &mut [Segment],
     threads: usize,
     enough: &(dyn Fn() -> bool + Sync),
 ) -> Result<u64, VerifyError> {
-    let begun = AtomicUsize::new(0);
+    let unverified = Mutex::new(segments.iter_mut());
+    let next = || unverified.lock().next_back();
     let work = || {
         let mut outcomes = Vec::new();
         while !enough()
-            && let Some(segment) = segments.iter().rev().nth(begun.fetch_add(1, Ordering::Relaxed))
+            && let Some(segment) = next()
         {
-            outcomes.push((segment.header.first, verify_closed(fs, segment)));
+            let checked = verify_closed(fs, segment);
+            segment.verified = checked.is_ok();
+            outcomes.push((segment.header.first, checked));
         }
         outcomes
     };
     let mut outcomes = thread::scope(|scope| {
-        let others: Vec<_> = (1..threads.min(segments.len())).map(|_| scope.spawn(work)).collect();
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
         let mut outcomes = work();
         for other in others {
             outcomes.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));

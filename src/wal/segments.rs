@@ -56,6 +56,8 @@ pub(super) struct Segment {
     pub end: Option<u64>,
     /// Length of the file.
     pub bytes: u64,
+    /// Whether every frame of it was read and checked, or written, by this process.
+    pub verified: bool,
 }
 
 impl Segment {
@@ -67,6 +69,7 @@ impl Segment {
             end: Some(SEGMENT_HEADER_BYTES),
             bytes,
             header,
+            verified: true,
         }
     }
 

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use crate::support::{Broker, Mounted, Setup, Stopped, random_bytes};
+use crate::support::{Broker, Mounted, Setup, Stopped, eventually, random_bytes};
 
 /// Exit codes of interfaces.md.
 const FAILED: i32 = 1;
@@ -123,6 +123,31 @@ async fn a_damaged_record_in_the_middle_is_exit_3_with_file_and_offset() {
     let setup = stopped.setup();
     refuses(&setup, DAMAGED, &[&name_of(&segment), "damaged at byte", "not a torn write"]);
     assert_eq!(fs::read(&segment).expect("readable")[50_001..], before[50_001..], "nothing was repaired by itself");
+}
+
+/// What a start has no time to check is checked once it serves, and ends as it would have at the start.
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_that_the_start_had_no_time_to_find_ends_the_broker_with_exit_3() {
+    let setup = Setup::new().set("log.verify_for", "0s").set("log.segment_bytes", "2MiB");
+    let broker = setup.start().await;
+    let client = broker.client().await;
+    for number in 0..60 {
+        client.publish_kept("s", random_bytes(number, 100_000)).await;
+    }
+    eventually("everything in the store", || async { (broker.position("projected").await == 60.0).then_some(()) })
+        .await;
+    drop(client);
+    let stopped = broker.stop().await;
+    let segment = segments(stopped.data()).remove(0);
+    let before = fs::read(&segment).expect("readable");
+    overwrite(&segment, 1_000_000, &[before[1_000_000] ^ 1]);
+    let setup = stopped.setup().expect_log("a task failed").expect_log("is damaged at byte");
+    let broker = setup.start().await;
+    let (exit, stopped) = broker.wait().await;
+    assert_eq!(exit.code(), Some(DAMAGED));
+    // Without the hurry the start itself refuses, by the same name.
+    let setup = stopped.setup().set("log.verify_for", "1m");
+    refuses(&setup, DAMAGED, &[&name_of(&segment), "damaged at byte"]);
 }
 
 /// Where the header of a segment has what (docs of the log's format).

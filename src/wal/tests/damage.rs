@@ -308,6 +308,29 @@ fn old_bytes_of_a_file_that_is_used_again_are_no_records() {
 }
 
 #[test]
+fn what_an_opening_had_no_time_to_check_is_checked_later_newest_first() {
+    let sample = sample();
+    let segments = sample.segments();
+    let fs = sample.copy();
+    let damaged = &segments[1];
+    flip(&fs, damaged, 8 * (sample.frames(damaged)[0].0 + 100));
+    let hasty = Options { verify_for: std::time::Duration::ZERO, ..tight() };
+    let opened = open(Arc::new(fs.clone()), hasty).expect("nothing but the newest is looked at");
+    // All closed ones but the two oldest are fine: the newest was checked at the opening.
+    for _ in 3..segments.len() {
+        assert!(opened.log.verify_next().expect("intact").is_some());
+    }
+    for _ in 0..2 {
+        let error = opened.log.verify_next().expect_err("it stays unchecked");
+        assert!(matches!(&error, VerifyError::Damaged(damage) if damage.file == *damaged), "{error}");
+    }
+    drop(opened);
+    flip(&fs, damaged, 8 * (sample.frames(damaged)[0].0 + 100));
+    let opened = try_open(&fs).expect("intact again");
+    assert_eq!(opened.log.verify_next().expect("nothing is left"), None);
+}
+
+#[test]
 fn readers_and_tools_name_damage_that_comes_later() {
     let sample = sample();
     let fs = sample.copy();

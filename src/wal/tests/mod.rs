@@ -25,6 +25,7 @@ pub(super) fn small(dir: &Path) -> Options {
         keep_bytes: u64::MAX,
         keep_for: std::time::Duration::MAX,
         frame_bytes_max: 8 * 1024,
+        verify_for: std::time::Duration::MAX,
         preparation: Preparation::Inline,
         ..Options::new(dir)
     }
