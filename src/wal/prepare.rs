@@ -105,6 +105,12 @@ fn prepare(shared: &Shared) -> Result<(), LogFailed> {
         }
         Ok(None) => {}
         Err(error) if is_shortage(&error) => {
+            drop(state);
+            // What is only kept for replay gives way here, too; the next attempt takes its place.
+            if retention::reclaim(shared).unwrap_or(false) {
+                return Ok(());
+            }
+            state = shared.state.lock();
             note(&mut state.obstacle, Obstacle::DiskFull { reason: error.to_string() });
         }
         Err(error) => {

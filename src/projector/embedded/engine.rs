@@ -15,6 +15,7 @@ use super::KIND;
 use super::bucket::BucketKey;
 use super::codec::{self, POSITION_KEY};
 use super::config::{Config, MEMTABLE_PARTS, WAITING_FLUSHES_MAX};
+use super::space;
 use crate::event::{MessageId, Projected, UnixMicros};
 use crate::projector::{ApplyError, Row, StoreBatch, StoreError, StoredMessage};
 
@@ -91,6 +92,8 @@ impl Engine {
         if writer.projected != batch.previous {
             return Err(ApplyError::WrongPosition { found: writer.projected, expected: batch.previous });
         }
+        let row_bytes = |row: &Row| (row.subject.as_str().len() + row.body.len()) as u64 + ENTRY_OVERHEAD_BYTES;
+        space::check(&self.keyspaces_directory, batch.rows.iter().map(row_bytes).sum())?;
         let items = batch.rows.len() + batch.high_water_marks.len() + 1;
         let mut write = fjall::OwnedWriteBatch::with_capacity(self.database.clone(), items)
             // fdatasync. The journal's size was fixed and synced when it was made, or grows: then the size

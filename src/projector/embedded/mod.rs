@@ -16,6 +16,7 @@ mod codec;
 mod config;
 mod engine;
 mod open;
+mod space;
 
 use std::path::Path;
 use std::sync::Arc;

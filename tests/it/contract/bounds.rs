@@ -121,3 +121,32 @@ async fn a_disk_that_fills_up_refuses_publishes_only_and_until_there_is_room() {
     let broker = broker.kill_nine().await.start().await;
     assert_eq!(broker.client().await.publish_kept("s", body).await, next + 1);
 }
+
+/// The store's disk is full: that stalls the projection and nothing else, until there is room again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_stalls_the_embedded_store_and_does_not_end_the_broker() {
+    let setup = Setup::new();
+    let disk = Mounted::tmpfs(&setup, "size=160M");
+    let ballast = disk.at().join("ballast");
+    let setup = setup.data_dir(disk.at().join("data")).set("log.segment_bytes", "2MiB");
+    let broker = setup.expect_log("projection waits for the store").start().await;
+    let client = broker.client().await;
+    client.publish_kept("s", "before").await;
+    eventually("the first in the store", || async { (broker.position("projected").await == 1.0).then_some(()) }).await;
+    let free = rustix::fs::statvfs(disk.at()).expect("a disk");
+    // Room for the log, less than the reserve of the store.
+    let filler = (free.f_bavail * free.f_frsize) as usize - (12 << 20);
+    fs::write(&ballast, vec![1; filler]).expect("it fits");
+    let id = client.publish_kept("s", "while it is full").await;
+    eventually("the stall to show", || async {
+        broker.get("/status").await?.body.contains("bytes are free").then_some(())
+    })
+    .await;
+    assert_eq!(client.fetch_body("s", id).await, "while it is full");
+    assert_eq!(client.fetch_body("s", 1).await, "before");
+
+    fs::remove_file(&ballast).expect("removed");
+    eventually("projection to go on", || async { (broker.position("projected").await == 2.0).then_some(()) }).await;
+    let broker = broker.kill_nine().await.start().await;
+    assert_eq!(broker.client().await.fetch_body("s", id).await, "while it is full");
+}
