@@ -13,7 +13,7 @@ use crate::event::record::{self, RecordError};
 use crate::event::{EncodedMessage, Projected, Sequence, Trimmed, clock};
 use crate::fetch::{HotMessage, HotTail};
 use crate::ingest::{self, Admission, Checkpoint, CheckpointError, Checkpointer, IdsExhausted, SubjectTable};
-use crate::projector::{EmbeddedStore, NoneStore, OpenStoreError, Store, StoreError, embedded};
+use crate::projector::{EmbeddedStore, NoneStore, OpenStoreError, ProjectorError, Store, StoreError, embedded};
 use crate::wal::{self, DiskFileSystem, FileSystem, Log, OpenError, OpenErrorKind, ReadError, Recovery, Writer};
 
 /// Bytes of one frame: with 256-byte bodies some 8,000 records, below a millisecond to write. Larger
@@ -76,6 +76,9 @@ pub enum OpenDataError {
     /// The store cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The store is too far behind and does not catch up.
+    #[error("bring the store up to the log: {0}")]
+    CatchUp(ProjectorError),
     /// The store lacks messages that the log no longer holds.
     #[error(
         "the {store} store has the messages up to sequence {projected}, and the log begins after {trimmed}: those between are in neither; restore the store from a backup, or start with an empty data directory"
@@ -104,6 +107,8 @@ impl OpenDataError {
             Self::Ids(CheckpointError::TooManySubjects { .. }) | Self::TooManySubjects(_) => ErrorKind::Configuration,
             Self::Ids(_) | Self::Read(_) | Self::Record { .. } => ErrorKind::Damaged,
             Self::IdsMissing { .. } | Self::StoreBehind { .. } => ErrorKind::Damaged,
+            Self::CatchUp(ProjectorError::Read(ReadError::Damaged(_))) => ErrorKind::Damaged,
+            Self::CatchUp(_) => ErrorKind::Failed,
             Self::Store(error) if error.retryable() => ErrorKind::Failed,
             Self::Store(_) => ErrorKind::Damaged,
             Self::OpenStore(_) | Self::Directory { .. } => ErrorKind::Failed,

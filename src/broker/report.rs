@@ -62,14 +62,13 @@ impl Reporter {
     /// Reads the gauges that nothing moves in between.
     fn refresh(&self, rooms: &Rooms) {
         let Metrics { ingest, wal, delivery, projector, fetch, .. } = &self.metrics;
-        let durable = rooms.log.durable().sequence().get();
-        let projected = rooms.projected.borrow().sequence().get();
+        let Positions { trimmed, projected, durable } = rooms.positions();
         wal.durable.set(signed(durable));
-        wal.trimmed.set(signed(rooms.log.trimmed().sequence().get()));
+        wal.trimmed.set(signed(trimmed));
         wal.bytes.set(signed(rooms.log.bytes()));
         wal.files.set(signed(rooms.log.files() as u64));
         projector.projected.set(signed(projected));
-        projector.lag_records.set(signed(durable.saturating_sub(projected)));
+        projector.lag_records.set(signed(durable - projected));
         ingest.queue_bytes.set(signed(rooms.publisher.admission().in_flight() as u64));
         ingest.queue_publishes.set(signed(rooms.publisher.queued() as u64));
         ingest.subjects.set(signed(rooms.subjects.len() as u64));
@@ -77,6 +76,23 @@ impl Reporter {
         delivery.topics.set(signed(rooms.delivery.topics() as u64));
         delivery.unread_bytes.set(signed(rooms.delivery.unread_bytes() as u64));
         fetch.hot_tail_bytes.set(signed(rooms.hot.bytes() as u64));
+    }
+}
+
+/// As numbers: `trimmed <= projected <= durable`.
+struct Positions {
+    trimmed: u64,
+    projected: u64,
+    durable: u64,
+}
+
+impl Rooms {
+    /// The lowest first: each of them only rises, so what is read later is not below it.
+    fn positions(&self) -> Positions {
+        let trimmed = self.log.trimmed().sequence().get();
+        let projected = self.projected.borrow().sequence().get();
+        let durable = self.log.durable().sequence().get();
+        Positions { trimmed, projected, durable }
     }
 }
 
@@ -113,8 +129,7 @@ impl Report for Reporter {
             },
         });
         if let (Some(rooms), Value::Object(status)) = (self.rooms.get(), &mut status) {
-            let durable = rooms.log.durable();
-            let projected = *rooms.projected.borrow();
+            let Positions { trimmed, projected, durable } = rooms.positions();
             let admission = rooms.publisher.admission();
             status.extend([
                 (
@@ -122,9 +137,9 @@ impl Report for Reporter {
                     json!({
                         "id": rooms.log.log_id().to_string(),
                         "epoch": rooms.log.epoch(),
-                        "durable": durable.sequence().get(),
-                        "projected": projected.sequence().get(),
-                        "trimmed": rooms.log.trimmed().sequence().get(),
+                        "durable": durable,
+                        "projected": projected,
+                        "trimmed": trimmed,
                         "bytes": rooms.log.bytes(),
                         "files": rooms.log.files(),
                     }),
@@ -147,7 +162,7 @@ impl Report for Reporter {
                     json!({
                         "store": rooms.store,
                         "state": rooms.projector.progress().stalled.unwrap_or_else(|| "projecting".to_owned()),
-                        "lag_records": durable.sequence().get().saturating_sub(projected.sequence().get()),
+                        "lag_records": durable - projected,
                     }),
                 ),
                 (
@@ -169,7 +184,8 @@ impl Report for Reporter {
             return vec![Part { name: "log", ready: false, state: "opening".to_owned() }];
         };
         let failed = rooms.log.is_failed();
-        let lag = rooms.log.durable().sequence().get().saturating_sub(rooms.projected.borrow().sequence().get());
+        let Positions { projected, durable, .. } = rooms.positions();
+        let lag = durable - projected;
         let state = rooms.projector.progress().stalled.unwrap_or_else(|| "projecting".to_owned());
         vec![
             Part { name: "log", ready: !failed, state: if failed { "failed" } else { "writing" }.to_owned() },

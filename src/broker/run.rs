@@ -119,7 +119,7 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
 
     let surroundings =
         Surroundings { settings: &settings, metrics: &metrics, lifecycle: &lifecycle, reporter: &reporter, admin_stop };
-    let running = start(surroundings, data, listener, supervisor)?;
+    let running = start(surroundings, data, listener, supervisor).await?;
     // Before anybody can know that it is ready and tell it to stop.
     let signals = Signals::new().map_err(Error::System)?;
     lifecycle.advance(Phase::Serving);
@@ -148,7 +148,7 @@ struct Surroundings<'a> {
 }
 
 /// Connects the rooms and starts their tasks and threads.
-fn start(
+async fn start(
     surroundings: Surroundings<'_>,
     data: OpenData,
     listener: TcpListener,
@@ -179,14 +179,24 @@ fn start(
         trigger,
         observed,
     );
-    open::fill_hot_tail(&data.tail, &hot, publisher.admission())?;
     let sink = Arc::new(Sink {
         hot: Arc::clone(&hot),
         delivery: delivery.clone(),
         admission: publisher.admission().clone(),
         projected,
     });
-    let tail = data.tail;
+    let mut tail = data.tail;
+    let (projector, progress) = Projector::new(
+        projector::Config::default(),
+        tail.log.clone(),
+        Arc::clone(&tail.store),
+        durable_seen,
+        Arc::clone(&sink) as Arc<dyn ProjectionSink>,
+        metrics.projector.clone(),
+    );
+    let in_memory_max = settings.limits.in_flight_bytes as u64;
+    tail.projected = projector.catch_up(in_memory_max).await.map_err(OpenDataError::CatchUp)?;
+    open::fill_hot_tail(&tail, &hot, publisher.admission())?;
     let fetch =
         Fetch::new(Arc::clone(&tail.subjects), Arc::clone(&hot), Arc::clone(&tail.store), metrics.fetch.clone());
     let housekeeper = Housekeeper {
@@ -199,14 +209,6 @@ fn start(
         failed: false,
         wake: woken,
     };
-    let (projector, progress) = Projector::new(
-        projector::Config::default(),
-        tail.log.clone(),
-        Arc::clone(&tail.store),
-        durable_seen,
-        Arc::clone(&sink) as Arc<dyn ProjectionSink>,
-        metrics.projector.clone(),
-    );
     reporter.set_rooms(Rooms {
         log: tail.log,
         subjects: tail.subjects,

@@ -125,6 +125,29 @@ async fn a_damaged_record_in_the_middle_is_exit_3_with_file_and_offset() {
     assert_eq!(fs::read(&segment).expect("readable")[50_001..], before[50_001..], "nothing was repaired by itself");
 }
 
+/// The store is removed while the broker is down: memory must not take its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_far_behind_catches_up_before_the_broker_serves() {
+    let setup = Setup::new().set("limits.in_flight_bytes", "2MiB").set("limits.hot_tail_bytes", "1MiB");
+    let setup = setup.set("limits.body_bytes", "128KiB").set("limits.subscriber_bytes", "1MiB");
+    let broker = setup.clone().start().await;
+    let client = broker.client().await;
+    for number in 0..150 {
+        client.publish_kept("s", random_bytes(number, 100_000)).await;
+    }
+    drop(client);
+    let stopped = broker.kill_nine().await;
+    fs::remove_dir_all(stopped.data().join("store")).expect("removed");
+    let broker = stopped.start().await;
+    assert!(broker.position("projected").await > 100.0, "projected before it served");
+    let held = broker.metric("walcast_hot_tail_bytes").await;
+    assert!(held < 5.0 * 1024.0 * 1024.0, "{held} bytes in memory");
+    let client = broker.client().await;
+    for number in 0..150 {
+        assert!(client.fetch_body("s", number as i32 + 1).await == random_bytes(number, 100_000), "{number}");
+    }
+}
+
 /// What a start has no time to check is checked once it serves, and ends as it would have at the start.
 #[tokio::test(flavor = "multi_thread")]
 async fn damage_that_the_start_had_no_time_to_find_ends_the_broker_with_exit_3() {
