@@ -20,11 +20,13 @@ pub async fn run(arguments: &SubscribeArguments, output: &mut Output) -> Result<
     // The headers are here: what is published from now on arrives.
     output::note(&format!("subscribed to {:?}", arguments.subject));
     let mut left = arguments.count.unwrap_or(u64::MAX);
+    let mut last = None;
     // Everything that is there already goes out in one write.
     let mut bursts = response.into_inner().ready_chunks(BURST);
     while let Some(burst) = bursts.next().await {
         for received in burst {
-            let received = received.map_err(|status| ended(&what, server, &status, output))?;
+            let received = received.map_err(|status| ended(&following(arguments, last), server, &status, output))?;
+            last = Some(received.id);
             message::write(output, &received, arguments.format, true)?;
             left -= 1;
             if left == 0 {
@@ -33,7 +35,16 @@ pub async fn run(arguments: &SubscribeArguments, output: &mut Output) -> Result<
         }
         output.flush()?;
     }
+    let what = following(arguments, last);
     Err(Failure::new(Exit::Failed, format!("{what} failed: the broker ended the stream without a reason")))
+}
+
+/// What was being done, with the place to go on from.
+fn following(arguments: &SubscribeArguments, last: Option<i32>) -> String {
+    match last {
+        Some(id) => format!("following {:?} after message {id}", arguments.subject),
+        None => format!("following {:?}", arguments.subject),
+    }
 }
 
 fn ended(what: &str, server: &str, status: &tonic::Status, output: &mut Output) -> Failure {

@@ -148,6 +148,9 @@ fn environment_layer(environment: &BTreeMap<String, String>) -> Result<Layer, Co
             continue;
         }
         let Some(key) = KEYS.iter().find(|key| key.variable() == *variable) else {
+            if is_service_link(variable, value) {
+                continue;
+            }
             let known: Vec<_> = KEYS.iter().map(Key::variable).collect();
             let hint = hint(variable, known.iter().map(String::as_str));
             return Err(ConfigError::UnknownKey { name: variable.clone(), origin: "environment".into(), hint });
@@ -155,6 +158,23 @@ fn environment_layer(environment: &BTreeMap<String, String>) -> Result<Layer, Co
         layer.0.insert(key.name.to_owned(), Value::new(Some(&format!("env {variable}")), value.as_str()));
     }
     Ok(layer)
+}
+
+/// Whether Kubernetes made the variable for a Service whose name begins with `walcast`: it puts the addresses of every
+/// Service of a namespace into the environment of its pods (`enableServiceLinks`), as Docker's links did.
+fn is_service_link(variable: &str, value: &str) -> bool {
+    let is_address = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
+    let of_port = |rest: &str| {
+        let parts: Vec<&str> = rest.split('_').collect();
+        let [port, protocol, ..] = parts[..] else { return false };
+        let known = ["TCP", "UDP", "SCTP"].contains(&protocol) && port.parse::<u16>().is_ok();
+        known && (is_address || matches!(parts[2..], ["PROTO" | "PORT" | "ADDR"]))
+    };
+    variable.ends_with("_SERVICE_HOST")
+        || (variable.ends_with("_SERVICE_PORT") || variable.contains("_SERVICE_PORT_")) && value.parse::<u16>().is_ok()
+        || variable.ends_with("_PORT") && is_address
+        || variable.rsplit_once("_PORT_").is_some_and(|(_, rest)| of_port(rest))
+        || variable.split_once("_PORT_").is_some_and(|(_, rest)| of_port(rest))
 }
 
 fn flags_layer(flags: &[(&'static str, String)]) -> Layer {

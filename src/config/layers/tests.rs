@@ -105,6 +105,25 @@ fn unknown_keys_get_the_nearest_name() {
 }
 
 #[test]
+fn the_addresses_that_kubernetes_puts_into_the_environment_are_no_settings() {
+    let links = [
+        ("WALCAST_SERVICE_HOST", "10.96.0.12"),
+        ("WALCAST_SERVICE_PORT", "50051"),
+        ("WALCAST_SERVICE_PORT_GRPC", "50051"),
+        ("WALCAST_PORT", "tcp://10.96.0.12:50051"),
+        ("WALCAST_PORT_50051_TCP", "tcp://10.96.0.12:50051"),
+        ("WALCAST_PORT_50051_TCP_PROTO", "tcp"),
+        ("WALCAST_PORT_50051_TCP_PORT", "50051"),
+        ("WALCAST_HEADLESS_PORT_50051_TCP_ADDR", "10.96.0.12"),
+    ];
+    let effective = with_environment(&links).expect("they are passed over");
+    assert_eq!(effective.settings, Settings::default());
+    for (variable, value) in [("WALCAST_PORT", "50051"), ("WALCAST_SERVICE_PORT", "x"), ("WALCAST_PORT_A_TCP", "1")] {
+        assert!(message(with_environment(&[(variable, value)])).starts_with("unknown setting"), "{variable}");
+    }
+}
+
+#[test]
 fn an_unknown_key_is_not_hidden_by_a_later_layer() {
     let folder = tempfile::tempdir().expect("a folder for the test");
     let path = folder.path().join("walcast.toml");
