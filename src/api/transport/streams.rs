@@ -143,8 +143,9 @@ impl<C: Drain, T: AsyncWrite + Unpin> Future for WithStreams<C, T> {
         }
         this.put_off = false;
         let ended = this.connection.as_mut().poll(context);
+        // Also what a connection wrote as its last.
+        this.socket.poll_send(context);
         if ended.is_pending() {
-            this.socket.poll_send(context);
             this.poll_streams(context);
             this.begun.0.ran.store(false, Ordering::Relaxed);
         }
