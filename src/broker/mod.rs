@@ -2,6 +2,8 @@
 //!
 //! Owns the lifecycle. Must never contain what a room does.
 
+mod error;
+mod error_kind;
 mod housekeeping;
 mod open;
 mod report;
@@ -10,5 +12,6 @@ mod shutdown;
 mod sink;
 mod supervisor;
 
+pub use error::{Error, ErrorKind};
 pub use open::OpenDataError;
-pub use run::{Error, ErrorKind, run};
+pub use run::run;

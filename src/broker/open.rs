@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::run::ErrorKind;
+use super::error_kind::ErrorKind;
 use crate::config::{Settings, StoreKind};
 use crate::event::limits::{RECORD_OVERHEAD_BYTES, SUBJECT_BYTES_MAX};
 use crate::event::record::{self, RecordError};

@@ -1,7 +1,6 @@
 //! From settings to a running broker and back.
 
 use std::convert::Infallible;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -9,12 +8,13 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::error::{Error, ErrorKind};
 use super::housekeeping::Housekeeper;
 use super::open::{self, OpenData, OpenDataError};
 use super::report::{Reporter, Rooms};
 use super::shutdown::{Running, Signals, until_stopped};
 use super::sink::Sink;
-use super::supervisor::Supervisor;
+use super::supervisor::{Supervisor, tasks};
 use crate::api::{self, BrokerService, Connections, Lifecycle, Phase, ServerConfig, admin};
 use crate::config::Settings;
 use crate::delivery::{self, Delivery};
@@ -25,69 +25,6 @@ use crate::telemetry::Metrics;
 
 /// A checkpoint of many subjects is large: it is due after this many times its own size of log.
 const CHECKPOINT_RATIO: u64 = 4;
-
-/// Why the broker did not run, or ended other than by an orderly stop.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// An address cannot be listened on.
-    #[error("listen on {address} ({setting}): {source}{}", hint(source))]
-    Listen {
-        /// The setting.
-        setting: &'static str,
-        /// Its value.
-        address: SocketAddr,
-        /// The reason.
-        source: io::Error,
-    },
-    /// The data directory.
-    #[error(transparent)]
-    Data(#[from] OpenDataError),
-    /// The system gives no thread or signal handler.
-    #[error("start the broker: {0}")]
-    System(#[source] io::Error),
-    /// A task ended by itself.
-    #[error("{name} failed: {reason}")]
-    Task {
-        /// Its name.
-        name: &'static str,
-        /// The reason.
-        reason: String,
-        /// What kind of failure it was.
-        kind: ErrorKind,
-    },
-}
-
-/// Kinds of failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// Something on the disk is damaged, missing or another's.
-    Damaged,
-    /// Another process uses the data directory.
-    InUse,
-    /// The settings do not fit what they meet.
-    Configuration,
-    /// Everything else.
-    Failed,
-}
-
-fn hint(source: &io::Error) -> &'static str {
-    match source.kind() {
-        io::ErrorKind::AddrInUse => "; another process uses it: stop that one or choose another address",
-        io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
-        _ => "",
-    }
-}
-
-impl Error {
-    /// What kind of failure it is: decides the exit code.
-    pub fn kind(&self) -> ErrorKind {
-        match self {
-            Self::Data(error) => error.kind(),
-            Self::Task { kind, .. } => *kind,
-            Self::Listen { .. } | Self::System(_) => ErrorKind::Failed,
-        }
-    }
-}
 
 /// Runs the broker until a signal or a failure.
 ///
@@ -281,15 +218,4 @@ fn server_config(settings: &Settings) -> ServerConfig {
         keepalive_interval: limits.keepalive_interval,
         keepalive_timeout: limits.keepalive_timeout,
     }
-}
-
-/// The names of what runs.
-pub(super) mod tasks {
-    pub const ADMIN: &str = "the admin port";
-    pub const COMMITTER: &str = "committer";
-    pub const RELEASER: &str = "releaser";
-    pub const FANOUT: &str = "fan-out";
-    pub const PROJECTOR: &str = "projector";
-    pub const HOUSEKEEPER: &str = "housekeeper";
-    pub const GRPC: &str = "the gRPC server";
 }

@@ -6,9 +6,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::error::{Error, ErrorKind};
 use super::housekeeping::HousekeepingError;
-use super::run::{Error, ErrorKind, tasks};
-use super::supervisor::{End, Supervisor, TaskError};
+use super::supervisor::{End, Supervisor, TaskError, tasks};
 use crate::api::{Lifecycle, Phase};
 use crate::delivery::Delivery;
 use crate::ingest::Publisher;

@@ -86,6 +86,17 @@ impl Supervisor {
     }
 }
 
+/// The names of what runs.
+pub(super) mod tasks {
+    pub const ADMIN: &str = "the admin port";
+    pub const COMMITTER: &str = "committer";
+    pub const RELEASER: &str = "releaser";
+    pub const FANOUT: &str = "fan-out";
+    pub const PROJECTOR: &str = "projector";
+    pub const HOUSEKEEPER: &str = "housekeeper";
+    pub const GRPC: &str = "the gRPC server";
+}
+
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;

@@ -1,42 +1,9 @@
-//! The command line.
+//! What the clients' commands take.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-
-use super::bench::BenchArguments;
-use super::config_command::ConfigArguments;
-use super::log_command::LogArguments;
-use super::serve::ServeArguments;
-
-/// A durable-ack gRPC broker: a publish is acknowledged once it is on the local disk.
-#[derive(Debug, Parser)]
-#[command(name = "walcast", version, max_term_width = 100)]
-pub struct Cli {
-    #[command(subcommand)]
-    pub command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Run the broker
-    Serve(ServeArguments),
-    /// Publish a message, or one a line, and print its id
-    Publish(PublishArguments),
-    /// Print the messages of a subject as they are published
-    Subscribe(SubscribeArguments),
-    /// Print one message by its id
-    Fetch(FetchArguments),
-    /// Put load on a broker and measure it
-    Bench(BenchArguments),
-    /// Show a running broker on one screen
-    Status(StatusArguments),
-    /// Look at the log of a stopped or running broker
-    Log(LogArguments),
-    /// Show or check the effective configuration
-    Config(ConfigArguments),
-}
+use clap::{Args, ValueEnum};
 
 /// Which broker a client talks to.
 #[derive(Debug, Clone, Args)]
@@ -137,10 +104,6 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 mod tests {
     use super::*;
 
-    fn parse(line: &str) -> Result<Command, clap::error::ErrorKind> {
-        Cli::try_parse_from(line.split_whitespace()).map(|cli| cli.command).map_err(|error| error.kind())
-    }
-
     #[test]
     fn expirations_are_whole_seconds() {
         assert_eq!(whole_seconds("60s"), Ok(60));
@@ -149,19 +112,5 @@ mod tests {
         assert!(whole_seconds("500ms").is_err_and(|reason| reason.contains("whole seconds")));
         assert!(whole_seconds("100years").is_err_and(|reason| reason.contains("2147483647")));
         assert!(whole_seconds("60").is_err_and(|reason| reason.contains("60s")));
-    }
-
-    #[test]
-    fn publish_needs_one_source_of_its_body() {
-        assert!(matches!(parse("walcast publish s b"), Ok(Command::Publish(_))));
-        assert!(matches!(parse("walcast publish s --file f --lines"), Ok(Command::Publish(_))));
-        assert_eq!(parse("walcast publish s").err(), Some(clap::error::ErrorKind::MissingRequiredArgument));
-        assert_eq!(parse("walcast publish s b --file f").err(), Some(clap::error::ErrorKind::ArgumentConflict));
-    }
-
-    #[test]
-    fn an_id_may_be_wrong_but_reaches_the_broker() {
-        assert!(matches!(parse("walcast fetch s -1"), Ok(Command::Fetch(arguments)) if arguments.id == -1));
-        assert_eq!(parse("walcast subscribe s --count 0").err(), Some(clap::error::ErrorKind::ValueValidation));
     }
 }

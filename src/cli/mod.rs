@@ -8,6 +8,7 @@
 mod arguments;
 mod bench;
 mod client;
+mod commands;
 mod config_command;
 mod failure;
 mod fetch;
@@ -23,7 +24,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use arguments::{Cli, Command};
+use commands::{Cli, Command};
 pub use failure::{Exit, Failure};
 use output::Output;
 pub use serve::Serve;

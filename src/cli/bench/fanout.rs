@@ -15,6 +15,7 @@ use tonic::{Status, Streaming};
 use super::super::arguments::duration;
 use super::super::{Exit, Failure, client, output};
 use super::body::{self, Bodies, HEAD_BYTES, Head};
+use super::delivered::Delivered;
 use super::load::{self, Call, Client};
 use super::options::{LoadOptions, Loop};
 use super::order::{Faults, Order};
@@ -51,23 +52,6 @@ pub struct FanoutOptions {
     /// Fail if more deliveries than this are lost, repeated or reordered
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub max_faults: u64,
-}
-
-/// What the subscribers saw.
-#[derive(Debug)]
-pub struct Delivered {
-    /// How many there were.
-    pub subscribers: u32,
-    /// From when a message was due until it was received; measured messages only.
-    pub latencies: Latencies,
-    /// When the last measured message was received.
-    pub last: Option<Instant>,
-    /// Lost, repeated, reordered.
-    pub faults: Faults,
-    /// How many of them are too many.
-    pub max_faults: u64,
-    /// Streams that the broker ended, by code.
-    pub ended: BTreeMap<&'static str, u64>,
 }
 
 /// What publishers and subscribers share.

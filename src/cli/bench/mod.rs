@@ -5,6 +5,7 @@
 //! (`--in-flight`): each of a fixed number of callers waits for its answer before it calls again.
 
 mod body;
+mod delivered;
 mod fanout;
 mod fetch;
 mod load;

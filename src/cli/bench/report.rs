@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::fanout::Delivered;
+use super::delivered::Delivered;
 use super::options::{Bounds, LoadOptions, Loop};
 use super::order::Faults;
 use super::record::{Calls, Latencies};

@@ -11,10 +11,10 @@ use fjall::{AbstractTree as _, Database, Keyspace, PersistMode};
 use parking_lot::RwLock;
 use tracing::{debug, info};
 
-use super::KIND;
 use super::bucket::BucketKey;
 use super::codec::{self, POSITION_KEY};
 use super::config::{Config, MEMTABLE_PARTS, WAITING_FLUSHES_MAX};
+use super::errors::{failed, inconsistent};
 use super::space;
 use crate::event::{MessageId, Projected, UnixMicros};
 use crate::projector::{ApplyError, Row, StoreBatch, StoreError, StoredMessage};
@@ -247,16 +247,6 @@ impl Writer {
         (total > config.write_buffer_bytes || *bytes > config.write_buffer_bytes / MEMTABLE_PARTS)
             .then(|| keyspace.clone())
     }
-}
-
-/// An error of fjall's. It poisons the database when a write fails, and a read that fails is a broken file
-/// or disk: in both cases only a new start, or a rebuild from the log, helps.
-pub(super) fn failed(error: &dyn fmt::Display) -> StoreError {
-    StoreError::Failed { store: KIND, reason: error.to_string() }
-}
-
-pub(super) fn inconsistent(reason: &str) -> StoreError {
-    StoreError::Inconsistent { store: KIND, reason: reason.to_owned() }
 }
 
 /// Makes the entries of a directory durable.

@@ -15,6 +15,7 @@ mod bucket;
 mod codec;
 mod config;
 mod engine;
+mod errors;
 mod open;
 mod space;
 

@@ -9,7 +9,8 @@ use fjall::{Database, Keyspace, PersistMode};
 use super::KIND;
 use super::codec::{self, FORMAT_KEY, FORMAT_VERSION};
 use super::config::{Config, JOURNAL_BYTES_MIN, OPEN_FILES_MAX, WORKER_THREADS};
-use super::engine::{Engine, Writer, inconsistent, sync_directory};
+use super::engine::{Engine, Writer, sync_directory};
+use super::errors::{failed, inconsistent};
 use crate::projector::StoreError;
 
 /// The file whose presence tells that fjall made the directory to the end.
@@ -134,7 +135,7 @@ fn open_database(path: &Path, config: &Config) -> Result<(Database, Keyspace), O
 fn check_format(meta: &Keyspace, log_id: u128) -> Result<(), StoreError> {
     let value = meta
         .get(FORMAT_KEY)
-        .map_err(|error| super::engine::failed(&error))?
+        .map_err(|error| failed(&error))?
         .ok_or_else(|| inconsistent("it does not say which log it belongs to; move it away and let it be rebuilt"))?;
     match codec::format_version(&value) {
         Some(FORMAT_VERSION) => {}

@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 
 use super::KIND;
+use super::errors::failed;
 use crate::projector::StoreError;
 
 /// Free bytes below which nothing is applied: two journals of 64 MiB, the memtables on their way to tables, and a
@@ -18,7 +19,7 @@ const RESERVE_PART: u64 = 8;
 /// # Errors
 /// [`StoreError::Unavailable`] if there is too little room: space may come back.
 pub(super) fn check(path: &Path, bytes: u64) -> Result<(), StoreError> {
-    let (free, total) = of_disk(path).map_err(|error| super::engine::failed(&error))?;
+    let (free, total) = of_disk(path).map_err(|error| failed(&error))?;
     // Into the journal, and later into a table.
     let needed = RESERVE_BYTES.min(total / RESERVE_PART) + 2 * bytes;
     if free >= needed {
