@@ -2,6 +2,7 @@
 //!
 //! Owns the lifecycle. Must never contain what a room does.
 
+mod connect;
 mod error;
 mod error_kind;
 mod housekeeping;

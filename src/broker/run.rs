@@ -5,26 +5,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::connect::{Connected, Surroundings, connect};
 use super::error::{Error, ErrorKind};
-use super::housekeeping::Housekeeper;
-use super::open::{self, OpenData, OpenDataError};
-use super::report::{Reporter, Rooms};
+use super::open;
+use super::report::Reporter;
 use super::shutdown::{Running, Signals, until_stopped};
-use super::sink::Sink;
 use super::supervisor::{Supervisor, tasks};
-use crate::api::{self, BrokerService, Connections, Lifecycle, Phase, ServerConfig, admin};
+use crate::api::{self, Connections, Lifecycle, Phase, ServerConfig, admin};
 use crate::config::Settings;
-use crate::delivery::{self, Delivery};
-use crate::fetch::{Fetch, HotTail};
-use crate::ingest::{CheckpointTrigger, Committer, CommitterMetrics};
-use crate::projector::{self, ProjectionSink, Projector};
 use crate::telemetry::Metrics;
-
-/// A checkpoint of many subjects is large: it is due after this many times its own size of log.
-const CHECKPOINT_RATIO: u64 = 4;
 
 /// Runs the broker until a signal or a failure.
 ///
@@ -55,8 +46,9 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     })??;
 
     let surroundings =
-        Surroundings { settings: &settings, metrics: &metrics, lifecycle: &lifecycle, reporter: &reporter, admin_stop };
-    let running = start(surroundings, data, listener, supervisor).await?;
+        Surroundings { settings: &settings, metrics: &metrics, lifecycle: &lifecycle, reporter: &reporter };
+    let connected = connect(&surroundings, data).await?;
+    let running = start(&surroundings, connected, listener, supervisor, admin_stop)?;
     // Before anybody can know that it is ready and tell it to stop.
     let signals = Signals::new().map_err(Error::System)?;
     lifecycle.advance(Phase::Serving);
@@ -75,96 +67,17 @@ async fn listen(setting: &'static str, address: SocketAddr) -> Result<TcpListene
     TcpListener::bind(address).await.map_err(|source| Error::Listen { setting, address, source })
 }
 
-/// What [`start`] connects to.
-struct Surroundings<'a> {
-    settings: &'a Settings,
-    metrics: &'a Metrics,
-    lifecycle: &'a Lifecycle,
-    reporter: &'a Reporter,
-    admin_stop: CancellationToken,
-}
-
-/// Connects the rooms and starts their tasks and threads.
-async fn start(
-    surroundings: Surroundings<'_>,
-    data: OpenData,
+/// Starts the tasks and threads of the connected rooms.
+fn start(
+    surroundings: &Surroundings<'_>,
+    connected: Connected,
     listener: TcpListener,
     mut supervisor: Supervisor,
+    admin_stop: CancellationToken,
 ) -> Result<Running, Error> {
-    let Surroundings { settings, metrics, lifecycle, reporter, admin_stop } = surroundings;
-    let (durable, durable_seen) = watch::channel(data.tail.log.durable());
-    let (projected, projected_seen) = watch::channel(data.tail.projected);
-    let (wake, woken) = flume::bounded(1);
-    let hot = Arc::new(HotTail::new(settings.limits.hot_tail_bytes));
-    let (delivery, fanout) = Delivery::new(delivery_config(settings), durable_seen.clone(), metrics.delivery.clone());
-
-    let trigger = CheckpointTrigger {
-        wake,
-        every_bytes: settings
-            .log
-            .segment_bytes
-            .max(CHECKPOINT_RATIO * data.checkpoint_bytes)
-            .min(settings.log.max_bytes / CHECKPOINT_RATIO),
-        since_bytes: 0,
-    };
-    let observed = CommitterMetrics { ingest: metrics.ingest.clone(), wal: metrics.wal.clone() };
-    let (publisher, committer, releaser) = Committer::new(
-        &open::ingest_config(settings),
-        data.writer,
-        Arc::clone(&data.tail.subjects),
-        durable,
-        trigger,
-        observed,
-    );
-    let sink = Arc::new(Sink {
-        hot: Arc::clone(&hot),
-        delivery: delivery.clone(),
-        admission: publisher.admission().clone(),
-        projected,
-    });
-    let mut tail = data.tail;
-    let (projector, progress) = Projector::new(
-        projector::Config::default(),
-        tail.log.clone(),
-        Arc::clone(&tail.store),
-        durable_seen,
-        Arc::clone(&sink) as Arc<dyn ProjectionSink>,
-        metrics.projector.clone(),
-    );
-    let in_memory_max = settings.limits.in_flight_bytes as u64;
-    tail.projected = projector.catch_up(in_memory_max).await.map_err(OpenDataError::CatchUp)?;
-    open::fill_hot_tail(&tail, &hot, publisher.admission())?;
-    let fetch =
-        Fetch::new(Arc::clone(&tail.subjects), Arc::clone(&hot), Arc::clone(&tail.store), metrics.fetch.clone());
-    let housekeeper = Housekeeper {
-        checkpointer: data.checkpointer,
-        subjects: Arc::clone(&tail.subjects),
-        log: tail.log.clone(),
-        projected: projected_seen.clone(),
-        checkpointed: data.checkpointed,
-        pressed_bytes: settings.log.max_bytes.saturating_sub(2 * settings.log.segment_bytes),
-        failed: false,
-        wake: woken,
-    };
-    reporter.set_rooms(Rooms {
-        log: tail.log,
-        subjects: tail.subjects,
-        publisher: publisher.clone(),
-        hot,
-        delivery: delivery.clone(),
-        projected: projected_seen,
-        projector: progress,
-        store: tail.store.kind(),
-    });
-
-    let service = BrokerService {
-        publisher: publisher.clone(),
-        delivery: delivery.clone(),
-        fetch,
-        lifecycle: lifecycle.clone(),
-        body_bytes_max: settings.limits.body_bytes,
-        metrics: metrics.ingest.clone(),
-    };
+    let Surroundings { settings, metrics, lifecycle, .. } = *surroundings;
+    let Connected { publisher, committer, releaser, sink, delivery, fanout, projector, housekeeper, service } =
+        connected;
     let (grpc_stop, projector_stop) = (CancellationToken::new(), CancellationToken::new());
     supervisor.thread(tasks::COMMITTER, || committer.run()).map_err(Error::System)?;
     supervisor.thread(tasks::HOUSEKEEPER, || housekeeper.run()).map_err(Error::System)?;
@@ -195,14 +108,6 @@ async fn start(
 async fn finish(task: impl Future<Output = ()>) -> Result<(), Infallible> {
     task.await;
     Ok(())
-}
-
-fn delivery_config(settings: &Settings) -> delivery::Config {
-    delivery::Config {
-        subscribers_max: settings.limits.subscribers,
-        subscriber_bytes_max: settings.limits.subscriber_bytes,
-        delivery_bytes_max: settings.limits.delivery_bytes,
-    }
 }
 
 fn server_config(settings: &Settings) -> ServerConfig {

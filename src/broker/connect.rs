@@ -1,0 +1,117 @@
+//! The rooms, made and connected; nothing runs yet.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::housekeeping::Housekeeper;
+use super::open::{self, OpenData, OpenDataError, Tail};
+use super::report::{Reporter, Rooms};
+use super::sink::Sink;
+use crate::api::{BrokerService, Lifecycle};
+use crate::config::Settings;
+use crate::delivery::{self, Delivery, Fanout};
+use crate::fetch::{Fetch, HotTail};
+use crate::ingest::{CheckpointTrigger, Committer, CommitterMetrics, Publisher, Releaser};
+use crate::projector::{self, ProjectionSink, Projector};
+use crate::telemetry::Metrics;
+
+/// A checkpoint of many subjects is large: it is due after this many times its own size of log.
+const CHECKPOINT_RATIO: u64 = 4;
+
+/// What the rooms are connected to.
+pub(super) struct Surroundings<'a> {
+    pub settings: &'a Settings,
+    pub metrics: &'a Metrics,
+    pub lifecycle: &'a Lifecycle,
+    pub reporter: &'a Reporter,
+}
+
+/// The rooms, ready to run.
+pub(super) struct Connected {
+    pub publisher: Publisher,
+    pub committer: Committer,
+    pub releaser: Releaser,
+    pub sink: Arc<Sink>,
+    pub delivery: Delivery,
+    pub fanout: Fanout,
+    pub projector: Projector,
+    pub housekeeper: Housekeeper,
+    pub service: BrokerService,
+}
+
+/// Connects the rooms, and fills the hot tail with what the store does not have.
+///
+/// # Errors
+/// [`OpenDataError`] if the log or the store cannot be read.
+pub(super) async fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Result<Connected, OpenDataError> {
+    let Surroundings { settings, metrics, lifecycle, reporter } = *surroundings;
+    let OpenData { writer, mut tail, checkpointer, checkpointed, checkpoint_bytes } = data;
+    let (durable, durable_seen) = watch::channel(tail.log.durable());
+    let (projected, projected_seen) = watch::channel(tail.projected);
+    let (wake, woken) = flume::bounded(1);
+    let hot = Arc::new(HotTail::new(settings.limits.hot_tail_bytes));
+    let (delivery, fanout) = Delivery::new(delivery_config(settings), durable_seen.clone(), metrics.delivery.clone());
+    let trigger = CheckpointTrigger { wake, every_bytes: checkpoint_every(settings, checkpoint_bytes), since_bytes: 0 };
+    let observed = CommitterMetrics { ingest: metrics.ingest.clone(), wal: metrics.wal.clone() };
+    let subjects = Arc::clone(&tail.subjects);
+    let (publisher, committer, releaser) =
+        Committer::new(&open::ingest_config(settings), writer, subjects, durable, trigger, observed);
+    let admission = publisher.admission().clone();
+    let sink = Arc::new(Sink { hot: Arc::clone(&hot), delivery: delivery.clone(), admission, projected });
+    let (projector, progress) = Projector::new(
+        projector::Config::default(),
+        tail.log.clone(),
+        Arc::clone(&tail.store),
+        durable_seen,
+        Arc::clone(&sink) as Arc<dyn ProjectionSink>,
+        metrics.projector.clone(),
+    );
+    let in_memory_max = settings.limits.in_flight_bytes as u64;
+    tail.projected = projector.catch_up(in_memory_max).await.map_err(OpenDataError::CatchUp)?;
+    open::fill_hot_tail(&tail, &hot, publisher.admission())?;
+    let Tail { log, subjects, store, .. } = tail;
+    let fetch = Fetch::new(Arc::clone(&subjects), Arc::clone(&hot), Arc::clone(&store), metrics.fetch.clone());
+    let housekeeper = Housekeeper {
+        checkpointer,
+        subjects: Arc::clone(&subjects),
+        log: log.clone(),
+        projected: projected_seen.clone(),
+        checkpointed,
+        pressed_bytes: settings.log.max_bytes.saturating_sub(2 * settings.log.segment_bytes),
+        failed: false,
+        wake: woken,
+    };
+    let service = BrokerService {
+        publisher: publisher.clone(),
+        delivery: delivery.clone(),
+        fetch,
+        lifecycle: lifecycle.clone(),
+        body_bytes_max: settings.limits.body_bytes,
+        metrics: metrics.ingest.clone(),
+    };
+    reporter.set_rooms(Rooms {
+        log,
+        subjects,
+        publisher: publisher.clone(),
+        hot,
+        delivery: delivery.clone(),
+        projected: projected_seen,
+        projector: progress,
+        store: store.kind(),
+    });
+    Ok(Connected { publisher, committer, releaser, sink, delivery, fanout, projector, housekeeper, service })
+}
+
+fn checkpoint_every(settings: &Settings, checkpoint_bytes: u64) -> u64 {
+    let log = &settings.log;
+    log.segment_bytes.max(CHECKPOINT_RATIO * checkpoint_bytes).min(log.max_bytes / CHECKPOINT_RATIO)
+}
+
+fn delivery_config(settings: &Settings) -> delivery::Config {
+    delivery::Config {
+        subscribers_max: settings.limits.subscribers,
+        subscriber_bytes_max: settings.limits.subscriber_bytes,
+        delivery_bytes_max: settings.limits.delivery_bytes,
+    }
+}
