@@ -42,11 +42,11 @@ struct Accepting {
 
 impl Connections {
     /// The connections as they come. Never ends: an error to accept is waited out.
-    pub fn accept(self) -> impl Stream<Item = io::Result<Connection>> {
+    pub fn accept(self) -> impl Stream<Item = Connection> {
         let permits = Arc::new(Semaphore::new(self.connections_max.min(Semaphore::MAX_PERMITS)));
         stream::unfold(Accepting { connections: self, permits, failing: false }, |mut accepting| async move {
             let connection = accepting.next().await;
-            Some((Ok(connection), accepting))
+            Some((connection, accepting))
         })
     }
 }

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::io;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
@@ -20,6 +19,9 @@ use tower::Service;
 use super::connections::Connection;
 use super::socket::{self, Gathering};
 use super::streams::{Drain, Streams, WithStreams};
+
+/// What the peer's HPACK table may hold, as RFC 7541 has it from the start.
+const HEADER_TABLE_BYTES: u32 = 4096;
 
 /// Limits of HTTP/2 on one connection, none of them left to a library.
 #[derive(Debug, Clone)]
@@ -57,6 +59,7 @@ impl Http2 {
             // A window that grows by itself would not be a bound.
             .adaptive_window(false)
             .max_header_list_size(self.header_list_bytes)
+            .header_table_size(HEADER_TABLE_BYTES)
             .max_frame_size(self.frame_bytes)
             .max_send_buf_size(self.send_buffer_bytes)
             .max_pending_accept_reset_streams(self.pending_accept_reset_streams)
@@ -73,7 +76,7 @@ impl Http2 {
 /// returns when all connections have.
 pub async fn serve(
     http2: &Http2,
-    incoming: impl Stream<Item = io::Result<Connection>>,
+    incoming: impl Stream<Item = Connection>,
     routes: Routes,
     stop: impl Future<Output = ()>,
 ) {
@@ -86,14 +89,10 @@ pub async fn serve(
             tokio::select! {
                 () = &mut stop => break,
                 Some(ended) = open.join_next(), if !open.is_empty() => report(ended),
-                accepted = incoming.next() => match accepted {
-                    Some(Ok(connection)) => {
-                        let drain = draining.clone().cancelled_owned();
-                        open.spawn(serve_connection(http2, connection, routes.clone(), drain));
-                    }
-                    Some(Err(error)) => tracing::debug!(%error, "a connection was not accepted"),
-                    None => break,
-                },
+                Some(connection) = incoming.next() => {
+                    let drain = draining.clone().cancelled_owned();
+                    open.spawn(serve_connection(http2, connection, routes.clone(), drain));
+                }
             }
         }
     }
@@ -119,7 +118,7 @@ fn serve_connection(
     drain: impl Future<Output = ()> + Send + 'static,
 ) -> impl Future<Output = Result<(), hyper::Error>> + Send + 'static {
     let streams = Streams::default();
-    let (gathering, sending) = socket::split(connection);
+    let (gathering, sending) = socket::split(connection, http2.keepalive_interval + http2.keepalive_timeout);
     let serving = http2.builder(streams.clone()).serve_connection(TokioIo::new(gathering), Handler(routes));
     WithStreams::new(serving, sending, streams, drain)
 }

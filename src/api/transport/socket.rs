@@ -9,12 +9,14 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 
-/// Bytes that are gathered before they are sent within a turn; a write may pass it by one frame of HTTP/2. This is what
-/// a connection whose peer does not read holds here, beside the buffers of the kernel.
+/// Bytes that are gathered before they are sent within a turn: what a connection whose peer does not read holds here,
+/// beside the buffers of the kernel.
 const GATHERED_BYTES: usize = 64 * 1024;
 
 thread_local! {
@@ -32,6 +34,10 @@ struct Socket<T> {
     sent: usize,
     /// Why sending failed; told to whoever uses the socket next.
     failed: Option<io::ErrorKind>,
+    /// How long the peer may take nothing of what waits.
+    stalled_max: Duration,
+    /// Runs while it takes nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 /// The connection's half: reads at once, gathers writes.
@@ -42,9 +48,11 @@ pub(super) struct Gathering<T>(Arc<Mutex<Socket<T>>>);
 #[derive(Debug)]
 pub(super) struct Sending<T>(Arc<Mutex<Socket<T>>>);
 
-/// Both halves of a socket.
-pub(super) fn split<T>(stream: T) -> (Gathering<T>, Sending<T>) {
-    let socket = Arc::new(Mutex::new(Socket { stream, gathered: Vec::new(), sent: 0, failed: None }));
+/// Both halves of a socket, which fails when its peer takes nothing for `stalled_max`: the pings of HTTP/2 wait behind
+/// what it does not read, so they alone would not find it out.
+pub(super) fn split<T>(stream: T, stalled_max: Duration) -> (Gathering<T>, Sending<T>) {
+    let socket = Socket { stream, gathered: Vec::new(), sent: 0, failed: None, stalled_max, stalled: None };
+    let socket = Arc::new(Mutex::new(socket));
     (Gathering(Arc::clone(&socket)), Sending(socket))
 }
 
@@ -67,10 +75,13 @@ impl<T: AsyncWrite + Unpin> Socket<T> {
 
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent < self.gathered.len() {
-            let sent = ready!(Pin::new(&mut self.stream).poll_write(context, &self.gathered[self.sent..]))?;
+            let Poll::Ready(sent) = Pin::new(&mut self.stream).poll_write(context, &self.gathered[self.sent..])? else {
+                return self.poll_stalled(context);
+            };
             if sent == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            self.stalled = None;
             self.sent += sent;
         }
         self.sent = 0;
@@ -81,8 +92,15 @@ impl<T: AsyncWrite + Unpin> Socket<T> {
         Poll::Ready(Ok(()))
     }
 
-    /// Room for a write: at once, or when the peer has taken something.
-    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Ready, with the failure, when the peer has taken nothing for too long.
+    fn poll_stalled(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let (stalled, stalled_max) = (&mut self.stalled, self.stalled_max);
+        let sleep = stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(stalled_max)));
+        sleep.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Bytes that may be written: some at once, or when the peer has taken something.
+    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.check()?;
         if self.gathered.len() - self.sent >= GATHERED_BYTES {
             let sent = self.poll_send(context)?;
@@ -96,7 +114,7 @@ impl<T: AsyncWrite + Unpin> Socket<T> {
             self.gathered.drain(..self.sent);
             self.sent = 0;
         }
-        Poll::Ready(Ok(()))
+        Poll::Ready(Ok(GATHERED_BYTES - self.gathered.len()))
     }
 }
 
@@ -111,9 +129,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gathering<T> {
 impl<T: AsyncWrite + Unpin> AsyncWrite for Gathering<T> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let mut socket = self.0.lock();
-        ready!(socket.poll_room(context))?;
-        socket.gathered.extend_from_slice(bytes);
-        Poll::Ready(Ok(bytes.len()))
+        let taken = ready!(socket.poll_room(context))?.min(bytes.len());
+        socket.gathered.extend_from_slice(&bytes[..taken]);
+        Poll::Ready(Ok(taken))
     }
 
     fn poll_write_vectored(
@@ -122,9 +140,14 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Gathering<T> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let mut socket = self.0.lock();
-        ready!(socket.poll_room(context))?;
-        slices.iter().for_each(|slice| socket.gathered.extend_from_slice(slice));
-        Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()))
+        let room = ready!(socket.poll_room(context))?;
+        let mut left = room;
+        for slice in slices {
+            let taken = left.min(slice.len());
+            socket.gathered.extend_from_slice(&slice[..taken]);
+            left -= taken;
+        }
+        Poll::Ready(Ok(room - left))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -153,6 +176,8 @@ mod tests {
 
     use super::*;
 
+    const PATIENCE: Duration = Duration::from_secs(30);
+
     async fn send(sending: &Sending<DuplexStream>) {
         poll_fn(|context| {
             sending.poll_send(context);
@@ -164,7 +189,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_written_and_flushed_goes_out_at_the_end_of_the_turn_and_in_order() {
         let (ours, mut peer) = duplex(1024);
-        let (mut gathering, sending) = split(ours);
+        let (mut gathering, sending) = split(ours, PATIENCE);
         gathering.write_all(b"one ").await.expect("gathered");
         gathering.flush().await.expect("nothing to wait for");
         gathering.write_all(b"two").await.expect("gathered");
@@ -178,17 +203,18 @@ mod tests {
     #[tokio::test]
     async fn a_peer_that_does_not_read_stops_the_writes_at_the_bound_and_loses_nothing() {
         let (ours, mut peer) = duplex(1000);
-        let (mut gathering, sending) = split(ours);
+        let (mut gathering, sending) = split(ours, PATIENCE);
         let mut written = 0_usize;
         // Numbered, so that a repeat or a gap would show.
         while gathering.write_all(&[(written / 100) as u8; 100]).now_or_never().is_some() {
             written += 100;
             send(&sending).await;
         }
-        let held = written - 1000;
-        assert!((GATHERED_BYTES..GATHERED_BYTES + 100).contains(&held), "{held}");
+        // The last one was taken in part.
+        let held = GATHERED_BYTES + 1000;
+        assert_eq!(written, held - held % 100);
         let mut read = Vec::new();
-        while read.len() < written {
+        while read.len() < held {
             peer.read_buf(&mut read).await.expect("open");
             send(&sending).await;
         }
@@ -196,10 +222,29 @@ mod tests {
         gathering.write_all(b"goes on").now_or_never().expect("there is room again").expect("gathered");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_nothing_for_too_long_is_given_up_and_one_that_takes_little_is_not() {
+        let (ours, mut peer) = duplex(1000);
+        let (mut gathering, sending) = split(ours, PATIENCE);
+        gathering.write_all(&[1; 5_000]).await.expect("gathered");
+        for _ in 0..3 {
+            send(&sending).await;
+            tokio::time::advance(PATIENCE * 2 / 3).await;
+            peer.read_exact(&mut [0; 1000]).await.expect("sent");
+            send(&sending).await;
+        }
+        gathering.flush().await.expect("it goes on");
+        gathering.write_all(&[1; 5_000]).await.expect("gathered");
+        send(&sending).await;
+        tokio::time::advance(PATIENCE * 2).await;
+        send(&sending).await;
+        assert_eq!(gathering.flush().await.expect_err("told").kind(), io::ErrorKind::TimedOut);
+    }
+
     #[tokio::test]
     async fn a_failed_send_reaches_the_connection_and_a_shutdown_sends_what_is_left() {
         let (ours, peer) = duplex(1000);
-        let (mut gathering, sending) = split(ours);
+        let (mut gathering, sending) = split(ours, PATIENCE);
         drop(peer);
         gathering.write_all(b"x").await.expect("gathered");
         send(&sending).await;
@@ -208,7 +253,7 @@ mod tests {
         assert!(gathering.read_u8().await.is_err());
 
         let (ours, mut peer) = duplex(1000);
-        let (mut gathering, _sending) = split(ours);
+        let (mut gathering, _sending) = split(ours, PATIENCE);
         gathering.write_all(b"goodbye").await.expect("gathered");
         gathering.shutdown().await.expect("sent");
         let mut read = String::new();

@@ -12,18 +12,19 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use futures_util::stream::{FuturesUnordered, Stream};
 use parking_lot::Mutex;
 use tokio::io::AsyncWrite;
+use tokio::task::coop::unconstrained;
 
 use super::socket::Sending;
 
-/// Streams that may end in one turn of the task: their answers are a good write of some 16 KiB, and other
-/// connections do not wait longer than some hundred microseconds.
-const ENDS_A_TURN: usize = 256;
+/// Polls of streams in one turn of the task, at some microseconds each: other connections do not wait much longer than a
+/// millisecond.
+const POLLS_A_TURN: usize = 512;
 
 type Work = Pin<Box<dyn Future<Output = Ended> + Send>>;
 
@@ -41,8 +42,8 @@ pub(super) struct Streams(Arc<Begun>);
 #[derive(Default)]
 struct Begun {
     streams: Mutex<Vec<Work>>,
-    /// Whether a stream was polled since this was last asked.
-    ran: AtomicBool,
+    /// How often streams were polled.
+    polls: AtomicUsize,
 }
 
 impl<F> hyper::rt::Executor<F> for Streams
@@ -52,9 +53,11 @@ where
     fn execute(&self, stream: F) {
         let begun = Arc::clone(&self.0);
         self.0.streams.lock().push(Box::pin(async move {
-            let mut stream = pin!(stream);
+            // The turn is bounded by its own count. tokio's budget of a task, shared by all streams and the socket, would
+            // be used up by 128 answers: the rest would be polled in vain, and nothing be sent.
+            let mut stream = pin!(unconstrained(stream));
             poll_fn(|context| {
-                begun.ran.store(true, Ordering::Relaxed);
+                begun.polls.fetch_add(1, Ordering::Relaxed);
                 stream.as_mut().poll(context)
             })
             .await;
@@ -109,10 +112,17 @@ impl<C: Drain, T: AsyncWrite + Unpin> WithStreams<C, T> {
         }
     }
 
-    /// Polls what is ready of the streams, new ones too.
-    fn poll_streams(&mut self, context: &mut Context<'_>) {
-        self.running.extend(self.begun.0.streams.lock().drain(..));
-        for _ in 0..ENDS_A_TURN {
+    fn polls(&self) -> usize {
+        self.begun.0.polls.load(Ordering::Relaxed)
+    }
+
+    /// Polls what is ready of the streams, new ones too. Whether there was any.
+    fn poll_streams(&mut self, context: &mut Context<'_>) -> bool {
+        let begun = std::mem::take(&mut *self.begun.0.streams.lock());
+        self.running.extend(begun);
+        let first = self.polls();
+        let mut before = first;
+        while before - first < POLLS_A_TURN {
             match Pin::new(&mut self.running).poll_next(context) {
                 Poll::Ready(Some(Ended::Stream)) => {}
                 Poll::Ready(Some(Ended::Wait)) => {
@@ -120,11 +130,24 @@ impl<C: Drain, T: AsyncWrite + Unpin> WithStreams<C, T> {
                     // A drain does not wake the connection, which has to say it to the peer.
                     context.waker().wake_by_ref();
                 }
-                Poll::Ready(None) | Poll::Pending => return,
+                Poll::Ready(None) => return before > first,
+                // Also after two streams that woke themselves, as those do that send: more may be ready.
+                Poll::Pending if self.polls() == before => return before > first,
+                Poll::Pending => {}
             }
+            before = self.polls();
         }
         // There may be more: after the others had their turn.
         context.waker().wake_by_ref();
+        true
+    }
+}
+
+impl<C, T> Drop for WithStreams<C, T> {
+    /// A stream holds the executor, and until it runs the executor holds the stream: without this, what began in the
+    /// turn in which its connection ended would stay for ever.
+    fn drop(&mut self) {
+        drop(std::mem::take(&mut *self.begun.0.streams.lock()));
     }
 }
 
@@ -133,10 +156,10 @@ impl<C: Drain, T: AsyncWrite + Unpin> Future for WithStreams<C, T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<C::Output> {
         let this = &mut *self;
-        this.poll_streams(context);
+        let ran = this.poll_streams(context);
         // Who wakes one stream of a connection is about to wake others: one turn of everybody else later they are
         // ready too, and leave in the same write.
-        if this.begun.0.ran.swap(false, Ordering::Relaxed) && !this.put_off {
+        if ran && !this.put_off {
             this.put_off = true;
             context.waker().wake_by_ref();
             return Poll::Pending;
@@ -147,7 +170,6 @@ impl<C: Drain, T: AsyncWrite + Unpin> Future for WithStreams<C, T> {
         this.socket.poll_send(context);
         if ended.is_pending() {
             this.poll_streams(context);
-            this.begun.0.ran.store(false, Ordering::Relaxed);
         }
         ended
     }
@@ -155,12 +177,12 @@ impl<C: Drain, T: AsyncWrite + Unpin> Future for WithStreams<C, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
     use futures_util::FutureExt as _;
     use hyper::rt::Executor as _;
     use tokio::io::DuplexStream;
     use tokio::sync::oneshot;
+
+    use std::time::Duration;
 
     use super::*;
     use crate::api::transport::socket;
@@ -169,6 +191,8 @@ mod tests {
     struct Fake {
         end: oneshot::Receiver<()>,
         drained: bool,
+        /// Begins a stream, which holds this, in the turn in which it ends.
+        last: Option<(Streams, oneshot::Sender<()>)>,
     }
 
     impl Future for Fake {
@@ -177,6 +201,13 @@ mod tests {
         fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<&'static str> {
             if self.drained {
                 return Poll::Ready("drained");
+            }
+            if let Some((streams, held)) = self.last.take() {
+                streams.execute(async move {
+                    std::future::pending::<()>().await;
+                    drop(held);
+                });
+                return Poll::Ready("ended at once");
             }
             Pin::new(&mut self.end).poll(context).map(|_| "ended")
         }
@@ -188,6 +219,8 @@ mod tests {
         }
     }
 
+    const PATIENCE: Duration = Duration::from_secs(60);
+
     struct Rig {
         all: WithStreams<Fake, DuplexStream>,
         streams: Streams,
@@ -198,9 +231,9 @@ mod tests {
     fn rig() -> Rig {
         let (end, ended) = oneshot::channel();
         let (drain, drained) = oneshot::channel();
-        let (_, sending) = socket::split(tokio::io::duplex(64).0);
+        let (_, sending) = socket::split(tokio::io::duplex(64).0, PATIENCE);
         let streams = Streams::default();
-        let fake = Fake { end: ended, drained: false };
+        let fake = Fake { end: ended, drained: false, last: None };
         let all = WithStreams::new(fake, sending, streams.clone(), drained.map(drop));
         Rig { all, streams, end, drain }
     }
@@ -209,7 +242,7 @@ mod tests {
     async fn streams_run_in_the_task_of_their_connection_however_many_end_at_once() {
         let Rig { all, streams, end, drain: _drain } = rig();
         let done = Arc::new(AtomicUsize::new(0));
-        for _ in 0..10 * ENDS_A_TURN {
+        for _ in 0..10 * POLLS_A_TURN {
             let done = Arc::clone(&done);
             streams.execute(async move {
                 done.fetch_add(1, Ordering::Relaxed);
@@ -217,7 +250,7 @@ mod tests {
         }
         #[expect(clippy::disallowed_methods, reason = "the test joins it")]
         let running = tokio::spawn(all);
-        while done.load(Ordering::Relaxed) < 10 * ENDS_A_TURN {
+        while done.load(Ordering::Relaxed) < 10 * POLLS_A_TURN {
             tokio::task::yield_now().await;
         }
         end.send(()).expect("it is running");
@@ -238,6 +271,40 @@ mod tests {
         end.send(()).expect("it is running");
         assert_eq!(all.await, "ended");
         assert!(released.await.is_err(), "its sender is gone");
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_begins_in_the_last_turn_of_its_connection_is_dropped() {
+        let (held, released) = oneshot::channel();
+        let (_end, ended) = oneshot::channel();
+        let streams = Streams::default();
+        let fake = Fake { end: ended, drained: false, last: Some((streams.clone(), held)) };
+        let (_, sending) = socket::split(tokio::io::duplex(64).0, PATIENCE);
+        let all = WithStreams::new(fake, sending, streams, std::future::pending());
+        assert_eq!(Box::pin(all).await, "ended at once");
+        assert!(released.now_or_never().is_some_and(|released| released.is_err()), "its sender is gone");
+    }
+
+    #[tokio::test]
+    async fn many_answers_at_once_cost_each_stream_a_poll_and_not_more() {
+        let Rig { all, streams, end, drain: _drain } = rig();
+        let (answers, streams_done): (Vec<_>, Vec<_>) = (0..10_000).map(|_| oneshot::channel::<()>()).unzip();
+        for done in streams_done {
+            streams.execute(done.map(drop));
+        }
+        let mut all = Box::pin(all);
+        while streams.0.polls.load(Ordering::Relaxed) < 10_000 {
+            assert!(all.as_mut().now_or_never().is_none());
+        }
+        answers.into_iter().for_each(|answer| answer.send(()).expect("it waits"));
+        #[expect(clippy::disallowed_methods, reason = "the test joins it")]
+        let running = tokio::spawn(all);
+        while streams.0.polls.load(Ordering::Relaxed) < 20_000 {
+            tokio::task::yield_now().await;
+        }
+        end.send(()).expect("it is running");
+        assert_eq!(running.await.expect("no panic"), "ended");
+        assert_eq!(streams.0.polls.load(Ordering::Relaxed), 20_000);
     }
 
     #[tokio::test]
