@@ -6,15 +6,17 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
+
 use super::error_kind::ErrorKind;
 use crate::config::{Settings, StoreKind};
 use crate::event::limits::{RECORD_OVERHEAD_BYTES, SUBJECT_BYTES_MAX};
 use crate::event::record::{self, RecordError};
-use crate::event::{EncodedMessage, Projected, Sequence, Trimmed, clock};
+use crate::event::{Durable, EncodedMessage, Projected, Sequence, Trimmed, clock};
 use crate::fetch::{HotMessage, HotTail};
 use crate::ingest::{self, Admission, Checkpoint, CheckpointError, Checkpointer, IdsExhausted, SubjectTable};
 use crate::projector::{EmbeddedStore, NoneStore, OpenStoreError, ProjectorError, Store, StoreError, embedded};
-use crate::wal::{self, DiskFileSystem, FileSystem, Log, OpenError, OpenErrorKind, ReadError, Recovery, Writer};
+use crate::wal::{self, DiskFileSystem, FileSystem, Log, LogId, OpenError, OpenErrorKind, ReadError, Recovery, Writer};
 
 /// Bytes of one frame: with 256-byte bodies some 8,000 records, below a millisecond to write. Larger
 /// only where one record of the largest body needs it.
@@ -111,6 +113,7 @@ impl OpenDataError {
             Self::CatchUp(_) => ErrorKind::Failed,
             Self::Store(error) if error.retryable() => ErrorKind::Failed,
             Self::Store(_) => ErrorKind::Damaged,
+            Self::OpenStore(OpenStoreError::Damaged { .. } | OpenStoreError::Store { .. }) => ErrorKind::Damaged,
             Self::OpenStore(_) | Self::Directory { .. } => ErrorKind::Failed,
         }
     }
@@ -162,14 +165,15 @@ pub async fn open(settings: &Settings) -> Result<OpenData, OpenDataError> {
         files.create_dir_all(&path).map_err(|source| OpenDataError::Directory { path, source })?;
     }
     let subjects = Arc::new(SubjectTable::new(settings.limits.subjects));
-    let (opened, checkpoint) = open_log_and_ids(settings, &files, &subjects)?;
+    let Opened { opened, checkpoint, store } = open_log_and_ids(settings, &files, &subjects)?;
     let log = opened.log;
     let checkpointed = checkpoint.map_or(Sequence::ZERO, |checkpoint| checkpoint.taken_at);
     if checkpointed < log.trimmed().sequence() {
         let (path, trimmed) = (settings.ids_dir(), log.trimmed());
         return Err(OpenDataError::IdsMissing { path, checkpoint: checkpointed, trimmed });
     }
-    let (replayed, store) = beside(|| replay_ids(&log, &subjects, checkpointed), || open_store(settings, &log));
+    let later = || store.unwrap_or_else(|| open_store(settings, log.log_id(), log.durable()));
+    let (replayed, store) = beside(|| replay_ids(&log, &subjects, checkpointed), later);
     let store = store?;
     let projected = store.projected().await?;
     if projected.sequence() < log.trimmed().sequence() {
@@ -196,18 +200,37 @@ fn beside<A: Send, B>(one: impl FnOnce() -> A + Send, other: impl FnOnce() -> B)
     })
 }
 
-/// Opens the log, and restores the checkpoint of the ids meanwhile.
+/// What is opened together.
+struct Opened {
+    opened: wal::Opened,
+    checkpoint: Option<Checkpoint>,
+    /// None if nothing asked for it yet.
+    store: Option<Result<Arc<dyn Store>, OpenDataError>>,
+}
+
+/// Opens the log, and restores the checkpoint of the ids meanwhile. Both the checkpoint and a local store know of records
+/// that were durable: a log that ends before them is refused untouched.
 fn open_log_and_ids(
     settings: &Settings,
     files: &Arc<dyn FileSystem>,
     subjects: &SubjectTable,
-) -> Result<(wal::Opened, Option<Checkpoint>), OpenDataError> {
+) -> Result<Opened, OpenDataError> {
     let ids_dir = settings.ids_dir();
     let peek = || Checkpointer::peek(&**files, &ids_dir);
     let durable_at_least = peek()?.unwrap_or(Sequence::ZERO);
     let restore = || Checkpointer::restore(&**files, &ids_dir, subjects);
-    let (mut checkpoint, opened) =
-        beside(restore, || wal::open(Arc::clone(files), log_options(settings, durable_at_least)));
+    let mut store = None;
+    let known_to_the_store = |log_id| {
+        if settings.store.kind != StoreKind::Embedded {
+            return Sequence::ZERO;
+        }
+        let opened = store.insert(open_store(settings, log_id, Durable::default()));
+        // A local store knows at once. An error is told once the log is open.
+        let projected = opened.as_ref().ok().and_then(|store| store.projected().now_or_never());
+        projected.and_then(Result::ok).unwrap_or_default().sequence()
+    };
+    let options = log_options(settings, durable_at_least);
+    let (mut checkpoint, opened) = beside(restore, || wal::open_beside(Arc::clone(files), options, known_to_the_store));
     // The log first: whether the directory is another process's decides about everything else.
     let opened = opened?;
     // Read before the directory was ours: its last owner may have replaced it as it ended.
@@ -219,7 +242,7 @@ fn open_log_and_ids(
     if let Some(checkpoint) = &checkpoint {
         checkpoint.belongs_to(opened.log.log_id(), &ids_dir)?;
     }
-    Ok((opened, checkpoint))
+    Ok(Opened { opened, checkpoint, store })
 }
 
 fn log_options(settings: &Settings, durable_at_least: Sequence) -> wal::Options {
@@ -235,7 +258,7 @@ fn log_options(settings: &Settings, durable_at_least: Sequence) -> wal::Options 
     }
 }
 
-fn open_store(settings: &Settings, log: &Log) -> Result<Arc<dyn Store>, OpenDataError> {
+fn open_store(settings: &Settings, log_id: LogId, durable: Durable) -> Result<Arc<dyn Store>, OpenDataError> {
     match settings.store.kind {
         StoreKind::Embedded => {
             let config = embedded::Config {
@@ -243,11 +266,11 @@ fn open_store(settings: &Settings, log: &Log) -> Result<Arc<dyn Store>, OpenData
                 write_buffer_bytes: settings.store.embedded.write_buffer_bytes,
                 journal_bytes: embedded::Config::default().journal_bytes,
             };
-            let log_id = u128::from_be_bytes(*log.log_id().as_bytes());
+            let log_id = u128::from_be_bytes(*log_id.as_bytes());
             Ok(Arc::new(EmbeddedStore::open(&settings.store_dir(), log_id, &config)?))
         }
         // It keeps nothing, so it lacks nothing of what is durable already.
-        StoreKind::None => Ok(Arc::new(NoneStore::starting_at(Projected(log.durable().sequence())))),
+        StoreKind::None => Ok(Arc::new(NoneStore::starting_at(Projected(durable.sequence())))),
     }
 }
 

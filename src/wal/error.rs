@@ -167,11 +167,13 @@ pub enum OpenError {
         max_bytes: u64,
     },
     /// Damage.
-    #[error("{0}; see `walcast log verify` and `walcast log repair --dry-run`")]
+    #[error(
+        "{0}; nothing was changed: restore the data directory from a backup, `walcast log verify` lists what is intact"
+    )]
     Damaged(#[from] Damage),
     /// The log ends before a position that is known to have been durable.
     #[error(
-        "the log in {} ends at sequence {found}, but sequence {durable_at_least} is known to have been durable: records are lost; restore the directory or see `walcast log repair --dry-run`",
+        "the log in {} ends at sequence {found}, but sequence {durable_at_least} is known to have been durable: records are lost or damaged at its end; nothing was changed: restore the data directory from a backup",
         dir.display()
     )]
     Lost {

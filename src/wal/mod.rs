@@ -64,7 +64,7 @@ pub use format::LogId;
 pub use frame::Frame;
 pub use inspect::{Inspection, Scanner, Verified, inspect};
 pub use log::Log;
-pub use open::{Opened, Recovery, TornTail, open};
+pub use open::{Opened, Recovery, TornTail, open, open_beside};
 pub use options::{Options, Preparation};
 pub use reader::Reader;
 pub use segments::{SegmentInfo, SegmentState};

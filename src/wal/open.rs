@@ -81,6 +81,19 @@ pub struct TornTail {
 /// # Errors
 /// [`OpenError`]; no segment was changed, except that an I/O error may come after the cut of a torn tail.
 pub fn open(fs: Arc<dyn FileSystem>, options: Options) -> Result<Opened, OpenError> {
+    open_beside(fs, options, |_| Sequence::ZERO)
+}
+
+/// As [`open`]; `known_durable` is asked, after the check and before anything is changed, up to where somebody else has
+/// seen records of this log. A log that ends before is refused as it is: what looks like a torn write was none.
+///
+/// # Errors
+/// [`OpenError`], as [`open`].
+pub fn open_beside(
+    fs: Arc<dyn FileSystem>,
+    options: Options,
+    known_durable: impl FnOnce(LogId) -> Sequence,
+) -> Result<Opened, OpenError> {
     let started = Instant::now();
     options.validate()?;
     let dir = options.dir.clone();
@@ -93,6 +106,9 @@ pub fn open(fs: Arc<dyn FileSystem>, options: Options) -> Result<Opened, OpenErr
 
     let listing = recovery::list(&*fs, &dir)?;
     let (found, made) = check_and_prepare(&*fs, &options, &listing)?;
+    if let Some(newest) = found.segments.last() {
+        refuse_lost(&options, found.last, known_durable(newest.header.log_id))?;
+    }
     let mut spares = clean_up(&*fs, &dir, &listing, options.segment_bytes)?;
     spares.extend(made);
     let mut segments = VecDeque::from(found.segments);
@@ -225,14 +241,15 @@ fn check(fs: &dyn FileSystem, options: &Options, listing: &Listing) -> Result<Fo
         last = end.last;
         tail = Some(end);
     }
-    if last < options.durable_at_least {
-        return Err(OpenError::Lost {
-            dir: options.dir.clone(),
-            found: Durable(last),
-            durable_at_least: options.durable_at_least,
-        });
-    }
+    refuse_lost(options, last, options.durable_at_least)?;
     Ok(Found { segments, tail, last, bytes_checked, torn_tail })
+}
+
+fn refuse_lost(options: &Options, last: Sequence, durable_at_least: Sequence) -> Result<(), OpenError> {
+    if last >= durable_at_least {
+        return Ok(());
+    }
+    Err(OpenError::Lost { dir: options.dir.clone(), found: Durable(last), durable_at_least })
 }
 
 /// Removes half-made spares and those that cannot be used; returns the others.

@@ -125,6 +125,30 @@ async fn a_damaged_record_in_the_middle_is_exit_3_with_file_and_offset() {
     assert_eq!(fs::read(&segment).expect("readable")[50_001..], before[50_001..], "nothing was repaired by itself");
 }
 
+/// A damaged last record looks like a torn write; that the store has it proves that it was none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_last_record_that_the_store_has_is_refused_and_not_cut() {
+    let setup = Setup::new();
+    let broker = setup.start().await;
+    let client = broker.client().await;
+    for number in 0..5 {
+        client.publish_kept("s", random_bytes(number, 1_000)).await;
+    }
+    eventually("all in the store", || async { (broker.position("projected").await == 5.0).then_some(()) }).await;
+    drop(client);
+    let stopped = broker.kill_nine().await;
+    let segment = segments(stopped.data()).remove(0);
+    let mut damaged = fs::read(&segment).expect("readable");
+    let last = damaged.iter().rposition(|byte| *byte != 0).expect("there are records");
+    overwrite(&segment, last as u64 - 3, &[damaged[last - 3] ^ 1]);
+    damaged[last - 3] ^= 1;
+    let setup = stopped.setup();
+    for _ in 0..2 {
+        refuses(&setup, DAMAGED, &["ends at sequence 4", "sequence 5 is known to have been durable"]);
+        assert!(fs::read(&segment).expect("readable") == damaged, "nothing was cut");
+    }
+}
+
 /// The store is removed while the broker is down: memory must not take its place.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_far_behind_catches_up_before_the_broker_serves() {

@@ -14,6 +14,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, Stream};
 use parking_lot::Mutex;
@@ -22,9 +23,11 @@ use tokio::task::coop::unconstrained;
 
 use super::socket::Sending;
 
-/// Polls of streams in one turn of the task, at some microseconds each: other connections do not wait much longer than a
-/// millisecond.
+/// Polls of streams in one turn of the task, at some microseconds each.
 const POLLS_A_TURN: usize = 512;
+/// What a turn may take, and is over before another stream is polled: large bodies take much longer than small ones, and
+/// the other connections of the same core wait meanwhile.
+const TURN_MAX: Duration = Duration::from_millis(1);
 
 type Work = Pin<Box<dyn Future<Output = Ended> + Send>>;
 
@@ -44,6 +47,14 @@ struct Begun {
     streams: Mutex<Vec<Work>>,
     /// How often streams were polled.
     polls: AtomicUsize,
+    /// When this turn is over.
+    turn_ends: Mutex<Option<Instant>>,
+}
+
+impl Begun {
+    fn turn_is_over(&self) -> bool {
+        self.turn_ends.lock().is_some_and(|ends| Instant::now() >= ends)
+    }
 }
 
 impl<F> hyper::rt::Executor<F> for Streams
@@ -57,6 +68,11 @@ where
             // be used up by 128 answers: the rest would be polled in vain, and nothing be sent.
             let mut stream = pin!(unconstrained(stream));
             poll_fn(|context| {
+                if begun.turn_is_over() {
+                    // Two that do so end the turn.
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 begun.polls.fetch_add(1, Ordering::Relaxed);
                 stream.as_mut().poll(context)
             })
@@ -120,6 +136,7 @@ impl<C: Drain, T: AsyncWrite + Unpin> WithStreams<C, T> {
     fn poll_streams(&mut self, context: &mut Context<'_>) -> bool {
         let begun = std::mem::take(&mut *self.begun.0.streams.lock());
         self.running.extend(begun);
+        *self.begun.0.turn_ends.lock() = Some(Instant::now() + TURN_MAX);
         let first = self.polls();
         let mut before = first;
         while before - first < POLLS_A_TURN {
@@ -181,8 +198,6 @@ mod tests {
     use hyper::rt::Executor as _;
     use tokio::io::DuplexStream;
     use tokio::sync::oneshot;
-
-    use std::time::Duration;
 
     use super::*;
     use crate::api::transport::socket;

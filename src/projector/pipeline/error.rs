@@ -12,7 +12,7 @@ pub enum ProjectorError {
     /// The store has seen records that the log does not have.
     #[error(
         "the {kind} store is at sequence {projected}, but the log ends at {durable}; \
-         restore the log and the store from the same moment, or move the store away and let it be rebuilt"
+         restore the log and the store from the same moment"
     )]
     StoreAhead {
         /// Which kind of store.
