@@ -1,7 +1,8 @@
-//! The outermost layer of the broker's service: counts calls, and gives mistakes that the transport finds
-//! the contract's codes.
+//! The outermost layer of all services: counts calls, bounds what unfinished ones hold, and gives mistakes that the
+//! transport finds the contract's codes.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,38 +10,50 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
+use http_body::Frame;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::body::Body;
-use tonic::server::NamedService;
 use tonic::{Code, Status};
 use tower::Service;
 
 use super::errors;
+use super::meter::{Held, Meter};
 use crate::telemetry::metrics::{ApiMetrics, Method};
 
-/// Wraps the generated server.
+/// What the edge of all calls shares.
+#[derive(Debug)]
+pub struct EdgeConfig {
+    /// Counts the calls.
+    pub metrics: ApiMetrics,
+    /// `limits.body_bytes`, named in the answer to a message beyond the transport's limit.
+    pub body_bytes_max: usize,
+    /// Requests that are not whole yet.
+    pub requests: Meter,
+    /// Answers that wait for their readers.
+    pub answers: Meter,
+    /// Ends the streams of health and reflection, which know of no shutdown.
+    pub stop: CancellationToken,
+}
+
+/// Wraps all services.
 #[derive(Debug, Clone)]
 pub struct Edge<S> {
     inner: S,
     /// Shared, because every call clones this, and the metrics are some sixty handles.
-    metrics: Arc<ApiMetrics>,
-    body_bytes_max: usize,
+    config: Arc<EdgeConfig>,
 }
 
 impl<S> Edge<S> {
-    /// Around `inner`; `body_bytes_max` is named in the answer to a message beyond the transport's limit.
-    pub fn new(inner: S, metrics: ApiMetrics, body_bytes_max: usize) -> Self {
-        Self { inner, metrics: Arc::new(metrics), body_bytes_max }
+    /// Around `inner`.
+    pub fn new(inner: S, config: EdgeConfig) -> Self {
+        Self { inner, config: Arc::new(config) }
     }
 }
 
-impl<S: NamedService> NamedService for Edge<S> {
-    const NAME: &'static str = S::NAME;
-}
-
-impl<S> Service<Request<Body>> for Edge<S>
+impl<S, B> Service<Request<B>> for Edge<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S: Service<Request<Incoming<B>>, Response = Response<Body>, Error = Infallible>,
     S::Future: Unpin,
 {
     type Response = Response<Body>;
@@ -51,20 +64,60 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         let method = method(request.uri().path());
-        let answer = self.inner.call(request);
-        let call = Call { method, metrics: Arc::clone(&self.metrics), started: Instant::now(), counted: false };
-        Answer { answer, call: Some(call), body_bytes_max: self.body_bytes_max }
+        let call = Call { method, config: Arc::clone(&self.config), started: Instant::now(), counted: false };
+        if method == Method::Fetch && self.config.answers.is_full() {
+            return Answer { answer: None, call: Some(call) };
+        }
+        let request = request.map(|body| Incoming { body, held: Held::none(&self.config.requests) });
+        Answer { answer: Some(self.inner.call(request)), call: Some(call) }
     }
 }
 
-/// The method of a path `/broker.Broker/NAME`.
+/// The body of a request, counted until it is dropped: when its message is whole.
+#[derive(Debug)]
+pub struct Incoming<B> {
+    body: B,
+    held: Held,
+}
+
+impl<B> http_body::Body for Incoming<B>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    type Data = Bytes;
+    type Error = Box<dyn Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+            && !self.held.try_add(data.len())
+        {
+            return Poll::Ready(Some(Err(errors::too_many_request_bytes().into())));
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
 fn method(path: &str) -> Method {
-    match path.rsplit('/').next() {
-        Some("Publish") => Method::Publish,
-        Some("Subscribe") => Method::Subscribe,
-        Some("Fetch") => Method::Fetch,
+    match path {
+        "/broker.Broker/Publish" => Method::Publish,
+        "/broker.Broker/Subscribe" => Method::Subscribe,
+        "/broker.Broker/Fetch" => Method::Fetch,
         _ => Method::Other,
     }
 }
@@ -72,17 +125,17 @@ fn method(path: &str) -> Method {
 /// A call in progress.
 #[derive(Debug)]
 pub struct Answer<F> {
-    answer: F,
+    /// None if it is refused.
+    answer: Option<F>,
     /// Until the answer.
     call: Option<Call>,
-    body_bytes_max: usize,
 }
 
 /// What is counted of a call, once: with its status, or as cancelled when it is dropped without one.
 #[derive(Debug)]
 struct Call {
     method: Method,
-    metrics: Arc<ApiMetrics>,
+    config: Arc<EdgeConfig>,
     started: Instant,
     counted: bool,
 }
@@ -90,7 +143,7 @@ struct Call {
 impl Call {
     fn ended(&mut self, code: Code) {
         self.counted = true;
-        self.metrics.observe(self.method, code, self.started.elapsed());
+        self.config.metrics.observe(self.method, code, self.started.elapsed());
     }
 }
 
@@ -109,49 +162,80 @@ where
     type Output = Result<Response<Body>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let response = match ready!(Pin::new(&mut self.answer).poll(context)) {
-            Ok(response) => response,
-            Err(never) => match never {},
+        let response = match &mut self.answer {
+            Some(answer) => match ready!(Pin::new(answer).poll(context)) {
+                Ok(response) => response,
+                Err(never) => match never {},
+            },
+            None => errors::too_many_answer_bytes().into_http(),
         };
         let Some(mut call) = self.call.take() else { return Poll::Ready(Ok(response)) };
         // An error of a unary call, or before a stream begins, is in the headers.
         if let Some(status) = Status::from_header_map(response.headers()) {
-            let status = contractual(status, self.body_bytes_max);
+            let status = contractual(status, call.config.body_bytes_max);
             call.ended(status.code());
             return Poll::Ready(Ok(status.into_http()));
         }
-        if call.method == Method::Subscribe {
-            // A stream ends with its trailers, and lives until then.
-            return Poll::Ready(Ok(response.map(|body| Body::new(Counted { body, call }))));
-        }
-        call.ended(Code::Ok);
-        Poll::Ready(Ok(response))
+        let stop = match call.method {
+            Method::Publish => {
+                call.ended(Code::Ok);
+                return Poll::Ready(Ok(response));
+            }
+            // Delivery ends its streams itself, in order.
+            Method::Fetch | Method::Subscribe => None,
+            Method::Other => Some(Box::pin(call.config.stop.clone().cancelled_owned())),
+        };
+        Poll::Ready(Ok(response.map(|body| Body::new(Outgoing { body, call, stop }))))
     }
 }
 
-/// The body of a stream, whose end is counted.
+/// The body of an answer: its bytes are counted while anybody holds them, and the call when it ends.
 #[derive(Debug)]
-struct Counted {
+struct Outgoing {
     body: Body,
     call: Call,
+    stop: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
-impl http_body::Body for Counted {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        if let Some(Ok(frame)) = &frame
-            && let Some(trailers) = frame.trailers_ref()
-        {
+impl Outgoing {
+    fn ended(&mut self, trailers: &HeaderMap) {
+        if !self.call.counted {
             let code = Status::from_header_map(trailers).map_or(Code::Ok, |status| status.code());
             self.call.ended(code);
         }
-        Poll::Ready(frame)
+    }
+}
+
+impl http_body::Body for Outgoing {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.call.counted {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
+            let Some(Ok(frame)) = frame else { return Poll::Ready(frame) };
+            if let Some(trailers) = frame.trailers_ref() {
+                let trailers = trailers.clone();
+                self.ended(&trailers);
+            }
+            let answers = &self.call.config.answers;
+            return Poll::Ready(Some(Ok(frame.map_data(|data| answers.hold(data)))));
+        }
+        // What it still has to say comes first.
+        let stopped = self.stop.as_mut().is_some_and(|stop| stop.as_mut().poll(context).is_ready());
+        if !stopped {
+            return Poll::Pending;
+        }
+        let (parts, _) = errors::shutting_down().into_http::<()>().into_parts();
+        self.ended(&parts.headers);
+        let status = parts.headers.into_iter().filter_map(|(name, value)| Some((name?, value)));
+        Poll::Ready(Some(Ok(Frame::trailers(status.filter(|(name, _)| name.as_str().starts_with("grpc-")).collect()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.call.counted
     }
 }
 
@@ -161,6 +245,10 @@ fn contractual(status: Status, body_bytes_max: usize) -> Status {
     match status.code() {
         Code::Internal | Code::Unknown => errors::malformed(status.message()),
         Code::OutOfRange => errors::body_too_large(body_bytes_max),
+        // What the broker itself says has its reason already.
+        _ if !status.details().is_empty() => status,
+        Code::Unimplemented => errors::unimplemented(status.message()),
+        Code::Cancelled => errors::cancelled(status.message()),
         _ => status,
     }
 }

@@ -49,6 +49,39 @@ pub fn unavailable(reason: &str, detail: impl Into<String>) -> Status {
     status(Code::Unavailable, reason, UNAVAILABLE, &[("detail", detail.into())])
 }
 
+/// The end of a stream at shutdown.
+pub fn shutting_down() -> Status {
+    unavailable("SHUTTING_DOWN", "the broker is shutting down")
+}
+
+/// The caller's deadline has passed.
+pub fn deadline_exceeded() -> Status {
+    status(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "the caller's deadline has passed", &[])
+}
+
+/// The caller has gone, or the transport has given the call up.
+pub fn cancelled(message: &str) -> Status {
+    status(Code::Cancelled, "CANCELLED", message, &[])
+}
+
+/// A method or an encoding that the broker does not have; the transport says which, or nothing.
+pub fn unimplemented(message: &str) -> Status {
+    let message = if message.is_empty() { "the broker has no such method" } else { message };
+    status(Code::Unimplemented, "UNIMPLEMENTED", message, &[])
+}
+
+/// Too many requests have begun and are not whole.
+pub fn too_many_request_bytes() -> Status {
+    let message = "too many bytes of unfinished requests are held (limits.request_bytes)";
+    retryable("TOO_MANY_REQUEST_BYTES", message, RETRY_SOON)
+}
+
+/// Too many answers wait for their readers.
+pub fn too_many_answer_bytes() -> Status {
+    let message = "too many bytes of answers wait to be read (limits.answer_bytes)";
+    retryable("TOO_MANY_ANSWER_BYTES", message, RETRY_SOON)
+}
+
 /// The broker is shutting down or has failed.
 pub fn not_serving(phase: &str) -> Status {
     unavailable("NOT_SERVING", format!("the broker is {phase}"))

@@ -8,6 +8,7 @@ pub mod codec;
 mod edge;
 mod errors;
 mod lifecycle;
+mod meter;
 mod server;
 mod service;
 mod transport;

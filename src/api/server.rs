@@ -1,14 +1,15 @@
 //! The gRPC server: every limit of HTTP/2 set by us, none left to a library's default.
 
-use std::future::Future;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 
 use super::BrokerService;
-use super::edge::Edge;
+use super::edge::{Edge, EdgeConfig};
 use super::lifecycle::{Lifecycle, Phase};
+use super::meter::Meter;
 use super::transport::{self, Connections, Deadline, Http2};
 use crate::proto::DESCRIPTORS;
 use crate::proto::server::broker_server::BrokerServer;
@@ -32,6 +33,10 @@ const SEND_BUFFER_BYTES: usize = 64 * 1024;
 pub struct ServerConfig {
     /// Largest body in bytes.
     pub body_bytes_max: usize,
+    /// Bytes of requests that are not whole yet, all calls together.
+    pub request_bytes_max: usize,
+    /// Bytes of answers that wait for their readers, all calls together.
+    pub answer_bytes_max: usize,
     /// Streams on one connection.
     pub streams_per_connection: u32,
     /// Flow-control window of a connection in bytes.
@@ -58,7 +63,7 @@ pub enum ServeError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// Serves until `stop` is done and every connection has ended.
+/// Serves until `stop` is cancelled and every connection has ended.
 ///
 /// # Errors
 /// [`ServeError`].
@@ -67,7 +72,7 @@ pub async fn serve(
     connections: Connections,
     service: BrokerService,
     metrics: ApiMetrics,
-    stop: impl Future<Output = ()>,
+    stop: CancellationToken,
 ) -> Result<(), ServeError> {
     let lifecycle = service.lifecycle.clone();
     let broker = BrokerServer::new(service)
@@ -82,13 +87,20 @@ pub async fn serve(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
-    let routes = Routes::new(Edge::new(Deadline(broker), metrics, config.body_bytes_max))
-        .add_service(Deadline(health))
-        .add_service(Deadline(reflection_descriptors().build_v1()?))
-        .add_service(Deadline(reflection_descriptors().build_v1alpha()?))
+    let routes = Routes::new(broker)
+        .add_service(health)
+        .add_service(reflection_descriptors().build_v1()?)
+        .add_service(reflection_descriptors().build_v1alpha()?)
         .prepare();
+    let edge = EdgeConfig {
+        metrics,
+        body_bytes_max: config.body_bytes_max,
+        requests: Meter::new(config.request_bytes_max),
+        answers: Meter::new(config.answer_bytes_max),
+        stop: stop.clone(),
+    };
     let http2 = http2(&config);
-    let serving = transport::serve(&http2, connections.accept(), routes, stop);
+    let serving = transport::serve(&http2, connections.accept(), Edge::new(Deadline(routes), edge), stop);
     let health = report_health(reporter, lifecycle);
     tokio::pin!(serving, health);
     tokio::select! {

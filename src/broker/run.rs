@@ -90,9 +90,8 @@ fn start(
         handshake_timeout: settings.limits.handshake_timeout,
         metrics: metrics.api.clone(),
     };
-    let stopped = grpc_stop.clone().cancelled_owned();
-    supervisor
-        .task(tasks::GRPC, api::serve(server_config(settings), connections, service, metrics.api.clone(), stopped));
+    let serving = api::serve(server_config(settings), connections, service, metrics.api.clone(), grpc_stop.clone());
+    supervisor.task(tasks::GRPC, serving);
     Ok(Running {
         supervisor,
         lifecycle: lifecycle.clone(),
@@ -114,6 +113,8 @@ fn server_config(settings: &Settings) -> ServerConfig {
     let limits = &settings.limits;
     ServerConfig {
         body_bytes_max: limits.body_bytes,
+        request_bytes_max: limits.request_bytes,
+        answer_bytes_max: limits.answer_bytes,
         streams_per_connection: limits.streams_per_connection,
         connection_window_bytes: limits.connection_window_bytes,
         stream_window_bytes: limits.stream_window_bytes,

@@ -102,6 +102,8 @@ pub(super) const KEYS: &[Key] = &[
     key!(log.keep_for, span(Duration::ZERO, TEN_YEARS)),
     key!(log.verify_for, span(Duration::ZERO, HOUR)),
     key!(limits.body_bytes, bytes(1, BODY_BYTES_CEILING as u64)),
+    key!(limits.request_bytes, bytes(MIB, 64 * GIB)),
+    key!(limits.answer_bytes, bytes(MIB, 64 * GIB)),
     key!(limits.in_flight_bytes, bytes(MIB, 64 * GIB)),
     key!(limits.in_flight_publishes, count(32_768, 16_777_216)),
     key!(limits.admission_wait, span(Duration::ZERO, MINUTE)),

@@ -58,6 +58,8 @@ fn log_rules(settings: &Settings, largest_record: u64) -> Result<(), Violation> 
 fn memory_rules(settings: &Settings, largest_record: u64) -> Result<(), Violation> {
     let limits = &settings.limits;
     for (key, value) in [
+        ("limits.request_bytes", limits.request_bytes),
+        ("limits.answer_bytes", limits.answer_bytes),
         ("limits.in_flight_bytes", limits.in_flight_bytes),
         ("limits.hot_tail_bytes", limits.hot_tail_bytes),
         ("limits.subscriber_bytes", limits.subscriber_bytes),

@@ -185,6 +185,12 @@ impl Default for LogSettings {
 pub struct LimitSettings {
     /// Largest body of a publish, in bytes. Default 1MiB, 1 to 16MiB: a reader of the log holds one whole.
     pub body_bytes: usize,
+    /// Requests that have begun and are not whole, all calls together, in bytes. Default 256MiB, 1MiB to 64GiB: the windows of
+    /// HTTP/2 do not bound them.
+    pub request_bytes: usize,
+    /// Answers that wait for their readers, all calls together, in bytes; beyond it Fetch is refused. Default 256MiB, 1MiB
+    /// to 64GiB.
+    pub answer_bytes: usize,
     /// Publishes that were admitted and are not yet durable, fanned out and projected, in bytes. Default
     /// 256MiB, 1MiB to 64GiB: the memory that a burst may take before publishers have to wait.
     pub in_flight_bytes: usize,
@@ -240,6 +246,8 @@ impl Default for LimitSettings {
     fn default() -> Self {
         Self {
             body_bytes: MIB,
+            request_bytes: 256 * MIB,
+            answer_bytes: 256 * MIB,
             in_flight_bytes: 256 * MIB,
             in_flight_publishes: 65_536,
             admission_wait: Duration::from_secs(1),

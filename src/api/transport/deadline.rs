@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use http::{HeaderMap, Request, Response};
 use tokio::time::Sleep;
-use tonic::Status;
 use tonic::body::Body;
-use tonic::server::NamedService;
 use tower::Service;
+
+use crate::api::errors;
 
 const HEADER: &str = "grpc-timeout";
 
@@ -22,10 +22,6 @@ const DIGITS_MAX: usize = 8;
 /// doing is dropped then.
 #[derive(Debug, Clone)]
 pub struct Deadline<S>(pub S);
-
-impl<S: NamedService> NamedService for Deadline<S> {
-    const NAME: &'static str = S::NAME;
-}
 
 impl<S, B> Service<Request<B>> for Deadline<S>
 where
@@ -77,7 +73,7 @@ where
                 return Poll::Pending;
             }
         }
-        Poll::Ready(Ok(Status::deadline_exceeded("the caller's deadline has passed").into_http()))
+        Poll::Ready(Ok(errors::deadline_exceeded().into_http()))
     }
 }
 

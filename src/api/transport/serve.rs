@@ -11,9 +11,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::{JoinError, JoinSet};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::body::Body;
-use tonic::service::Routes;
 use tower::Service;
 
 use super::connections::Connection;
@@ -72,33 +71,42 @@ impl Http2 {
     }
 }
 
-/// Serves `routes` on every connection until `stop`; then accepts no further one, lets the calls there are end, and
-/// returns when all connections have.
-pub async fn serve(
-    http2: &Http2,
-    incoming: impl Stream<Item = Connection>,
-    routes: Routes,
-    stop: impl Future<Output = ()>,
-) {
+/// How long connections may take to end once all their calls are answered and their streams ended: to read what was sent
+/// and close. One that does not even answer a ping must not use up the grace of the whole stop.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
+
+/// Serves `service` on every connection until `stop`; then accepts no further one, lets the calls there are end, and
+/// returns when all connections have, after [`CLOSE_MAX`] at most.
+pub async fn serve<S>(http2: &Http2, incoming: impl Stream<Item = Connection>, service: S, stop: CancellationToken)
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
     let draining = CancellationToken::new();
     let mut open = JoinSet::new();
     {
         // Dropped before the drain, so that who comes late is refused instead of waiting.
-        let (mut incoming, mut stop) = (pin!(incoming), pin!(stop));
+        let (mut incoming, mut stop) = (pin!(incoming), pin!(stop.cancelled()));
         loop {
             tokio::select! {
                 () = &mut stop => break,
                 Some(ended) = open.join_next(), if !open.is_empty() => report(ended),
                 Some(connection) = incoming.next() => {
                     let drain = draining.clone().cancelled_owned();
-                    open.spawn(serve_connection(http2, connection, routes.clone(), drain));
+                    open.spawn(serve_connection(http2, connection, service.clone(), drain));
                 }
             }
         }
     }
     draining.cancel();
-    while let Some(ended) = open.join_next().await {
-        report(ended);
+    let all_ended = async {
+        while let Some(ended) = open.join_next().await {
+            report(ended);
+        }
+    };
+    if tokio::time::timeout(CLOSE_MAX, all_ended).await.is_err() {
+        tracing::info!(connections = open.len(), "connections that do not end are closed");
+        open.shutdown().await;
     }
 }
 
@@ -111,35 +119,46 @@ fn report(ended: Result<Result<(), hyper::Error>, JoinError>) {
     }
 }
 
-fn serve_connection(
+fn serve_connection<S>(
     http2: &Http2,
     connection: Connection,
-    routes: Routes,
-    drain: impl Future<Output = ()> + Send + 'static,
-) -> impl Future<Output = Result<(), hyper::Error>> + Send + 'static {
-    let streams = Streams::default();
+    service: S,
+    drain: WaitForCancellationFutureOwned,
+) -> impl Future<Output = Result<(), hyper::Error>> + Send + use<S>
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
     let (gathering, sending) = socket::split(connection, http2.keepalive_interval + http2.keepalive_timeout);
-    let serving = http2.builder(streams.clone()).serve_connection(TokioIo::new(gathering), Handler(routes));
+    let streams = Streams::default();
+    let serving = http2.builder(streams.clone()).serve_connection(TokioIo::new(gathering), Handler(service));
     WithStreams::new(serving, sending, streams, drain)
 }
 
-impl Drain for http2::Connection<TokioIo<Gathering<Connection>>, Handler, Streams> {
+impl<S> Drain for http2::Connection<TokioIo<Gathering<Connection>>, Handler<S>, Streams>
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
     fn drain(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }
 }
 
-/// The routes as hyper calls them.
+/// The service as hyper calls it.
 #[derive(Debug)]
-struct Handler(Routes);
+struct Handler<S>(S);
 
-impl hyper::service::Service<Request<Incoming>> for Handler {
+impl<S> hyper::service::Service<Request<Incoming>> for Handler<S>
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone,
+{
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = <Routes as Service<Request<Incoming>>>::Future;
+    type Future = S::Future;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        // Routes are always ready, and a clone is one more reference to them.
+        // The routes are always ready, and a clone is one more reference to them.
         self.0.clone().call(request)
     }
 }

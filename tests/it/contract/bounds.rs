@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::support::{Mounted, Setup, error_reason, eventually, random_bytes, within_patience};
+use crate::support::{Mounted, Setup, error_reason, eventually, random_bytes, raw, within_patience};
 
 fn is_full_for_now(status: &Status) {
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
@@ -46,6 +46,39 @@ async fn one_connection_too_many_is_closed_and_the_others_go_on() {
     drop(other);
     eventually("a free place", || async { (broker.metric("walcast_connections").await < 2.0).then_some(()) }).await;
     broker.client().await.publish_kept("s", "x").await;
+}
+
+/// Each request keeps a little less than a body to itself and never becomes whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn unfinished_requests_are_bounded_over_all_calls() {
+    let broker = Setup::new().set("limits.request_bytes", "2MiB").start().await;
+    let calls = raw::unfinished(broker.grpc(), "/broker.Broker/Publish", 1_000_000, 300_000, 20).await;
+    let (refused, held): (Vec<_>, Vec<_>) = calls.into_iter().partition(Option::is_some);
+    assert!((4..=7).contains(&held.len()), "{} of 20 are held", held.len());
+    for status in refused.iter().flatten() {
+        is_full_for_now(status);
+        assert_eq!(error_reason(status), "TOO_MANY_REQUEST_BYTES");
+    }
+    // The connection is gone with its calls: there is room for others.
+    let client = broker.client().await;
+    eventually("room again", || async { client.publish("s", random_bytes(1, 900_000), 60).await.ok() }).await;
+}
+
+/// Large answers to a reader that gives no window are copies that wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_nobody_reads_are_bounded_over_all_calls() {
+    let broker = Setup::new().set("limits.answer_bytes", "2MiB").start().await;
+    let client = broker.client().await;
+    client.publish_kept("s", random_bytes(1, 900_000)).await;
+    let reader = raw::Reluctant::connect(broker.grpc()).await;
+    for _ in 0..20 {
+        reader.fetch("s", 1).await;
+    }
+    let status = eventually("the bound", || async { client.fetch("s", 1).await.err() }).await;
+    is_full_for_now(&status);
+    assert_eq!(error_reason(&status), "TOO_MANY_ANSWER_BYTES");
+    drop(reader);
+    eventually("room again", || async { client.fetch("s", 1).await.ok() }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! Shutting down: SIGTERM in its order, a second signal, and what clients see of it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tokio::task::JoinSet;
@@ -35,7 +35,7 @@ async fn sigint_is_an_orderly_stop_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_watchers_see_not_serving() {
+async fn health_watchers_see_not_serving_and_hold_nothing_up() {
     let broker = Broker::start().await;
     let mut health = HealthClient::new(broker.client().await.channel());
     let watch = health.watch(HealthCheckRequest { service: "broker.Broker".to_owned() }).await.expect("known");
@@ -45,8 +45,26 @@ async fn health_watchers_see_not_serving() {
     broker.signal(Signal::TERM);
     let second = within_patience("NOT_SERVING", watch.message()).await.expect("whole").expect("a second answer");
     assert_eq!(second.status(), ServingStatus::NotServing);
-    drop((watch, health));
+    let end = within_patience("the end of the watch", watch.message()).await.expect_err("it ends with the broker");
+    assert_eq!(end.code(), Code::Unavailable, "{end:?}");
+    assert_eq!(error_reason(&end), "SHUTTING_DOWN");
+    let asked = Instant::now();
     assert_eq!(broker.wait().await.0.code(), Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(3), "the client keeps its connection: {:?}", asked.elapsed());
+}
+
+/// A peer that answers nothing any more, not even the ping that asks whether it has seen the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_connection_does_not_use_up_the_grace() {
+    let broker = Setup::new().set("shutdown.grace", "10m").start().await;
+    let mut dead = tokio::net::TcpStream::connect(broker.grpc()).await.expect("the broker accepts");
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    tokio::io::AsyncWriteExt::write_all(&mut dead, preface).await.expect("sent");
+    broker.client().await.publish_kept("s", "x").await;
+    let asked = Instant::now();
+    broker.signal(Signal::TERM);
+    assert_eq!(broker.wait().await.0.code(), Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,10 +3,12 @@
 use bytes::{Buf as _, BufMut as _, Bytes};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Request};
+use prost::Message as _;
 use tokio::net::TcpStream;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
+use walcast::proto::client::FetchRequest;
 
 use super::within_patience;
 
@@ -163,4 +165,84 @@ async fn health_answers(mut connection: h2::client::SendRequest<Bytes>, address:
     body.send_data(Bytes::from_static(&[0; 5]), true).expect("an empty message");
     let status = status_of(answer.await.expect("the second call is answered")).await;
     assert_eq!(status.code(), Code::Ok, "{status:?}");
+}
+
+/// Begins `count` calls on one connection, each with a message that claims `claimed` bytes and sends `sent` of them. Gives
+/// the statuses of those that were answered within a second.
+pub async fn unfinished(
+    address: &str,
+    path: &'static str,
+    claimed: u32,
+    sent: usize,
+    count: usize,
+) -> Vec<Option<Status>> {
+    let socket = TcpStream::connect(address).await.expect("the broker accepts");
+    let (mut connection, driver) = h2::client::handshake(socket).await.expect("HTTP/2");
+    let driver = tokio::spawn(driver);
+    let Frames { headers, .. } = Frames::to(path);
+    let mut calls = Vec::new();
+    for _ in 0..count {
+        let mut request = Request::post(format!("http://{address}{path}")).body(()).expect("a request");
+        *request.headers_mut() = headers.clone();
+        connection = connection.ready().await.expect("a stream");
+        let (answer, mut body) = connection.send_request(request, false).expect("headers are sent");
+        let mut data = vec![0];
+        data.put_u32(claimed);
+        data.resize(sent, 0);
+        body.send_data(data.into(), false).expect("it is open");
+        calls.push((answer, body));
+    }
+    let mut statuses = Vec::new();
+    let until = tokio::time::Instant::now() + std::time::Duration::from_secs(1);
+    let mut open = Vec::new();
+    for (answer, body) in calls {
+        open.push(body);
+        statuses.push(match tokio::time::timeout_at(until, answer).await {
+            Ok(answer) => Some(status_of(answer.expect("an answer")).await),
+            Err(_elapsed) => None,
+        });
+    }
+    driver.abort();
+    statuses
+}
+
+/// A connection that gives its streams no window.
+#[derive(Debug)]
+pub struct Reluctant {
+    connection: h2::client::SendRequest<Bytes>,
+    address: String,
+    driver: tokio::task::JoinHandle<Result<(), h2::Error>>,
+    answers: tokio::sync::Mutex<Vec<h2::client::ResponseFuture>>,
+}
+
+impl Reluctant {
+    /// Speaks HTTP/2.
+    pub async fn connect(address: &str) -> Self {
+        let socket = TcpStream::connect(address).await.expect("the broker accepts");
+        let mut builder = h2::client::Builder::new();
+        let (connection, driver) = builder.initial_window_size(0).handshake(socket).await.expect("HTTP/2");
+        let (driver, answers) = (tokio::spawn(driver), tokio::sync::Mutex::default());
+        Self { connection, address: address.to_owned(), driver, answers }
+    }
+
+    /// Asks for a message and never reads it.
+    pub async fn fetch(&self, subject: &str, id: i32) {
+        let Frames { path, headers, .. } = Frames::to("/broker.Broker/Fetch");
+        let message = FetchRequest { subject: subject.to_owned(), id }.encode_to_vec();
+        let mut request = Request::post(format!("http://{}{path}", self.address)).body(()).expect("a request");
+        *request.headers_mut() = headers;
+        let mut connection = self.connection.clone().ready().await.expect("a stream");
+        let (answer, mut body) = connection.send_request(request, false).expect("headers are sent");
+        let mut data = vec![0];
+        data.put_u32(message.len() as u32);
+        data.extend(message);
+        body.send_data(data.into(), true).expect("it is open");
+        self.answers.lock().await.push(answer);
+    }
+}
+
+impl Drop for Reluctant {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
 }
