@@ -142,6 +142,7 @@ pub fn fetch(error: &FetchError) -> Status {
     match error {
         FetchError::NeverPublished => never_published(),
         FetchError::Expired => status(Code::InvalidArgument, "EXPIRED", EXPIRED, &[]),
+        FetchError::NotProjected => unavailable("STORE_BEHIND", error.to_string()),
         FetchError::Store(store) => unavailable("STORE_UNAVAILABLE", store.to_string()),
     }
 }

@@ -11,7 +11,7 @@ use super::sink::Sink;
 use crate::api::{BrokerService, Lifecycle};
 use crate::config::Settings;
 use crate::delivery::{self, Delivery, Fanout};
-use crate::fetch::{Fetch, HotTail};
+use crate::fetch::{Fetch, HotTail, Lacking};
 use crate::ingest::{CheckpointTrigger, Committer, CommitterMetrics, Publisher, Releaser};
 use crate::projector::{self, ProjectionSink, Projector};
 use crate::telemetry::Metrics;
@@ -44,9 +44,9 @@ pub(super) struct Connected {
 ///
 /// # Errors
 /// [`OpenDataError`] if the log or the store cannot be read.
-pub(super) async fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Result<Connected, OpenDataError> {
+pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Result<Connected, OpenDataError> {
     let Surroundings { settings, metrics, lifecycle, reporter } = *surroundings;
-    let OpenData { writer, mut tail, checkpointer, checkpointed, checkpoint_bytes } = data;
+    let OpenData { writer, tail, checkpointer, checkpointed, checkpoint_bytes } = data;
     let (durable, durable_seen) = watch::channel(tail.log.durable());
     let (projected, projected_seen) = watch::channel(tail.projected);
     let (wake, woken) = flume::bounded(1);
@@ -67,11 +67,12 @@ pub(super) async fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> 
         Arc::clone(&sink) as Arc<dyn ProjectionSink>,
         metrics.projector.clone(),
     );
-    let in_memory_max = settings.limits.in_flight_bytes as u64;
-    tail.projected = projector.catch_up(in_memory_max).await.map_err(OpenDataError::CatchUp)?;
-    open::fill_hot_tail(&tail, &hot, publisher.admission())?;
+    let lacking = Lacking {
+        through: open::fill_hot_tail(&tail, &hot, publisher.admission())?,
+        projected: projected_seen.clone(),
+    };
     let Tail { log, subjects, store, .. } = tail;
-    let fetch = Fetch::new(Arc::clone(&subjects), Arc::clone(&hot), Arc::clone(&store), metrics.fetch.clone());
+    let fetch = Fetch::new(Arc::clone(&subjects), Arc::clone(&hot), Arc::clone(&store), lacking, metrics.fetch.clone());
     let housekeeper = Housekeeper {
         checkpointer,
         subjects: Arc::clone(&subjects),

@@ -2,7 +2,7 @@
 //! time for.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flume::{Receiver, RecvTimeoutError};
 use tokio::sync::watch;
@@ -55,6 +55,7 @@ impl Housekeeper {
     /// That of the last checkpoint: one before it that fails is tried again at the next occasion, and the log keeps
     /// what it would have covered. And that of a segment that cannot be read or is damaged.
     pub fn run(mut self) -> Result<(), HousekeepingError> {
+        let mut verify_at = Instant::now() + RELEASE_EVERY;
         loop {
             match self.wake.recv_timeout(RELEASE_EVERY) {
                 Ok(()) => self.try_checkpoint(),
@@ -63,7 +64,6 @@ impl Housekeeper {
                     if behind && (self.failed || self.log.bytes() >= self.pressed_bytes) {
                         self.try_checkpoint();
                     }
-                    self.verify()?;
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     if !self.log.is_failed() {
@@ -73,6 +73,10 @@ impl Housekeeper {
                 }
             }
             self.release();
+            if Instant::now() >= verify_at {
+                self.verify()?;
+                verify_at = Instant::now() + RELEASE_EVERY;
+            }
         }
     }
 

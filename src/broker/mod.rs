@@ -3,6 +3,7 @@
 //! Owns the lifecycle. Must never contain what a room does.
 
 mod connect;
+mod descriptors;
 mod error;
 mod error_kind;
 mod housekeeping;

@@ -15,7 +15,7 @@ use crate::event::record::{self, RecordError};
 use crate::event::{Durable, EncodedMessage, Projected, Sequence, Trimmed, clock};
 use crate::fetch::{HotMessage, HotTail};
 use crate::ingest::{self, Admission, Checkpoint, CheckpointError, Checkpointer, IdsExhausted, SubjectTable};
-use crate::projector::{EmbeddedStore, NoneStore, OpenStoreError, ProjectorError, Store, StoreError, embedded};
+use crate::projector::{EmbeddedStore, NoneStore, OpenStoreError, Store, StoreError, embedded};
 use crate::wal::{self, DiskFileSystem, FileSystem, Log, LogId, OpenError, OpenErrorKind, ReadError, Recovery, Writer};
 
 /// Bytes of one frame: with 256-byte bodies some 8,000 records, below a millisecond to write. Larger
@@ -78,9 +78,6 @@ pub enum OpenDataError {
     /// The store cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The store is too far behind and does not catch up.
-    #[error("bring the store up to the log: {0}")]
-    CatchUp(ProjectorError),
     /// The store lacks messages that the log no longer holds.
     #[error(
         "the {store} store has the messages up to sequence {projected}, and the log begins after {trimmed}: those between are in neither; restore the store from a backup, or start with an empty data directory"
@@ -109,8 +106,6 @@ impl OpenDataError {
             Self::Ids(CheckpointError::TooManySubjects { .. }) | Self::TooManySubjects(_) => ErrorKind::Configuration,
             Self::Ids(_) | Self::Read(_) | Self::Record { .. } => ErrorKind::Damaged,
             Self::IdsMissing { .. } | Self::StoreBehind { .. } => ErrorKind::Damaged,
-            Self::CatchUp(ProjectorError::Read(ReadError::Damaged(_))) => ErrorKind::Damaged,
-            Self::CatchUp(_) => ErrorKind::Failed,
             Self::Store(error) if error.retryable() => ErrorKind::Failed,
             Self::Store(_) => ErrorKind::Damaged,
             Self::OpenStore(OpenStoreError::Damaged { .. } | OpenStoreError::Store { .. }) => ErrorKind::Damaged,
@@ -287,16 +282,20 @@ fn replay_ids(log: &Log, subjects: &SubjectTable, after: Sequence) -> Result<(),
     Ok(())
 }
 
-/// Puts what is durable and not projected into the hot tail, so that it can be fetched from the first call on.
-/// Admission bounded it when it was published, and bounds it again here.
+/// Puts what is durable and not projected into the hot tail, so that it can be fetched from the first call on, as far as
+/// admission has room: it bounded this when it was published. There is more only if the store was removed, or is another
+/// one than before.
+///
+/// Returns up to where messages may be in neither; [`Sequence::ZERO`] if everything found its place.
 ///
 /// # Errors
 /// [`OpenDataError`] if the log cannot be read.
-pub fn fill_hot_tail(data: &Tail, hot: &HotTail, admission: &Admission) -> Result<(), OpenDataError> {
+pub fn fill_hot_tail(data: &Tail, hot: &HotTail, admission: &Admission) -> Result<Sequence, OpenDataError> {
     let mut reader = data.log.reader(data.projected.sequence())?;
     let now = clock::now();
     while let Some(frame) = reader.next()? {
         let mut messages = Vec::new();
+        let mut full = false;
         for (sequence, bytes) in frame.iter() {
             let record = record::decode(&bytes).map_err(|source| OpenDataError::Record { sequence, source })?;
             let expires_at = record.expiration.expires_at(record.published_at);
@@ -304,17 +303,24 @@ pub fn fill_hot_tail(data: &Tail, hot: &HotTail, admission: &Admission) -> Resul
                 continue;
             }
             let Some((key, _)) = data.subjects.high_water_mark(record.subject) else { continue };
-            messages.push(HotMessage {
-                sequence,
-                key: (key, record.id),
-                expires_at,
-                encoded: EncodedMessage::new(&record),
-                charge: admission.take_over(admission.charge(record.subject.len(), record.body.len())),
-            });
+            let charge = admission.charge(record.subject.len(), record.body.len());
+            let taken = admission.take_over(charge);
+            if taken < charge {
+                admission.give_back(taken as usize);
+                full = true;
+                break;
+            }
+            let key = (key, record.id);
+            messages.push(HotMessage { sequence, key, expires_at, encoded: EncodedMessage::new(&record), charge });
         }
         admission.give_back(hot.insert(messages.into_iter()));
+        if full {
+            let durable = data.log.durable().sequence();
+            tracing::info!(projected = %data.projected, %durable, "the store is far behind; what does not fit into memory can be fetched when it is projected");
+            return Ok(durable);
+        }
     }
-    Ok(())
+    Ok(Sequence::ZERO)
 }
 
 fn report(

@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::connect::{Connected, Surroundings, connect};
+use super::descriptors;
 use super::error::{Error, ErrorKind};
 use super::open;
 use super::report::Reporter;
@@ -37,20 +38,28 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     let stopped = admin_stop.clone().cancelled_owned();
     supervisor.task(tasks::ADMIN, admin::serve(admin_listener, report, lifecycle.clone(), stopped));
 
+    // Before anybody can know of the process and tell it to stop.
+    let mut signals = Signals::new().map_err(Error::System)?;
     // Recovery reads files for up to two seconds; the admin port answers meanwhile.
     let for_open = settings.clone();
     let data = tokio::task::spawn_blocking(move || tokio::runtime::Handle::current().block_on(open::open(&for_open)));
-    let data = data.await.map_err(|panicked| {
+    let data = tokio::select! {
+        data = data => data,
+        name = signals.next() => {
+            // What recovery has done so far is what a crash would have left.
+            tracing::info!(signal = name, "stopped before it was ready");
+            return Ok(());
+        }
+    };
+    let data = data.map_err(|panicked| {
         let reason = panicked.to_string();
         Error::Task { name: "recovery", reason, kind: ErrorKind::Failed }
     })??;
 
     let surroundings =
         Surroundings { settings: &settings, metrics: &metrics, lifecycle: &lifecycle, reporter: &reporter };
-    let connected = connect(&surroundings, data).await?;
+    let connected = connect(&surroundings, data)?;
     let running = start(&surroundings, connected, listener, supervisor, admin_stop)?;
-    // Before anybody can know that it is ready and tell it to stop.
-    let signals = Signals::new().map_err(Error::System)?;
     lifecycle.advance(Phase::Serving);
     tracing::info!(
         %grpc,
@@ -86,7 +95,7 @@ fn start(
     supervisor.task(tasks::PROJECTOR, projector.run(projector_stop.clone()));
     let connections = Connections {
         listener,
-        connections_max: settings.limits.connections,
+        connections_max: descriptors::connections(settings.limits.connections),
         handshake_timeout: settings.limits.handshake_timeout,
         metrics: metrics.api.clone(),
     };

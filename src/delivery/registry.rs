@@ -126,7 +126,7 @@ impl Registry {
         let before = ring.bytes();
         let result = work(&mut ring);
         let after = ring.bytes();
-        drop(ring);
+        // Before others can give back what is added here.
         match after.checked_sub(before) {
             Some(more) => self.bytes.fetch_add(more, Ordering::Relaxed),
             None => self.bytes.fetch_sub(before - after, Ordering::Relaxed),

@@ -63,7 +63,7 @@ pub struct Ring {
     bytes: usize,
     readers: Vec<Option<Reader>>,
     free: Vec<usize>,
-    /// Entries pushed since read ones were last dropped.
+    /// Entries pushed, and subscribers gone, since read entries were last dropped.
     untidy: usize,
 }
 
@@ -96,7 +96,15 @@ impl Ring {
     pub fn leave(&mut self, place: Place) {
         self.readers[place.0] = None;
         self.free.push(place.0);
-        self.drop_read();
+        if self.free.len() == self.readers.len() {
+            *self = Self { first: self.end(), ..Self::default() };
+            return;
+        }
+        // Finding what nobody waits for any more looks at every subscriber: once per as many that leave.
+        self.untidy += 1;
+        if !self.entries.is_empty() && self.untidy >= self.readers.len().max(64) {
+            self.drop_read();
+        }
     }
 
     /// How many subscribers there are.

@@ -9,4 +9,4 @@ mod hot_tail;
 mod service;
 
 pub use hot_tail::{HotMessage, HotTail};
-pub use service::{Fetch, FetchError};
+pub use service::{Fetch, FetchError, Lacking};

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use super::HotTail;
 use crate::event::record::Record;
-use crate::event::{EncodedMessage, MessageId, Subject, clock};
+use crate::event::{EncodedMessage, MessageId, Projected, Sequence, Subject, clock};
 use crate::ingest::SubjectTable;
 use crate::projector::{Store, StoreError};
 use crate::telemetry::metrics::{FetchMetrics, Source};
@@ -18,9 +20,28 @@ pub enum FetchError {
     /// The id was issued; its message has expired, or was fire and forget.
     #[error("the message has expired")]
     Expired,
+    /// The store is far behind and may not have the message yet.
+    #[error("the store is behind and may not have the message yet")]
+    NotProjected,
     /// The store is needed and cannot answer.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// What neither memory nor the store may have yet: after a start with a store that was far behind.
+#[derive(Debug, Clone)]
+pub struct Lacking {
+    /// Messages up to here were not put into memory; [`Sequence::ZERO`] if all were.
+    pub through: Sequence,
+    /// Where the store is.
+    pub projected: watch::Receiver<Projected>,
+}
+
+impl Lacking {
+    /// Whether a message that is nowhere may still be on its way to the store.
+    fn anything(&self) -> bool {
+        self.projected.borrow().sequence() < self.through
+    }
 }
 
 /// Answers fetches; a clone is the same.
@@ -29,13 +50,20 @@ pub struct Fetch {
     subjects: Arc<SubjectTable>,
     hot: Arc<HotTail>,
     store: Arc<dyn Store>,
+    lacking: Lacking,
     metrics: FetchMetrics,
 }
 
 impl Fetch {
     /// Fetches from the hot tail, then from the store.
-    pub fn new(subjects: Arc<SubjectTable>, hot: Arc<HotTail>, store: Arc<dyn Store>, metrics: FetchMetrics) -> Self {
-        Self { subjects, hot, store, metrics }
+    pub fn new(
+        subjects: Arc<SubjectTable>,
+        hot: Arc<HotTail>,
+        store: Arc<dyn Store>,
+        lacking: Lacking,
+        metrics: FetchMetrics,
+    ) -> Self {
+        Self { subjects, hot, store, lacking, metrics }
     }
 
     /// The message `id` of `subject`.
@@ -64,8 +92,10 @@ impl Fetch {
         if !self.store.keeps_history() {
             return Err(self.expired());
         }
+        // Asked before the store is: what it projects meanwhile is no doubt.
+        let lacking = self.lacking.anything();
         let Some(stored) = self.store.fetch(subject, id, now).await? else {
-            return Err(self.expired());
+            return Err(if lacking { FetchError::NotProjected } else { self.expired() });
         };
         self.metrics.answered(Source::Store);
         Ok(EncodedMessage::new(&Record {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::event::{Durable, Sequence, Trimmed};
 
 use super::error::{LogFailed, ReadError, ReleaseError, VerifyError};
-use super::format::{LogId, SEGMENT_HEADER_BYTES};
+use super::format::LogId;
 use super::reader::Reader;
 use super::recovery;
 use super::retention;
@@ -46,13 +46,6 @@ impl Log {
     /// Bytes of all its files, spare ones included.
     pub fn bytes(&self) -> u64 {
         self.shared.bytes(&self.shared.state.lock())
-    }
-
-    /// Bytes of the records after `after`, counted from the start of the segment that holds it.
-    pub fn bytes_after(&self, after: Sequence) -> u64 {
-        let state = self.shared.state.lock();
-        let segments = state.segments.iter().rev().take_while(|segment| segment.last > after);
-        segments.map(|segment| segment.end.unwrap_or(segment.bytes) - SEGMENT_HEADER_BYTES).sum()
     }
 
     /// Number of its files, spare ones included.

@@ -126,27 +126,6 @@ impl Projector {
         (Self { config, log, store, durable, sink, progress, metrics }, ProjectorHandle { progress: watched })
     }
 
-    /// Projects until no more than `bytes_max` bytes of the log are left, and returns the position: a start does so before
-    /// it puts the rest into memory. There is more only if the store was removed, or is another one than before.
-    ///
-    /// # Errors
-    /// [`ProjectorError`] if it cannot go on by itself. A store that is only unavailable is waited for if it is too far behind.
-    pub async fn catch_up(&self, bytes_max: u64) -> Result<Projected, ProjectorError> {
-        let mut projected = self.start().await?;
-        let too_far_behind = |projected: Projected| self.log.bytes_after(projected.sequence()) > bytes_max;
-        if !too_far_behind(projected) {
-            return Ok(projected);
-        }
-        info!(store = self.store.kind(), %projected, durable = %self.log.durable(), "the store is far behind; it catches up first");
-        let mut source = self.source(projected)?;
-        while too_far_behind(projected) {
-            source.fill().await?;
-            let Some(read) = source.take(projected) else { break };
-            projected = self.commit(read).await?;
-        }
-        Ok(projected)
-    }
-
     /// Projects until `shutdown`, then what is durable by then, for [`Config::flush_within`] at most.
     ///
     /// # Errors
@@ -295,6 +274,8 @@ impl Projector {
         if before.is_none() {
             warn!(%error, "projection waits for the store; publishing goes on");
         }
+        // What has expired may be what the store needs the room of. The batches tell about an outage.
+        drop(self.store.expire(clock::now()).await);
         tokio::time::sleep(pauses.next()).await;
     }
 

@@ -27,6 +27,8 @@ enum Fault {
     Moved,
     /// It is broken for good.
     Broken,
+    /// It has no room until something has expired.
+    Full,
 }
 
 /// A store whose calls fail in the order of a script.
@@ -75,7 +77,11 @@ impl Store for FaultyStore {
             Some(Fault::Broken) => {
                 return Err(StoreError::Failed { store: "faulty", reason: "input/output error".to_owned() }.into());
             }
-            Some(Fault::AnswerLost) | None => {}
+            Some(Fault::Full) if self.expires.load(Ordering::Relaxed) == 0 => {
+                self.script.lock().push_front(Fault::Full);
+                return Err(unavailable().into());
+            }
+            Some(Fault::AnswerLost | Fault::Full) | None => {}
         }
         self.inner.apply(batch).await?;
         self.committed_rows.fetch_add(batch.rows.len() as u64, Ordering::Relaxed);
@@ -277,6 +283,16 @@ async fn projects_what_is_there_and_what_comes() {
     let told = rig.told.0.lock().clone();
     assert!(told.is_sorted(), "{told:?}");
     assert_eq!(told.last(), Some(&Projected(Sequence::new(357))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_store_is_let_expire_what_makes_room() {
+    let mut rig = Rig::new(&[Fault::Full]);
+    rig.publish(30);
+    let mut running = rig.start();
+    running.reaches(30).await;
+    running.stops().await.expect("stops in order");
+    rig.assert_projected(30).await;
 }
 
 #[tokio::test(start_paused = true)]
