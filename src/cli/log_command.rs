@@ -14,6 +14,7 @@ use super::message::rfc3339;
 use super::output::{self, Output};
 use super::{Exit, Failure};
 use crate::event::{Sequence, UnixMicros, record};
+use crate::ingest::{CheckpointError, Checkpointer};
 use crate::wal::{DiskFileSystem, Inspection, SegmentInfo, VerifyError, inspect};
 
 #[derive(Debug, Args)]
@@ -73,12 +74,43 @@ pub fn run(arguments: &LogArguments, output: &mut Output) -> Result<(), Failure>
         ..SettingsArguments::default()
     };
     let settings = flags.load()?.settings;
+    // Before the log is looked at: a broker beside this may go on.
+    let known = match &arguments.command {
+        LogCommand::Verify { .. } => known_durable(&settings.ids_dir())?,
+        LogCommand::Ls { .. } | LogCommand::Show(_) => Sequence::ZERO,
+    };
     let inspection = look(&settings.log_dir())?;
     match &arguments.command {
         LogCommand::Ls { json } => list(&inspection, *json, output),
-        LogCommand::Verify { json } => verify(&inspection, *json, output),
+        LogCommand::Verify { json } => {
+            let verified = verify(&inspection, *json, output);
+            verified.and_then(|()| refuse_lost(&inspection, known, &settings.log_dir()))
+        }
         LogCommand::Show(show) => print(&inspection, show, output),
     }
+}
+
+/// How far the log was durable when the ids checkpoint was taken.
+fn known_durable(ids_dir: &Path) -> Result<Sequence, Failure> {
+    let peeked = Checkpointer::peek(&DiskFileSystem, ids_dir);
+    let known = peeked.map_err(|error| match &error {
+        CheckpointError::Io { .. } => Failure::new(Exit::Failed, error.to_string()),
+        _ => Failure::new(Exit::Damaged, error.to_string()),
+    })?;
+    Ok(known.unwrap_or(Sequence::ZERO))
+}
+
+/// Every record that is there can be valid, and some be gone from the end.
+fn refuse_lost(inspection: &Inspection, known: Sequence, dir: &Path) -> Result<(), Failure> {
+    let last = inspection.segments().last().map_or(Sequence::ZERO, |newest| newest.last);
+    if last >= known {
+        return Ok(());
+    }
+    let dir = dir.display();
+    let message = format!(
+        "the log in {dir} ends at sequence {last}, but sequence {known} is known to have been durable: records are lost or damaged at its end"
+    );
+    Err(Failure::new(Exit::Damaged, message))
 }
 
 fn look(dir: &Path) -> Result<Inspection, Failure> {
@@ -219,7 +251,7 @@ fn verify(inspection: &Inspection, json: bool, output: &mut Output) -> Result<()
     if shown.torn_bytes > 0 {
         let torn = shown.torn_bytes;
         output.line(format!(
-            "{torn} bytes of a write that was never acknowledged stand at the end; a start removes them"
+            "{torn} bytes behind the last whole record are a write that is not finished: of a broker that runs, or that ended in the middle of it"
         ))?;
     }
     Ok(())

@@ -149,6 +149,28 @@ async fn a_damaged_last_record_that_the_store_has_is_refused_and_not_cut() {
     }
 }
 
+/// The tool knows, as a start does, that records are missing at the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_tells_when_the_log_has_lost_its_end() {
+    let stopped = stopped_with_records().await.start().await.stop().await;
+    let verify = || {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_walcast"));
+        let output = command.args(["log", "verify", "--data-dir"]).arg(stopped.data()).output().expect("it runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(verify().0, Some(0));
+    let segment = segments(stopped.data()).remove(0);
+    let bytes = fs::read(&segment).expect("readable");
+    let last = bytes.iter().rposition(|byte| *byte != 0).expect("there are records");
+    overwrite(&segment, last as u64 - 3, &[bytes[last - 3] ^ 1]);
+    for newer in &segments(stopped.data())[1..] {
+        fs::remove_file(newer).expect("removed");
+    }
+    let (code, text) = verify();
+    assert_eq!(code, Some(DAMAGED), "{text}");
+    assert!(text.contains("sequence 20 is known to have been durable"), "{text}");
+}
+
 /// The store is removed while the broker is down: memory must not take its place.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_far_behind_costs_no_memory_and_nothing_is_called_expired() {
