@@ -5,6 +5,8 @@
 //! | `meta` | `f` | format version (u32), identity of the log (u128) |
 //! | `meta` | `p` | projected sequence (u64) |
 //! | `meta` | `m` + subject | last id of the subject (u32) |
+//! | `meta` | `b` + name of a bucket | empty: the bucket was made and not dropped |
+//! | `rows.<class>.<index>` | 0x00 | empty: written with the bucket's first row, so that a lost bucket is no empty one |
 //! | `rows.<class>.<index>` | subject + 0x00 + id (u32) | published at, us (i64), expiration, s (u32), body |
 //!
 //! Numbers are big endian, so that the ids of a subject lie in order. A subject has no control characters,
@@ -24,8 +26,19 @@ pub(super) const FORMAT_KEY: &[u8] = b"f";
 /// Key of the position in `meta`.
 pub(super) const POSITION_KEY: &[u8] = b"p";
 
+/// What precedes the name of a bucket in `meta`.
+pub(super) const BUCKET_PREFIX: &[u8] = b"b";
+
+/// Key of a bucket's own sign of life. No subject is empty, so it is no row's.
+pub(super) const SIGN_KEY: &[u8] = &[0];
+
 /// What precedes the body in the value of a row.
 const ROW_HEADER_BYTES: usize = 12;
+
+/// The key of a bucket in `meta`.
+pub(super) fn bucket_key(keyspace_name: &str) -> Vec<u8> {
+    [BUCKET_PREFIX, keyspace_name.as_bytes()].concat()
+}
 
 /// The key of a row.
 pub(super) fn row_key(subject: &Subject, id: MessageId) -> Vec<u8> {
@@ -104,6 +117,7 @@ mod tests {
         let id = MessageId::new(0x0102).expect("an id");
         assert_eq!(row_key(&subject, id), b"a.\xc3\x9f\0\0\0\x01\x02");
         assert_eq!(mark_key(&subject), b"ma.\xc3\x9f");
+        assert_eq!(bucket_key("rows.1.2"), b"brows.1.2");
         let expiration = Expiration::from_wire(60).expect("not negative");
         let value = row_value(UnixMicros::from_micros(258), expiration, b"hi");
         assert_eq!(value, b"\0\0\0\0\0\0\x01\x02\0\0\0\x3chi");

@@ -12,7 +12,7 @@ use parking_lot::RwLock;
 use tracing::{debug, info};
 
 use super::bucket::BucketKey;
-use super::codec::{self, POSITION_KEY};
+use super::codec::{self, BUCKET_PREFIX, POSITION_KEY, SIGN_KEY};
 use super::config::{Config, MEMTABLE_PARTS, WAITING_FLUSHES_MAX};
 use super::errors::{failed, inconsistent};
 use super::space;
@@ -81,6 +81,7 @@ impl Engine {
             }
         }
         buckets.sort_by_key(|bucket| bucket.key.end());
+        check_buckets(&meta, &buckets)?;
         let engine = Self { database, meta, buckets: RwLock::new(buckets.into()), keyspaces_directory, config };
         let mut writer = Writer { projected, in_memory: Vec::new() };
         writer.count_recovered(&engine);
@@ -128,7 +129,11 @@ impl Engine {
             (bucket, &row.subject, row.id).cmp(&(other_bucket, &other.subject, other.id))
         });
         for rows in rows.chunk_by(|(bucket, _), (other, _)| bucket == other) {
-            let bucket = self.bucket(rows[0].0)?;
+            let (bucket, made) = self.bucket(rows[0].0)?;
+            if made {
+                write.insert(&self.meta, codec::bucket_key(&bucket.key.keyspace_name()), Vec::new());
+                write.insert(&bucket.keyspace, SIGN_KEY, Vec::new());
+            }
             let mut bytes = 0;
             for (_, row) in rows {
                 let key = codec::row_key(&row.subject, row.id);
@@ -179,17 +184,22 @@ impl Engine {
         for bucket in ended {
             let name = bucket.key.keyspace_name();
             writer.in_memory.retain(|(keyspace, _)| *keyspace != bucket.keyspace);
+            // First: a bucket that is noted and gone would be one that was lost.
+            let mut write =
+                fjall::OwnedWriteBatch::with_capacity(self.database.clone(), 1).durability(Some(PersistMode::SyncData));
+            write.remove(&self.meta, codec::bucket_key(&name));
+            write.commit().map_err(|error| failed(&error))?;
             self.database.delete_keyspace(bucket.keyspace).map_err(|error| failed(&error))?;
             debug!(bucket = name, "dropped an expired bucket");
         }
         Ok(())
     }
 
-    /// The bucket of this key, made if it does not exist. Called by the one writer.
-    fn bucket(&self, key: BucketKey) -> Result<Bucket, StoreError> {
+    /// The bucket of this key, and whether it was made because it did not exist. Called by the one writer.
+    fn bucket(&self, key: BucketKey) -> Result<(Bucket, bool), StoreError> {
         let found = self.buckets.read().iter().rev().find(|bucket| bucket.key == key).cloned();
         if let Some(bucket) = found {
-            return Ok(bucket);
+            return Ok((bucket, false));
         }
         let name = key.keyspace_name();
         let keyspace =
@@ -204,7 +214,7 @@ impl Engine {
         extended.insert(place, bucket.clone());
         info!(bucket = name, buckets = extended.len(), "opened a bucket");
         *buckets = extended.into();
-        Ok(bucket)
+        Ok((bucket, true))
     }
 
     /// Hands memtables to the background thread, the largest first, so that all together stay within
@@ -221,6 +231,24 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// Whether every bucket that was made is there with what it was made with. fjall takes a keyspace whose files are gone for
+/// an empty one, and every row of it would be called expired.
+fn check_buckets(meta: &Keyspace, buckets: &[Bucket]) -> Result<(), StoreError> {
+    for noted in meta.prefix(BUCKET_PREFIX) {
+        let noted = noted.key().map_err(|error| failed(&error))?;
+        let found = buckets.iter().find(|bucket| codec::bucket_key(&bucket.key.keyspace_name()) == *noted);
+        let sign = found.map(|bucket| bucket.keyspace.get(SIGN_KEY)).transpose().map_err(|error| failed(&error))?;
+        if sign.flatten().is_none() {
+            let name = String::from_utf8_lossy(&noted[BUCKET_PREFIX.len()..]).into_owned();
+            return Err(inconsistent(&format!(
+                "its bucket {name} has lost its files; restore the directory from a backup, or move it away to have what \
+                 the log still holds projected anew"
+            )));
+        }
+    }
+    Ok(())
 }
 
 impl Writer {

@@ -166,6 +166,33 @@ async fn expired_buckets_give_back_their_files() {
     store.apply(&batch(1_000, 50, 60, &body)).await.expect("goes on");
 }
 
+/// fjall itself opens a keyspace without files as an empty one.
+#[tokio::test]
+async fn a_bucket_that_lost_its_files_is_refused_and_a_dropped_one_is_not() {
+    let directory = TempDir::new().expect("a directory");
+    let path = directory.path().join("store");
+    let store = open(&path);
+    store.apply(&batch(0, 3, 60, &Bytes::from_static(b"x"))).await.expect("applied");
+    store.expire(START.plus_seconds(1_000)).await.expect("dropped");
+    store.apply(&batch(3, 3, 3_600, &Bytes::from_static(b"x"))).await.expect("applied");
+    drop(store);
+    let store = open(&path);
+    assert!(store.fetch(&subject("s"), id(5), START).await.expect("it answers").is_some());
+    drop(store);
+    let mut keyspaces = 0;
+    for keyspace in fs::read_dir(path.join("keyspaces")).expect("there") {
+        let manifest = keyspace.expect("readable").path().join("current");
+        let copy = directory.path().join("copy");
+        copy_directory(&path, &copy);
+        fs::remove_file(copy.join(manifest.strip_prefix(&path).expect("below"))).expect("it was there");
+        let refused = EmbeddedStore::open(&copy, LOG, &Config::default());
+        assert!(refused.is_err(), "{}", manifest.display());
+        fs::remove_dir_all(&copy).expect("ours");
+        keyspaces += 1;
+    }
+    assert!(keyspaces >= 2, "the bucket's and that of the marks");
+}
+
 #[test]
 fn a_second_process_is_refused_by_the_name_of_the_directory() {
     let directory = TempDir::new().expect("made");
