@@ -67,11 +67,8 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let method = method(request.uri().path());
         let call = Call { method, config: Arc::clone(&self.config), started: Instant::now(), counted: false };
-        if method == Method::Fetch && self.config.answers.is_full() {
-            return Answer { answer: None, call: Some(call) };
-        }
         let request = request.map(|body| Incoming { body, held: Held::none(&self.config.requests) });
-        Answer { answer: Some(self.inner.call(request)), call: Some(call) }
+        Answer { answer: self.inner.call(request), call: Some(call) }
     }
 }
 
@@ -125,8 +122,7 @@ fn method(path: &str) -> Method {
 /// A call in progress.
 #[derive(Debug)]
 pub struct Answer<F> {
-    /// None if it is refused.
-    answer: Option<F>,
+    answer: F,
     /// Until the answer.
     call: Option<Call>,
 }
@@ -162,14 +158,15 @@ where
     type Output = Result<Response<Body>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let response = match &mut self.answer {
-            Some(answer) => match ready!(Pin::new(answer).poll(context)) {
-                Ok(response) => response,
-                Err(never) => match never {},
-            },
-            None => errors::too_many_answer_bytes().into_http(),
+        let mut response = match ready!(Pin::new(&mut self.answer).poll(context)) {
+            Ok(response) => response,
+            Err(never) => match never {},
         };
         let Some(mut call) = self.call.take() else { return Poll::Ready(Ok(response)) };
+        // Not before: many calls begin together, and this one's bytes are counted right after.
+        if call.method == Method::Fetch && call.config.answers.is_full() {
+            response = errors::too_many_answer_bytes().into_http();
+        }
         // An error of a unary call, or before a stream begins, is in the headers.
         if let Some(status) = Status::from_header_map(response.headers()) {
             let status = contractual(status, call.config.body_bytes_max);

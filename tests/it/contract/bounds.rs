@@ -71,12 +71,15 @@ async fn answers_that_nobody_reads_are_bounded_over_all_calls() {
     let client = broker.client().await;
     client.publish_kept("s", random_bytes(1, 900_000)).await;
     let reader = raw::Reluctant::connect(broker.grpc()).await;
-    for _ in 0..20 {
+    let before = broker.resident_bytes();
+    for _ in 0..200 {
         reader.fetch("s", 1).await;
     }
     let status = eventually("the bound", || async { client.fetch("s", 1).await.err() }).await;
     is_full_for_now(&status);
     assert_eq!(error_reason(&status), "TOO_MANY_ANSWER_BYTES");
+    let grown = broker.resident_bytes().saturating_sub(before);
+    assert!(grown < 40 * 1024 * 1024, "{grown} bytes for answers of 180 MB");
     drop(reader);
     eventually("room again", || async { client.fetch("s", 1).await.ok() }).await;
 }
