@@ -99,7 +99,42 @@ fn timeout(headers: &HeaderMap) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use tonic::{Code, Status};
+
     use super::*;
+
+    /// Answers after a minute.
+    #[derive(Debug, Clone)]
+    struct Slow;
+
+    impl Service<Request<()>> for Slow {
+        type Response = Response<Body>;
+        type Error = Infallible;
+        type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+        fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _request: Request<()>) -> Self::Future {
+            Box::pin(async {
+                tokio::time::sleep(Duration::from_secs(60)).await;
+                Ok(Response::new(Body::empty()))
+            })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_is_slower_than_its_caller_waits_is_dropped() {
+        for (timeout, code) in
+            [("30S", Some(Code::DeadlineExceeded)), ("0S", Some(Code::DeadlineExceeded)), ("2M", None)]
+        {
+            let request = Request::builder().header(HEADER, timeout).body(()).expect("a request");
+            let Ok(answer) = Deadline(Slow).call(request).await;
+            let status = Status::from_header_map(answer.headers());
+            assert_eq!(status.map(|status| status.code()), code, "{timeout}");
+        }
+    }
 
     fn parsed(text: &str) -> Option<Duration> {
         let mut headers = HeaderMap::new();

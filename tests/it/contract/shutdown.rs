@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
@@ -20,6 +22,9 @@ fn is_a_stop(status: &Status) {
         assert!(!error_reason(status).is_empty());
     }
 }
+
+/// The exit code of README's table.
+const SECOND_SIGNAL: i32 = 143;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_without_work_exits_0() {
@@ -53,14 +58,19 @@ async fn health_watchers_see_not_serving_and_hold_nothing_up() {
     assert!(asked.elapsed() < Duration::from_secs(3), "the client keeps its connection: {:?}", asked.elapsed());
 }
 
-/// A peer that answers nothing any more, not even the ping that asks whether it has seen the end.
+/// A peer that speaks HTTP/2 and then answers nothing any more, not even the ping that asks whether it has seen the end.
+async fn dead_connection(broker: &Broker) -> TcpStream {
+    let mut dead = TcpStream::connect(broker.grpc()).await.expect("the broker accepts");
+    dead.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("sent");
+    // It is being served once its SETTINGS are answered.
+    dead.read_exact(&mut [0; 9]).await.expect("SETTINGS");
+    dead
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_connection_does_not_use_up_the_grace() {
     let broker = Setup::new().set("shutdown.grace", "10m").start().await;
-    let mut dead = tokio::net::TcpStream::connect(broker.grpc()).await.expect("the broker accepts");
-    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-    tokio::io::AsyncWriteExt::write_all(&mut dead, preface).await.expect("sent");
-    broker.client().await.publish_kept("s", "x").await;
+    let _dead = dead_connection(&broker).await;
     let asked = Instant::now();
     broker.signal(Signal::TERM);
     assert_eq!(broker.wait().await.0.code(), Some(0));
@@ -150,13 +160,16 @@ async fn a_second_signal_exits_at_once_and_what_was_acknowledged_stays() {
     for number in 1..=50 {
         client.publish_kept("s", body_of("s", number)).await;
     }
-    broker.expect_log("second signal");
-    broker.expect_log("signal");
+    drop(client);
+    // Holds the orderly stop up for some seconds.
+    let _dead = dead_connection(&broker).await;
     broker.signal(Signal::TERM);
-    broker.signal(Signal::INT);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let asked = Instant::now();
     broker.signal(Signal::TERM);
-    // However it ended (the first signal alone may already have been enough), nothing is lost.
-    let (_, stopped) = broker.wait().await;
+    let (exit, stopped) = broker.wait().await;
+    assert_eq!(exit.code(), Some(SECOND_SIGNAL));
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
     let broker = stopped.start().await;
     let client = broker.client().await;
     for number in 1..=50 {

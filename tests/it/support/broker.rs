@@ -213,11 +213,6 @@ impl Broker {
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
     }
 
-    /// Announces a WARN or ERROR line, by any part of it.
-    pub fn expect_log(&self, part: &str) {
-        self.setup.announced.lock().unwrap_or_else(PoisonError::into_inner).push(part.to_owned());
-    }
-
     /// Sends a signal and does not wait.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);
