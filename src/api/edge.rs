@@ -194,15 +194,6 @@ struct Outgoing {
     stop: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
-impl Outgoing {
-    fn ended(&mut self, trailers: &HeaderMap) {
-        if !self.call.counted {
-            let code = Status::from_header_map(trailers).map_or(Code::Ok, |status| status.code());
-            self.call.ended(code);
-        }
-    }
-}
-
 impl http_body::Body for Outgoing {
     type Data = Bytes;
     type Error = Status;
@@ -214,8 +205,7 @@ impl http_body::Body for Outgoing {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
             let Some(Ok(frame)) = frame else { return Poll::Ready(frame) };
             if let Some(trailers) = frame.trailers_ref() {
-                let trailers = trailers.clone();
-                self.ended(&trailers);
+                self.call.ended(Status::from_header_map(trailers).map_or(Code::Ok, |status| status.code()));
             }
             let answers = &self.call.config.answers;
             return Poll::Ready(Some(Ok(frame.map_data(|data| answers.hold(data)))));
@@ -225,10 +215,9 @@ impl http_body::Body for Outgoing {
         if !stopped {
             return Poll::Pending;
         }
-        let (parts, _) = errors::shutting_down().into_http::<()>().into_parts();
-        self.ended(&parts.headers);
-        let status = parts.headers.into_iter().filter_map(|(name, value)| Some((name?, value)));
-        Poll::Ready(Some(Ok(Frame::trailers(status.filter(|(name, _)| name.as_str().starts_with("grpc-")).collect()))))
+        let (status, mut trailers) = (errors::shutting_down(), HeaderMap::new());
+        self.call.ended(status.code());
+        Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
     }
 
     fn is_end_stream(&self) -> bool {

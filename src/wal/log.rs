@@ -86,11 +86,8 @@ impl Log {
     /// # Errors
     /// [`VerifyError`]; the segment stays unchecked. One that was trimmed meanwhile is no error.
     pub fn verify_next(&self) -> Result<Option<u64>, VerifyError> {
-        let find = || {
-            let state = self.shared.state.lock();
-            state.segments.iter().rev().find(|segment| !segment.verified).cloned()
-        };
-        let Some(segment) = find() else { return Ok(None) };
+        let unverified = self.shared.state.lock().segments.iter().rev().find(|segment| !segment.verified).cloned();
+        let Some(segment) = unverified else { return Ok(None) };
         match recovery::verify_closed(&*self.shared.fs, &segment) {
             Ok(bytes) => {
                 let mut state = self.shared.state.lock();
