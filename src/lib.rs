@@ -3,7 +3,7 @@
 //! `Publish` is acknowledged once the message is on the local disk. The log is the truth; the history
 //! store and the live streams are views of it. Rooms import downwards only:
 //!
-//! `cli` → `broker` → `api` → `fetch` → `ingest`, `delivery`, `projector` → `wal` → `event`;
+//! `cli` → `broker` → `api` → `fetch` → `index`, `ingest`, `delivery`, `projector` → `wal` → `event`;
 //! `config` and `telemetry` stand beside them and import only `event`.
 
 pub mod api;
@@ -13,6 +13,7 @@ pub mod config;
 pub mod delivery;
 pub mod event;
 pub mod fetch;
+pub mod index;
 pub mod ingest;
 pub mod projector;
 pub mod proto;

@@ -142,7 +142,10 @@ pub fn fetch(error: &FetchError) -> Status {
     match error {
         FetchError::NeverPublished => never_published(),
         FetchError::Expired => status(Code::InvalidArgument, "EXPIRED", EXPIRED, &[]),
-        FetchError::NotProjected => unavailable("STORE_BEHIND", error.to_string()),
+        FetchError::NotIndexed => unavailable("LOG_NOT_INDEXED", error.to_string()),
+        FetchError::Index(_) | FetchError::Record(_) | FetchError::ReadEnded(_) => {
+            unavailable("LOG_UNREADABLE", error.to_string())
+        }
         FetchError::Store(store) => unavailable("STORE_UNAVAILABLE", store.to_string()),
     }
 }

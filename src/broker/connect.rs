@@ -5,13 +5,14 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::housekeeping::Housekeeper;
-use super::open::{self, OpenData, OpenDataError, Tail};
+use super::open::{self, OpenData, Tail};
 use super::report::{Reporter, Rooms};
 use super::sink::Sink;
 use crate::api::{BrokerService, Lifecycle};
 use crate::config::Settings;
 use crate::delivery::{self, Delivery, Fanout};
-use crate::fetch::{Fetch, HotTail, Lacking};
+use crate::fetch::{Fetch, HotTail};
+use crate::index::{Index, Indexer};
 use crate::ingest::{CheckpointTrigger, Committer, CommitterMetrics, Publisher, Releaser};
 use crate::projector::{self, ProjectionSink, Projector};
 use crate::telemetry::Metrics;
@@ -37,16 +38,15 @@ pub(super) struct Connected {
     pub fanout: Fanout,
     pub projector: Projector,
     pub housekeeper: Housekeeper,
+    pub index: Index,
+    pub indexer: Indexer,
     pub service: BrokerService,
 }
 
-/// Connects the rooms, and fills the hot tail with what the store does not have.
-///
-/// # Errors
-/// [`OpenDataError`] if the log or the store cannot be read.
-pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Result<Connected, OpenDataError> {
+/// Connects the rooms.
+pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connected {
     let Surroundings { settings, metrics, lifecycle, reporter } = *surroundings;
-    let OpenData { writer, tail, checkpointer, checkpointed, checkpoint_bytes } = data;
+    let OpenData { writer, tail, indexer, checkpointer, checkpointed, checkpoint_bytes } = data;
     let (durable, durable_seen) = watch::channel(tail.log.durable());
     let (projected, projected_seen) = watch::channel(tail.projected);
     let (wake, woken) = flume::bounded(1);
@@ -57,8 +57,8 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Result
     let subjects = Arc::clone(&tail.subjects);
     let (publisher, committer, releaser) =
         Committer::new(&open::ingest_config(settings), writer, subjects, durable, trigger, observed);
-    let admission = publisher.admission().clone();
-    let sink = Arc::new(Sink { hot: Arc::clone(&hot), delivery: delivery.clone(), admission, projected });
+    let index = tail.index.clone();
+    let sink = Arc::new(Sink { index: index.clone(), hot: Arc::clone(&hot), delivery: delivery.clone(), projected });
     let (projector, progress) = Projector::new(
         projector::Config::default(),
         tail.log.clone(),
@@ -67,16 +67,14 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Result
         Arc::clone(&sink) as Arc<dyn ProjectionSink>,
         metrics.projector.clone(),
     );
-    let lacking = Lacking {
-        through: open::fill_hot_tail(&tail, &hot, publisher.admission())?,
-        projected: projected_seen.clone(),
-    };
     let Tail { log, subjects, store, .. } = tail;
-    let fetch = Fetch::new(Arc::clone(&subjects), Arc::clone(&hot), Arc::clone(&store), lacking, metrics.fetch.clone());
+    let fetch =
+        Fetch::new(Arc::clone(&subjects), Arc::clone(&hot), index.clone(), Arc::clone(&store), metrics.fetch.clone());
     let housekeeper = Housekeeper {
         checkpointer,
         subjects: Arc::clone(&subjects),
         log: log.clone(),
+        index: index.clone(),
         projected: projected_seen.clone(),
         checkpointed,
         pressed_bytes: settings.log.max_bytes.saturating_sub(2 * settings.log.segment_bytes),
@@ -96,12 +94,25 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Result
         subjects,
         publisher: publisher.clone(),
         hot,
+        index: index.clone(),
         delivery: delivery.clone(),
         projected: projected_seen,
         projector: progress,
         store: store.kind(),
     });
-    Ok(Connected { publisher, committer, releaser, sink, delivery, fanout, projector, housekeeper, service })
+    Connected {
+        publisher,
+        committer,
+        releaser,
+        sink,
+        delivery,
+        fanout,
+        projector,
+        housekeeper,
+        index,
+        indexer,
+        service,
+    }
 }
 
 fn checkpoint_every(settings: &Settings, checkpoint_bytes: u64) -> u64 {

@@ -8,6 +8,7 @@ use flume::{Receiver, RecvTimeoutError};
 use tokio::sync::watch;
 
 use crate::event::{Projected, Sequence};
+use crate::index::Index;
 use crate::ingest::{Checkpoint, CheckpointError, Checkpointer, SubjectTable};
 use crate::wal::{Log, VerifyError};
 
@@ -35,6 +36,8 @@ pub struct Housekeeper {
     pub subjects: Arc<SubjectTable>,
     /// The log to release.
     pub log: Log,
+    /// What follows it.
+    pub index: Index,
     /// How far the store is.
     pub projected: watch::Receiver<Projected>,
     /// Position of the last checkpoint.
@@ -112,5 +115,6 @@ impl Housekeeper {
         if let Err(error) = self.log.release(projected.min(self.checkpointed)) {
             tracing::warn!(%error, "the log was not trimmed; it is tried again");
         }
+        self.index.trim();
     }
 }

@@ -12,9 +12,9 @@ use super::error_kind::ErrorKind;
 use crate::config::{Settings, StoreKind};
 use crate::event::limits::{RECORD_OVERHEAD_BYTES, SUBJECT_BYTES_MAX};
 use crate::event::record::{self, RecordError};
-use crate::event::{Durable, EncodedMessage, Projected, Sequence, Trimmed, clock};
-use crate::fetch::{HotMessage, HotTail};
-use crate::ingest::{self, Admission, Checkpoint, CheckpointError, Checkpointer, IdsExhausted, SubjectTable};
+use crate::event::{Durable, Projected, Sequence, Trimmed};
+use crate::index::{Index, IndexError, Indexer};
+use crate::ingest::{self, Checkpoint, CheckpointError, Checkpointer, IdsExhausted, SubjectTable};
 use crate::projector::{EmbeddedStore, NoneStore, OpenStoreError, Store, StoreError, embedded};
 use crate::wal::{self, DiskFileSystem, FileSystem, Log, LogId, OpenError, OpenErrorKind, ReadError, Recovery, Writer};
 
@@ -72,6 +72,9 @@ pub enum OpenDataError {
     /// More subjects than the settings allow.
     #[error("restore the ids: {0}; raise limits.subjects")]
     TooManySubjects(#[from] IdsExhausted),
+    /// The index of the log cannot be opened.
+    #[error("open the index of the log: {0}")]
+    Index(#[from] IndexError),
     /// The store cannot be opened.
     #[error(transparent)]
     OpenStore(#[from] OpenStoreError),
@@ -109,7 +112,7 @@ impl OpenDataError {
             Self::Store(error) if error.retryable() => ErrorKind::Failed,
             Self::Store(_) => ErrorKind::Damaged,
             Self::OpenStore(OpenStoreError::Damaged { .. } | OpenStoreError::Store { .. }) => ErrorKind::Damaged,
-            Self::OpenStore(_) | Self::Directory { .. } => ErrorKind::Failed,
+            Self::OpenStore(_) | Self::Directory { .. } | Self::Index(_) => ErrorKind::Failed,
         }
     }
 }
@@ -121,7 +124,9 @@ pub struct OpenData {
     pub writer: Writer,
     /// What is read from.
     pub tail: Tail,
-    /// Keeps them.
+    /// Writes the index.
+    pub indexer: Indexer,
+    /// Keeps the ids.
     pub checkpointer: Checkpointer,
     /// Position of the checkpoint that was found.
     pub checkpointed: Sequence,
@@ -140,6 +145,8 @@ pub struct Tail {
     pub store: Arc<dyn Store>,
     /// Where it is.
     pub projected: Projected,
+    /// Where each message of the log is.
+    pub index: Index,
 }
 
 /// Bytes of a frame under these settings.
@@ -156,7 +163,7 @@ pub fn frame_bytes_max(settings: &Settings) -> usize {
 pub async fn open(settings: &Settings) -> Result<OpenData, OpenDataError> {
     let started = Instant::now();
     let files: Arc<dyn FileSystem> = Arc::new(DiskFileSystem);
-    for path in [settings.log_dir(), settings.ids_dir()] {
+    for path in [settings.log_dir(), settings.ids_dir(), settings.index_dir()] {
         files.create_dir_all(&path).map_err(|source| OpenDataError::Directory { path, source })?;
     }
     let subjects = Arc::new(SubjectTable::new(settings.limits.subjects));
@@ -175,11 +182,13 @@ pub async fn open(settings: &Settings) -> Result<OpenData, OpenDataError> {
         return Err(OpenDataError::StoreBehind { store: store.kind(), projected, trimmed: log.trimmed() });
     }
     replayed?;
+    let (index, indexer) = Index::open(Arc::clone(&files), settings.index_dir(), log.clone())?;
     let checkpointer = Checkpointer::new(files, settings.ids_dir(), log.log_id());
     report(&opened.recovery, checkpoint, &subjects, projected, started.elapsed());
     Ok(OpenData {
         writer: opened.writer,
-        tail: Tail { log, subjects, store, projected },
+        tail: Tail { log, subjects, store, projected, index },
+        indexer,
         checkpointer,
         checkpointed,
         checkpoint_bytes: checkpoint.map_or(0, |checkpoint| checkpoint.bytes),
@@ -280,47 +289,6 @@ fn replay_ids(log: &Log, subjects: &SubjectTable, after: Sequence) -> Result<(),
     }
     subjects.set_marked_through(log.durable());
     Ok(())
-}
-
-/// Puts what is durable and not projected into the hot tail, so that it can be fetched from the first call on, as far as
-/// admission has room: it bounded this when it was published. There is more only if the store was removed, or is another
-/// one than before.
-///
-/// Returns up to where messages may be in neither; [`Sequence::ZERO`] if everything found its place.
-///
-/// # Errors
-/// [`OpenDataError`] if the log cannot be read.
-pub fn fill_hot_tail(data: &Tail, hot: &HotTail, admission: &Admission) -> Result<Sequence, OpenDataError> {
-    let mut reader = data.log.reader(data.projected.sequence())?;
-    let now = clock::now();
-    while let Some(frame) = reader.next()? {
-        let mut messages = Vec::new();
-        let mut full = false;
-        for (sequence, bytes) in frame.iter() {
-            let record = record::decode(&bytes).map_err(|source| OpenDataError::Record { sequence, source })?;
-            let expires_at = record.expiration.expires_at(record.published_at);
-            if record.expiration.is_fire_and_forget() || expires_at <= now {
-                continue;
-            }
-            let Some((key, _)) = data.subjects.high_water_mark(record.subject) else { continue };
-            let charge = admission.charge(record.subject.len(), record.body.len());
-            let taken = admission.take_over(charge);
-            if taken < charge {
-                admission.give_back(taken as usize);
-                full = true;
-                break;
-            }
-            let key = (key, record.id);
-            messages.push(HotMessage { sequence, key, expires_at, encoded: EncodedMessage::new(&record), charge });
-        }
-        admission.give_back(hot.insert(messages.into_iter()));
-        if full {
-            let durable = data.log.durable().sequence();
-            tracing::info!(projected = %data.projected, %durable, "the store is far behind; what does not fit into memory can be fetched when it is projected");
-            return Ok(durable);
-        }
-    }
-    Ok(Sequence::ZERO)
 }
 
 fn report(

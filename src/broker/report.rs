@@ -12,6 +12,7 @@ use crate::config::Settings;
 use crate::delivery::Delivery;
 use crate::event::Projected;
 use crate::fetch::HotTail;
+use crate::index::Index;
 use crate::ingest::{Publisher, SubjectTable};
 use crate::projector::ProjectorHandle;
 use crate::telemetry::Metrics;
@@ -28,6 +29,8 @@ pub struct Rooms {
     pub publisher: Publisher,
     /// Fetch's memory.
     pub hot: Arc<HotTail>,
+    /// Where the log has what is not in it.
+    pub index: Index,
     /// The subscribers.
     pub delivery: Delivery,
     /// How far the store is.
@@ -76,6 +79,9 @@ impl Reporter {
         delivery.topics.set(signed(rooms.delivery.topics() as u64));
         delivery.unread_bytes.set(signed(rooms.delivery.unread_bytes() as u64));
         fetch.hot_tail_bytes.set(signed(rooms.hot.bytes() as u64));
+        fetch.index_memory_bytes.set(signed(rooms.index.memory_bytes() as u64));
+        fetch.index_file_bytes.set(signed(rooms.index.file_bytes()));
+        fetch.index_gap_records.set(signed(rooms.index.gap_records()));
     }
 }
 
@@ -153,9 +159,14 @@ impl Report for Reporter {
                         "publishes": rooms.publisher.queued(),
                     }),
                 ),
+                ("hot_tail".to_owned(), json!({ "bytes": rooms.hot.bytes(), "bytes_max": rooms.hot.bytes_max()})),
                 (
-                    "hot_tail".to_owned(),
-                    json!({ "bytes": rooms.hot.bytes(), "bytes_max": rooms.hot.bytes_max(), "unprojected": rooms.hot.unprojected() }),
+                    "index".to_owned(),
+                    json!({
+                        "memory_bytes": rooms.index.memory_bytes(),
+                        "file_bytes": rooms.index.file_bytes(),
+                        "gap_records": rooms.index.gap_records(),
+                    }),
                 ),
                 (
                     "projector".to_owned(),

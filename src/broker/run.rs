@@ -58,7 +58,7 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
 
     let surroundings =
         Surroundings { settings: &settings, metrics: &metrics, lifecycle: &lifecycle, reporter: &reporter };
-    let connected = connect(&surroundings, data)?;
+    let connected = connect(&surroundings, data);
     let running = start(&surroundings, connected, listener, supervisor, admin_stop)?;
     lifecycle.advance(Phase::Serving);
     tracing::info!(
@@ -85,11 +85,23 @@ fn start(
     admin_stop: CancellationToken,
 ) -> Result<Running, Error> {
     let Surroundings { settings, metrics, lifecycle, .. } = *surroundings;
-    let Connected { publisher, committer, releaser, sink, delivery, fanout, projector, housekeeper, service } =
-        connected;
+    let Connected {
+        publisher,
+        committer,
+        releaser,
+        sink,
+        delivery,
+        fanout,
+        projector,
+        housekeeper,
+        index,
+        indexer,
+        service,
+    } = connected;
     let (grpc_stop, projector_stop) = (CancellationToken::new(), CancellationToken::new());
     supervisor.thread(tasks::COMMITTER, || committer.run()).map_err(Error::System)?;
     supervisor.thread(tasks::HOUSEKEEPER, || housekeeper.run()).map_err(Error::System)?;
+    supervisor.thread(tasks::INDEXER, || indexer.run()).map_err(Error::System)?;
     supervisor.task(tasks::RELEASER, finish(releaser.run(sink)));
     supervisor.task(tasks::FANOUT, finish(fanout.run()));
     supervisor.task(tasks::PROJECTOR, projector.run(projector_stop.clone()));
@@ -105,6 +117,7 @@ fn start(
         supervisor,
         lifecycle: lifecycle.clone(),
         publisher,
+        index,
         delivery,
         grpc_stop,
         projector_stop,

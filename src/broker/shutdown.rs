@@ -11,6 +11,7 @@ use super::housekeeping::HousekeepingError;
 use super::supervisor::{End, Supervisor, TaskError, tasks};
 use crate::api::{Lifecycle, Phase};
 use crate::delivery::Delivery;
+use crate::index::{Index, IndexerError};
 use crate::ingest::Publisher;
 use crate::projector::ProjectorError;
 use crate::wal::{ReadError, VerifyError};
@@ -36,6 +37,8 @@ pub struct Running {
     pub lifecycle: Lifecycle,
     /// Takes no more publishes once told.
     pub publisher: Publisher,
+    /// Writes what is in memory once told.
+    pub index: Index,
     /// Ends the streams.
     pub delivery: Delivery,
     /// Ends the gRPC server once its connections are done.
@@ -100,7 +103,7 @@ fn exit_on_second(mut signals: Signals) {
 
 /// Ends the rooms from the edge inwards, so that nothing acknowledged or read is cut off.
 async fn stop_in_order(running: Running) -> Result<(), Error> {
-    let Running { mut supervisor, lifecycle, publisher, delivery, grpc_stop, projector_stop, admin_stop, grace } =
+    let Running { mut supervisor, lifecycle, publisher, index, delivery, grpc_stop, projector_stop, admin_stop, grace } =
         running;
     let deadline = Instant::now() + grace;
     // New calls are refused and health says so; what was admitted is made durable and answered.
@@ -117,11 +120,13 @@ async fn stop_in_order(running: Running) -> Result<(), Error> {
     grpc_stop.cancel();
     in_time(deadline, tasks::PROJECTOR, async { ends.extend(supervisor.ended(&[tasks::PROJECTOR]).await) }).await;
     in_time(deadline, tasks::GRPC, async { ends.extend(supervisor.ended(&[tasks::GRPC]).await) }).await;
+    index.stop();
     admin_stop.cancel();
     in_time(deadline, tasks::ADMIN, async { ends.extend(supervisor.ended(&[tasks::ADMIN]).await) }).await;
     // The committer's trigger is gone with it: the housekeeper takes its last checkpoint, which is short and local.
     let last = Instant::now() + LAST_CHECKPOINT;
-    in_time(last, tasks::HOUSEKEEPER, async { ends.extend(supervisor.ended(&[tasks::HOUSEKEEPER]).await) }).await;
+    let names = &[tasks::HOUSEKEEPER, tasks::INDEXER];
+    in_time(last, tasks::HOUSEKEEPER, async { ends.extend(supervisor.ended(names).await) }).await;
     ends.into_iter().try_for_each(failure)?;
     tracing::info!("stopped");
     Ok(())
@@ -140,7 +145,11 @@ fn failure(end: End) -> Result<(), Error> {
 /// Damage that was found after the start ends the broker as damage found at the start does.
 fn kind_of(error: &TaskError) -> ErrorKind {
     let damaged = matches!(error.downcast_ref(), Some(HousekeepingError::Verify(VerifyError::Damaged(_))))
-        || matches!(error.downcast_ref(), Some(ProjectorError::Read(ReadError::Damaged(_))));
+        || matches!(error.downcast_ref(), Some(ProjectorError::Read(ReadError::Damaged(_))))
+        || matches!(
+            error.downcast_ref(),
+            Some(IndexerError::Read(ReadError::Damaged(_)) | IndexerError::Record { .. })
+        );
     if damaged { ErrorKind::Damaged } else { ErrorKind::Failed }
 }
 

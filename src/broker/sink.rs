@@ -1,4 +1,4 @@
-//! Where durable messages go: into the hot tail, then to the fan-out.
+//! Where durable messages go: into the index and the hot tail, then to the fan-out.
 
 use std::sync::Arc;
 
@@ -8,18 +8,19 @@ use tokio::sync::watch;
 use crate::delivery::{Delivery, Live};
 use crate::event::Projected;
 use crate::fetch::{HotMessage, HotTail};
-use crate::ingest::{Admission, DurableBatch, DurableSink};
+use crate::index::{Appended, Index};
+use crate::ingest::{DurableBatch, DurableSink};
 use crate::projector::ProjectionSink;
 
 /// Connects ingest with Fetch and delivery, which do not know each other.
 #[derive(Debug, Clone)]
 pub struct Sink {
+    /// Where the log has them.
+    pub index: Index,
     /// Fetch's memory.
     pub hot: Arc<HotTail>,
     /// The fan-out.
     pub delivery: Delivery,
-    /// Gets bytes back.
-    pub admission: Admission,
     /// Tells housekeeping how far the store is.
     pub projected: watch::Sender<Projected>,
 }
@@ -27,17 +28,17 @@ pub struct Sink {
 #[async_trait]
 impl DurableSink for Sink {
     fn before_acks(&self, batch: &DurableBatch) {
-        let projected_already = self.hot.insert(batch.messages.iter().filter_map(|message| {
-            let expires_at = message.expires_at?;
-            Some(HotMessage {
-                sequence: message.sequence,
-                key: (message.key, message.id),
-                expires_at,
-                encoded: message.encoded.clone(),
-                charge: message.charge,
-            })
+        // The index first: what the hot tail evicts for these is looked for there.
+        self.index.append(batch.messages.iter().map(|message| Appended {
+            subject: message.subject.as_str(),
+            id: message.id,
+            sequence: message.sequence,
+            place: message.place,
         }));
-        self.admission.give_back(projected_already);
+        self.hot.insert(batch.messages.iter().filter_map(|message| {
+            let expires_at = message.expires_at?;
+            Some(HotMessage { key: (message.key, message.id), expires_at, encoded: message.encoded.clone() })
+        }));
     }
 
     async fn after_acks(&self, batch: DurableBatch) {
@@ -55,9 +56,7 @@ impl DurableSink for Sink {
 }
 
 impl ProjectionSink for Sink {
-    /// What the store has now may leave memory, and makes room for new publishes.
     fn projected(&self, projected: Projected) {
-        self.admission.give_back(self.hot.projected(projected));
         self.projected.send_replace(projected);
     }
 }

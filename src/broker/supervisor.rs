@@ -93,6 +93,7 @@ pub(super) mod tasks {
     pub const RELEASER: &str = "releaser";
     pub const FANOUT: &str = "fan-out";
     pub const PROJECTOR: &str = "projector";
+    pub const INDEXER: &str = "indexer";
     pub const HOUSEKEEPER: &str = "housekeeper";
     pub const GRPC: &str = "the gRPC server";
 }

@@ -45,6 +45,11 @@ impl Settings {
         self.data_dir.join("ids")
     }
 
+    /// Where the log's index is: `data_dir/index`. It can be built again from the log.
+    pub fn index_dir(&self) -> PathBuf {
+        self.data_dir.join("index")
+    }
+
     /// Where the embedded store is: `data_dir/store`.
     pub fn store_dir(&self) -> PathBuf {
         self.data_dir.join("store")

@@ -1,4 +1,4 @@
-//! Recent messages in memory, and all that the store does not have yet.
+//! Recent messages in memory. What falls out of it is in the log.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
@@ -6,7 +6,7 @@ use std::hash::BuildHasher;
 use foldhash::fast::RandomState;
 use parking_lot::{Mutex, RwLock};
 
-use crate::event::{EncodedMessage, MessageId, Projected, Sequence, UnixMicros};
+use crate::event::{EncodedMessage, MessageId, UnixMicros};
 use crate::ingest::SubjectKey;
 
 /// Fetch reads one of these while the releaser fills another.
@@ -20,16 +20,12 @@ type Key = (SubjectKey, MessageId);
 /// A message for the hot tail.
 #[derive(Debug, Clone)]
 pub struct HotMessage {
-    /// Its place in the log.
-    pub sequence: Sequence,
     /// Its subject and id.
     pub key: (SubjectKey, MessageId),
     /// When it expires.
     pub expires_at: UnixMicros,
     /// The response that carries it.
     pub encoded: EncodedMessage,
-    /// Admission bytes to give back once it is projected.
-    pub charge: u32,
 }
 
 #[derive(Debug, Clone)]
@@ -38,24 +34,11 @@ struct Hot {
     encoded: EncodedMessage,
 }
 
-/// A message in log order: what eviction needs.
-#[derive(Debug)]
-struct Queued {
-    sequence: Sequence,
-    key: Key,
-    bytes: u32,
-    charge: u32,
-}
-
+/// The keys in the order in which they came: what eviction needs.
 #[derive(Debug, Default)]
 struct Order {
-    /// In the store already; kept while there is room.
-    projected: VecDeque<Queued>,
-    /// Not in the store yet; bounded by admission, never evicted.
-    unprojected: VecDeque<Queued>,
+    keys: VecDeque<(Key, u32)>,
     bytes: usize,
-    /// How far the store is. It may be ahead of what was inserted: `none` takes a position without reading.
-    through: Sequence,
 }
 
 /// The hot tail. Filled in log order by one task, read by all.
@@ -68,7 +51,7 @@ pub struct HotTail {
 }
 
 impl HotTail {
-    /// Keeps up to `bytes_max` bytes; more only while they are not projected.
+    /// Keeps up to `bytes_max` bytes, and the last batch whatever its size.
     pub fn new(bytes_max: usize) -> Self {
         let hasher = RandomState::default();
         Self {
@@ -83,52 +66,20 @@ impl HotTail {
         &self.shards[(self.hasher.hash_one(key) >> 40) as usize % SHARDS]
     }
 
-    /// Adds messages, in log order, and returns the admission bytes of those that are projected already.
-    #[must_use = "admission bytes that are not given back are lost"]
-    pub fn insert(&self, messages: impl Iterator<Item = HotMessage>) -> usize {
+    /// Makes room by evicting the oldest, then adds messages, in log order.
+    pub fn insert(&self, messages: impl Iterator<Item = HotMessage>) {
         let mut order = self.order.lock();
-        let mut charge = 0;
-        for message in messages {
-            let bytes = message.encoded.len() + ENTRY_OVERHEAD_BYTES;
-            order.bytes += bytes;
-            let queued = Queued {
-                sequence: message.sequence,
-                key: message.key,
-                bytes: u32::try_from(bytes).expect("a body has at most 16 MiB"),
-                charge: message.charge,
-            };
-            if message.sequence <= order.through {
-                charge += message.charge as usize;
-                order.projected.push_back(queued);
-            } else {
-                order.unprojected.push_back(queued);
-            }
-            let hot = Hot { expires_at: message.expires_at, encoded: message.encoded };
-            self.shard(&message.key).write().insert(message.key, hot);
-        }
-        self.evict(&mut order);
-        charge
-    }
-
-    /// Makes everything up to `projected` evictable, and returns the admission bytes that are free by it.
-    pub fn projected(&self, projected: Projected) -> usize {
-        let mut order = self.order.lock();
-        order.through = order.through.max(projected.sequence());
-        let mut charge = 0;
-        while let Some(first) = order.unprojected.pop_front_if(|first| first.sequence <= projected.sequence()) {
-            charge += first.charge as usize;
-            order.projected.push_back(first);
-        }
-        self.evict(&mut order);
-        charge
-    }
-
-    fn evict(&self, order: &mut Order) {
         while order.bytes > self.bytes_max
-            && let Some(oldest) = order.projected.pop_front()
+            && let Some((key, bytes)) = order.keys.pop_front()
         {
-            order.bytes -= oldest.bytes as usize;
-            self.shard(&oldest.key).write().remove(&oldest.key);
+            order.bytes -= bytes as usize;
+            self.shard(&key).write().remove(&key);
+        }
+        for HotMessage { key, expires_at, encoded } in messages {
+            let bytes = encoded.len() + ENTRY_OVERHEAD_BYTES;
+            order.bytes += bytes;
+            order.keys.push_back((key, u32::try_from(bytes).expect("a body has at most 16 MiB")));
+            self.shard(&key).write().insert(key, Hot { expires_at, encoded });
         }
     }
 
@@ -142,12 +93,7 @@ impl HotTail {
         self.order.lock().bytes
     }
 
-    /// Messages that are not projected yet and stay for that.
-    pub fn unprojected(&self) -> usize {
-        self.order.lock().unprojected.len()
-    }
-
-    /// Bytes kept at most once they are projected.
+    /// Bytes kept at most.
     pub fn bytes_max(&self) -> usize {
         self.bytes_max
     }
@@ -160,25 +106,19 @@ mod tests {
     use crate::event::{Expiration, Subject};
     use crate::ingest::SubjectTable;
 
-    fn messages(sequences: std::ops::RangeInclusive<u64>) -> (SubjectKey, Vec<HotMessage>) {
+    fn messages(ids: std::ops::RangeInclusive<u32>) -> (SubjectKey, Vec<HotMessage>) {
         let (subject, _) =
             SubjectTable::new(10).issue(&Subject::new("s".to_owned()).expect("a subject")).expect("room");
-        let messages = sequences.map(|sequence| {
-            let id = MessageId::new(sequence as u32).expect("an id");
+        let messages = ids.map(|id| {
             let record = Record {
                 subject: "s",
-                id,
+                id: MessageId::new(id).expect("an id"),
                 published_at: UnixMicros::from_micros(1),
                 expiration: Expiration::FIRE_AND_FORGET,
                 body: &[1; 72],
             };
-            HotMessage {
-                sequence: Sequence::new(sequence),
-                key: (subject, id),
-                expires_at: UnixMicros::from_micros(sequence as i64),
-                encoded: EncodedMessage::new(&record),
-                charge: 10,
-            }
+            let expires_at = UnixMicros::from_micros(i64::from(id));
+            HotMessage { key: (subject, record.id), expires_at, encoded: EncodedMessage::new(&record) }
         });
         (subject, messages.collect())
     }
@@ -188,28 +128,18 @@ mod tests {
     }
 
     #[test]
-    fn keeps_what_is_not_projected_beyond_its_bound_and_evicts_the_oldest_projected() {
+    fn evicts_the_oldest_before_it_takes_more() {
         let (subject, messages) = messages(1..=10);
         let one = messages[0].encoded.len() + ENTRY_OVERHEAD_BYTES;
         let tail = HotTail::new(3 * one);
-        assert_eq!(tail.insert(messages.into_iter()), 0);
-        assert_eq!(held(&tail, subject), (1..=10).collect::<Vec<_>>());
-        assert_eq!(tail.projected(Projected(Sequence::new(4))), 40);
-        assert_eq!(held(&tail, subject), (5..=10).collect::<Vec<_>>(), "no more than the projected ones");
-        assert_eq!(tail.projected(Projected(Sequence::new(10))), 60);
-        assert_eq!(held(&tail, subject), [8, 9, 10]);
-        assert_eq!((tail.bytes(), tail.unprojected()), (3 * one, 0));
-        assert_eq!(tail.projected(Projected(Sequence::new(10))), 0, "given back once");
-    }
-
-    #[test]
-    fn what_is_projected_before_it_is_inserted_gives_its_room_back_at_once() {
-        let (subject, messages) = messages(1..=3);
-        let tail = HotTail::new(1_000_000);
-        assert_eq!(tail.projected(Projected(Sequence::new(2))), 0);
-        assert_eq!(tail.insert(messages.into_iter()), 20);
-        assert_eq!((held(&tail, subject), tail.unprojected()), (vec![1, 2, 3], 1));
-        assert_eq!(tail.projected(Projected(Sequence::new(3))), 10);
+        let mut messages = messages.into_iter();
+        tail.insert(messages.by_ref().take(5));
+        assert_eq!(held(&tail, subject), [1, 2, 3, 4, 5], "a batch is never torn apart");
+        tail.insert(messages.by_ref().take(1));
+        assert_eq!((held(&tail, subject), tail.bytes()), (vec![3, 4, 5, 6], 4 * one));
+        tail.insert(messages);
+        tail.insert(std::iter::empty());
+        assert_eq!((held(&tail, subject), tail.bytes()), (vec![8, 9, 10], 3 * one));
     }
 
     #[test]
@@ -217,7 +147,7 @@ mod tests {
         let (subject, messages) = messages(1..=1);
         let tail = HotTail::new(1_000);
         let encoded = messages[0].encoded.clone();
-        assert_eq!(tail.insert(messages.into_iter()), 0);
+        tail.insert(messages.into_iter());
         let key = (subject, MessageId::new(1).expect("an id"));
         assert_eq!(tail.get(&key), Some((encoded, UnixMicros::from_micros(1))));
     }

@@ -1,12 +1,13 @@
-//! Fetch: one message by subject and id, from memory or from the store.
+//! Fetch: one message by subject and id, from memory, from the log or from the store, in this order.
 //!
-//! Owns the hot tail: recent messages, and every message that is not projected yet. So a publisher reads its
-//! own write whatever the store does.
+//! Owns the hot tail: recent messages in memory. What falls out of it is found in the log through the index, and what
+//! the log no longer has is in the store. So a publisher reads its own write whatever the store does.
 //!
-//! Must never call a message expired or never published on a doubt: a store that cannot tell is an error.
+//! Must never call a message expired or never published on a doubt: an index that is not complete, or a store that
+//! cannot tell, is an error.
 
 mod hot_tail;
 mod service;
 
 pub use hot_tail::{HotMessage, HotTail};
-pub use service::{Fetch, FetchError, Lacking};
+pub use service::{Fetch, FetchError};

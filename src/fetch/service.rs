@@ -1,15 +1,25 @@
 //! The decision which of the cases of the contract a (subject, id) is.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::watch;
+use bytes::Bytes;
+use tokio::sync::Semaphore;
 
 use super::HotTail;
-use crate::event::record::Record;
-use crate::event::{EncodedMessage, MessageId, Projected, Sequence, Subject, clock};
+use crate::event::record::{self, Record, RecordError};
+use crate::event::{EncodedMessage, MessageId, Subject, UnixMicros, clock};
+use crate::index::{Index, IndexError, Lookup};
 use crate::ingest::SubjectTable;
 use crate::projector::{Store, StoreError};
 use crate::telemetry::metrics::{FetchMetrics, Source};
+
+/// Reads of the log at once: a disk has no use for more, and each holds up to one body.
+const LOG_READS_MAX: usize = 16;
+
+/// How long a Fetch waits for the index of the log: a segment of 64 MiB is indexed in 0.2 s, and after a crash one or
+/// two of them are.
+const INDEX_WAIT: Duration = Duration::from_secs(2);
 
 /// Why there is no message.
 #[derive(Debug, thiserror::Error)]
@@ -20,28 +30,21 @@ pub enum FetchError {
     /// The id was issued; its message has expired, or was fire and forget.
     #[error("the message has expired")]
     Expired,
-    /// The store is far behind and may not have the message yet.
-    #[error("the store is behind and may not have the message yet")]
-    NotProjected,
+    /// The message may be in a part of the log that is not indexed yet.
+    #[error("the log is being indexed and may have the message")]
+    NotIndexed,
+    /// The log cannot be read.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// The log holds what this build does not understand.
+    #[error("the log holds a record that cannot be read: {0}")]
+    Record(#[from] RecordError),
+    /// The read of the log ended without an answer.
+    #[error("the read of the log ended: {0}")]
+    ReadEnded(String),
     /// The store is needed and cannot answer.
     #[error(transparent)]
     Store(#[from] StoreError),
-}
-
-/// What neither memory nor the store may have yet: after a start with a store that was far behind.
-#[derive(Debug, Clone)]
-pub struct Lacking {
-    /// Messages up to here were not put into memory; [`Sequence::ZERO`] if all were.
-    pub through: Sequence,
-    /// Where the store is.
-    pub projected: watch::Receiver<Projected>,
-}
-
-impl Lacking {
-    /// Whether a message that is nowhere may still be on its way to the store.
-    fn anything(&self) -> bool {
-        self.projected.borrow().sequence() < self.through
-    }
 }
 
 /// Answers fetches; a clone is the same.
@@ -49,21 +52,22 @@ impl Lacking {
 pub struct Fetch {
     subjects: Arc<SubjectTable>,
     hot: Arc<HotTail>,
+    index: Index,
     store: Arc<dyn Store>,
-    lacking: Lacking,
+    log_reads: Arc<Semaphore>,
     metrics: FetchMetrics,
 }
 
 impl Fetch {
-    /// Fetches from the hot tail, then from the store.
+    /// Fetches from the hot tail, then from the log, then from the store.
     pub fn new(
         subjects: Arc<SubjectTable>,
         hot: Arc<HotTail>,
+        index: Index,
         store: Arc<dyn Store>,
-        lacking: Lacking,
         metrics: FetchMetrics,
     ) -> Self {
-        Self { subjects, hot, store, lacking, metrics }
+        Self { subjects, hot, index, store, log_reads: Arc::new(Semaphore::new(LOG_READS_MAX)), metrics }
     }
 
     /// The message `id` of `subject`.
@@ -80,8 +84,8 @@ impl Fetch {
             return Err(never_published());
         }
         let now = clock::now();
-        // The mark rises after the hot tail is filled, and what leaves the hot tail is in the store: a
-        // message that was kept is in one of the two, looked at in this order.
+        // The mark rises after index and hot tail are filled, and what leaves the log is in the store: a message that
+        // was kept is in one of the three, looked at in this order.
         if let Some((encoded, expires_at)) = self.hot.get(&(key, id)) {
             if now < expires_at {
                 self.metrics.answered(Source::Hot);
@@ -89,22 +93,56 @@ impl Fetch {
             }
             return Err(self.expired());
         }
-        if !self.store.keeps_history() {
+        self.read_files(subject, id, now).await
+    }
+
+    /// The message from the log or from the store.
+    async fn read_files(
+        &self,
+        subject: &Subject,
+        id: MessageId,
+        now: UnixMicros,
+    ) -> Result<EncodedMessage, FetchError> {
+        let mut lookup = self.read_log(subject, id).await?;
+        if !matches!(lookup, Lookup::Found(_))
+            && self.store.keeps_history()
+            && let Some(stored) = self.store.fetch(subject, id, now).await?
+        {
+            self.metrics.answered(Source::Store);
+            let (published_at, expiration) = (stored.published_at, stored.expiration);
+            let body = &stored.body;
+            return Ok(EncodedMessage::new(&Record { subject: subject.as_str(), id, published_at, expiration, body }));
+        }
+        if lookup == Lookup::Unknown {
+            // In vain if the log cannot be read or written to: then the broker is about to end, or its disk is full.
+            drop(tokio::time::timeout(INDEX_WAIT, self.index.complete()).await);
+            lookup = self.read_log(subject, id).await?;
+        }
+        match lookup {
+            Lookup::Found(bytes) => self.answer(&bytes, now),
+            Lookup::Absent => Err(self.expired()),
+            Lookup::Unknown => Err(FetchError::NotIndexed),
+        }
+    }
+
+    async fn read_log(&self, subject: &Subject, id: MessageId) -> Result<Lookup, FetchError> {
+        let ended = |error: &dyn std::fmt::Display| FetchError::ReadEnded(error.to_string());
+        let permit = Arc::clone(&self.log_reads).acquire_owned().await.map_err(|closed| ended(&closed))?;
+        let (index, subject) = (self.index.clone(), subject.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            index.message(&subject, id)
+        });
+        Ok(read.await.map_err(|panicked| ended(&panicked))??)
+    }
+
+    fn answer(&self, bytes: &Bytes, now: UnixMicros) -> Result<EncodedMessage, FetchError> {
+        let record = record::decode(bytes)?;
+        if record.expiration.is_fire_and_forget() || record.expiration.expires_at(record.published_at) <= now {
             return Err(self.expired());
         }
-        // Asked before the store is: what it projects meanwhile is no doubt.
-        let lacking = self.lacking.anything();
-        let Some(stored) = self.store.fetch(subject, id, now).await? else {
-            return Err(if lacking { FetchError::NotProjected } else { self.expired() });
-        };
-        self.metrics.answered(Source::Store);
-        Ok(EncodedMessage::new(&Record {
-            subject: subject.as_str(),
-            id,
-            published_at: stored.published_at,
-            expiration: stored.expiration,
-            body: &stored.body,
-        }))
+        self.metrics.answered(Source::Log);
+        Ok(EncodedMessage::new(&record))
     }
 
     fn expired(&self) -> FetchError {

@@ -9,8 +9,8 @@ use super::PUBLISH_OVERHEAD_BYTES;
 
 /// Byte permits of all publishes that are admitted and not yet done with. A clone shares them.
 ///
-/// A permit is taken before a publish is queued and given back when its message is durable and, if it is
-/// kept for Fetch, projected. So a store that cannot keep up ends in refused publishes, not in memory.
+/// A permit is taken before a publish is queued and given back when its message is durable: then the log has it, and
+/// neither the store nor a subscriber holds back the next publish.
 #[derive(Debug, Clone)]
 pub struct Admission {
     permits: Arc<Semaphore>,
@@ -56,13 +56,6 @@ impl Admission {
         };
         let permit = permit.ok_or_else(|| AdmissionError { in_flight: self.in_flight(), max: self.bytes_max })?;
         Ok(Admitted(permit))
-    }
-
-    /// Takes what there is of `charge` bytes without waiting, for what a restart finds unprojected, and
-    /// says how many; those are to be given back.
-    pub fn take_over(&self, charge: u32) -> u32 {
-        let taken = self.permits.forget_permits(charge as usize);
-        u32::try_from(taken).expect("no more than was asked for")
     }
 
     /// Gives bytes back.

@@ -223,13 +223,14 @@ impl Committer {
         Ok(())
     }
 
-    /// Gives out ids and fills the batch.
+    /// Gives out ids and fills the batch; there is room for it.
     fn encode(&mut self, queued: Vec<Queued>) -> Result<(Vec<CommittedMessage>, UnreleasedAcks), CommitterError> {
         self.batch.clear();
         let published_at = clock::now();
         let mut messages = Vec::with_capacity(queued.len());
         let mut acks = UnreleasedAcks::with_capacity(queued.len());
         let mut sequence = self.writer.next_sequence();
+        let frame = self.writer.next_frame();
         for Queued { publish, charge, reply } in queued {
             let (key, id) = match self.subjects.issue(&publish.subject) {
                 Ok(issued) => issued,
@@ -246,9 +247,10 @@ impl Committer {
                 expiration: publish.expiration,
                 body: &publish.body,
             };
-            self.batch.push(|buffer| record::encode(&record, buffer))?;
+            let pushed = self.batch.push(|buffer| record::encode(&record, buffer))?;
             acks.push(sequence, id, reply);
-            messages.push(CommittedMessage { publish, key, id, sequence, published_at, charge });
+            let place = frame.of(pushed);
+            messages.push(CommittedMessage { publish, key, id, sequence, published_at, place, charge });
             sequence = sequence.next();
         }
         Ok((messages, acks))

@@ -26,7 +26,7 @@ use std::time::Duration;
 /// How ingest is set. Operators set these as `limits.*` and `log.*`.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Bytes of publishes that are admitted and not yet durable and, where they are kept, projected.
+    /// Bytes of publishes that are admitted and not yet durable.
     pub in_flight_bytes: usize,
     /// Publishes that wait for the committer. At least 32,768, so that a flood of small calls on one
     /// connection all succeed (contract.md).

@@ -12,6 +12,7 @@ use super::ack::UnreleasedAcks;
 use super::{Admission, Publish, SubjectKey, SubjectTable};
 use crate::event::record::Record;
 use crate::event::{Durable, EncodedMessage, MessageId, Sequence, Subject, UnixMicros};
+use crate::wal::Place;
 
 /// A frame whose fdatasync has returned.
 #[derive(Debug)]
@@ -29,6 +30,7 @@ pub(super) struct CommittedMessage {
     pub id: MessageId,
     pub sequence: Sequence,
     pub published_at: UnixMicros,
+    pub place: Place,
     pub charge: u32,
 }
 
@@ -43,12 +45,12 @@ pub struct DurableMessage {
     pub key: SubjectKey,
     /// Its id.
     pub id: MessageId,
+    /// Where the log has it.
+    pub place: Place,
     /// When Fetch stops finding it; None for fire and forget.
     pub expires_at: Option<UnixMicros>,
     /// The response that carries it.
     pub encoded: EncodedMessage,
-    /// Admission bytes that go with it: for a kept message, until it is projected.
-    pub charge: u32,
 }
 
 /// The messages of one frame, in log order.
@@ -64,7 +66,6 @@ pub struct DurableBatch {
 #[async_trait]
 pub trait DurableSink: Send + Sync + 'static {
     /// Before the acks: makes the messages visible to Fetch, so that publishers can read their own writes.
-    /// Takes over the charge of every message that has an expiry.
     fn before_acks(&self, batch: &DurableBatch);
 
     /// After the acks: delivers to subscribers. May wait for the fan-out, never for a subscriber.
@@ -87,17 +88,8 @@ impl Releaser {
     /// Runs until the committer has ended and everything it committed was handed on.
     pub async fn run(self, sink: Arc<impl DurableSink>) {
         while let Ok(Committed { durable, messages, acks }) = self.committed.recv_async().await {
-            let mut returned = 0;
-            let messages: Vec<DurableMessage> = messages
-                .into_iter()
-                .map(|message| {
-                    let message = message.encode();
-                    if message.expires_at.is_none() {
-                        returned += message.charge as usize;
-                    }
-                    message
-                })
-                .collect();
+            let returned = messages.iter().map(|message| message.charge as usize).sum();
+            let messages: Vec<DurableMessage> = messages.into_iter().map(CommittedMessage::encode).collect();
             let batch = DurableBatch { durable, messages };
             sink.before_acks(&batch);
             // Only now is an id known as published: whoever sees it finds the message.
@@ -128,9 +120,9 @@ impl CommittedMessage {
             subject,
             key: self.key,
             id: self.id,
+            place: self.place,
             expires_at,
             encoded,
-            charge: self.charge,
         }
     }
 }

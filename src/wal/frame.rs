@@ -4,7 +4,8 @@ use bytes::Bytes;
 
 use crate::event::Sequence;
 
-use super::format::{RECORD_PREFIX_BYTES, u32_at};
+use super::format::{FRAME_HEADER_BYTES, RECORD_PREFIX_BYTES, u32_at};
+use super::place::{FramePlace, Place};
 
 /// The records of one append, or the last of them if the reader started inside.
 ///
@@ -17,18 +18,21 @@ pub struct Frame {
     pub records: u32,
     /// The records, each after its length in 4 bytes.
     pub payload: Bytes,
+    /// Where the payload begins in the log.
+    pub(super) at: FramePlace,
 }
 
 impl Frame {
     /// The frame, if the payload is exactly `records` records.
-    pub(super) fn new(first: Sequence, records: u32, payload: Bytes) -> Option<Self> {
+    pub(super) fn new(first: Sequence, records: u32, payload: Bytes, frame: FramePlace) -> Option<Self> {
         let mut offset = 0;
         for _ in 0..records {
             let body = payload.get(offset..)?;
             let length = u32_at(body.get(..RECORD_PREFIX_BYTES)?, 0) as usize;
             offset += RECORD_PREFIX_BYTES + body.get(RECORD_PREFIX_BYTES..)?.get(..length)?.len();
         }
-        (records > 0 && offset == payload.len()).then_some(Self { first, records, payload })
+        let at = FramePlace { offset: frame.offset.wrapping_add(FRAME_HEADER_BYTES as u32), ..frame };
+        (records > 0 && offset == payload.len()).then_some(Self { first, records, payload, at })
     }
 
     /// The sequence of the last record.
@@ -45,10 +49,21 @@ impl Frame {
         })
     }
 
+    /// The records in order with their places.
+    pub fn iter_placed(&self) -> impl Iterator<Item = (Sequence, Place, Bytes)> + '_ {
+        let mut at = self.at;
+        self.iter().map(move |(sequence, record)| {
+            let place = Place { segment: at.segment, offset: at.offset, crc: crc32c::crc32c(&record) };
+            at.offset = at.offset.wrapping_add((RECORD_PREFIX_BYTES + record.len()) as u32);
+            (sequence, place, record)
+        })
+    }
+
     /// The frame without the records up to `after`, which is before its last.
     pub(super) fn after(mut self, after: Sequence) -> Self {
         while self.first <= after {
-            split_record(&mut self.payload);
+            let record = split_record(&mut self.payload);
+            self.at.offset = self.at.offset.wrapping_add((RECORD_PREFIX_BYTES + record.len()) as u32);
             self.first = self.first.next();
             self.records -= 1;
         }

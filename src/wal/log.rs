@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::event::{Durable, Sequence, Trimmed};
 
 use super::error::{LogFailed, ReadError, ReleaseError, VerifyError};
 use super::format::LogId;
+use super::place::{self, Place, PlaceError};
 use super::reader::Reader;
 use super::recovery;
 use super::retention;
@@ -78,6 +81,14 @@ impl Log {
     /// [`ReadError::Trimmed`] if some of them are gone, [`ReadError::Beyond`] if the log ends before `after`.
     pub fn reader(&self, after: Sequence) -> Result<Reader, ReadError> {
         Reader::new(Arc::clone(&self.shared), after)
+    }
+
+    /// Reads the one record of `sequence`, whose place an index knows: a few KiB, whatever the size of its frame.
+    ///
+    /// # Errors
+    /// [`PlaceError`]; a wrong place is never answered with another record.
+    pub fn record_at(&self, sequence: Sequence, place: Place) -> Result<Bytes, PlaceError> {
+        place::read(&self.shared, sequence, place)
     }
 
     /// Reads and checks the newest of the closed segments that the opening had no time for; the bytes of it, or None if

@@ -43,6 +43,9 @@ pub struct Options {
     pub preparation: Preparation,
 }
 
+/// Largest segment in bytes. Places of records are kept in 32 bits, as in Kafka's index files.
+const SEGMENT_BYTES_MAX: u64 = u32::MAX as u64;
+
 const MIB: u64 = 1024 * 1024;
 
 impl Options {
@@ -75,6 +78,15 @@ impl Options {
                 "log.segment_bytes",
                 format!(
                     "it is {} bytes, too small for one frame of the largest size; make it at least {segment_min}",
+                    self.segment_bytes
+                ),
+            );
+        }
+        if self.segment_bytes > SEGMENT_BYTES_MAX {
+            return refuse(
+                "log.segment_bytes",
+                format!(
+                    "it is {} bytes; it must be at most {SEGMENT_BYTES_MAX}, so that places in it fit into 32 bits",
                     self.segment_bytes
                 ),
             );

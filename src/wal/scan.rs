@@ -12,6 +12,7 @@ use super::error::{Damage, DamageReason};
 use super::file_system::{LogFile, read_full};
 use super::format::{FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, Salted, SegmentHeader};
 use super::frame::Frame;
+use super::place::FramePlace;
 
 /// Why there is no next frame.
 #[derive(Debug)]
@@ -32,6 +33,7 @@ pub(super) struct SegmentScan {
     path: PathBuf,
     file: Arc<dyn LogFile>,
     salted: Salted,
+    segment: Sequence,
     next: Sequence,
     offset: u64,
     limit: u64,
@@ -49,6 +51,7 @@ impl SegmentScan {
             path: path.to_owned(),
             file,
             salted: Salted::new(&header.salt),
+            segment: header.first,
             next: header.first,
             offset: SEGMENT_HEADER_BYTES,
             limit,
@@ -99,7 +102,9 @@ impl SegmentScan {
         if header.first != expected {
             return Err(ScanError::Fault(DamageReason::Gap { expected, found: header.first }));
         }
-        let decoded = Frame::new(header.first, header.records, payload)
+        // A segment is shorter than 4 GiB, or its file was made by somebody else: then the places are of no use, and harmless.
+        let at = FramePlace { segment: self.segment, offset: self.offset as u32 };
+        let decoded = Frame::new(header.first, header.records, payload, at)
             .ok_or(ScanError::Fault(DamageReason::Records { expected }))?;
         self.offset += frame.len() as u64;
         self.next = header.next();

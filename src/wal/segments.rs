@@ -40,6 +40,8 @@ pub struct SegmentInfo {
     pub created_at: UnixMicros,
     /// The opening of the log that made it.
     pub epoch: u64,
+    /// Random bytes of this use of the file: two segments with the same are the same.
+    pub salt: [u8; 16],
     /// Whether it still grows.
     pub state: SegmentState,
     /// The file.
@@ -85,6 +87,7 @@ impl Segment {
             bytes: self.bytes,
             created_at: self.header.created_at,
             epoch: self.header.epoch,
+            salt: self.header.salt,
             state,
             path: self.path.clone(),
         }

@@ -10,6 +10,7 @@ use super::batch::Batch;
 use super::error::{AppendError, RoomError};
 use super::file_system::LogFile;
 use super::format::{FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, Salted, SegmentHeader};
+use super::place::FramePlace;
 use super::prepare;
 use super::segments::Segment;
 use super::shared::{Shared, Spare};
@@ -26,6 +27,7 @@ pub struct Writer {
 /// The segment that is being written.
 #[derive(Debug)]
 pub(super) struct Active {
+    first: Sequence,
     path: PathBuf,
     file: Arc<dyn LogFile>,
     salted: Salted,
@@ -46,6 +48,12 @@ impl Writer {
     /// The last record that was appended; also the durable one, except inside `append`.
     pub fn appended(&self) -> Sequence {
         self.appended
+    }
+
+    /// Where the next frame goes, after [`Self::ensure_room`] for it.
+    pub fn next_frame(&self) -> FramePlace {
+        let offset = u32::try_from(self.active.end).expect("a segment is shorter than 4 GiB: `Options` bounds it");
+        FramePlace { segment: self.active.first, offset }
     }
 
     /// Makes room: after `Ok` the next append of at most `payload_bytes` ([`Batch::bytes`]) needs no new space.
@@ -148,7 +156,7 @@ impl Active {
             .rename(&spare.path, &path)
             .and_then(|()| shared.fs.sync_dir(&shared.options.dir))
             .map_err(|error| shared.fail("name the segment", &path, error))?;
-        Ok((Self { path, file, salted, end: SEGMENT_HEADER_BYTES }, segment))
+        Ok((Self { first, path, file, salted, end: SEGMENT_HEADER_BYTES }, segment))
     }
 }
 

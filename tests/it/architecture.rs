@@ -1,6 +1,6 @@
 //! The tree is the architecture: imports run downwards, files stay small, fsync has one home.
 //!
-//! Rooms import downwards only: cli -> broker -> api -> fetch -> ingest, delivery, projector -> wal -> event.
+//! Rooms import downwards only: cli -> broker -> api -> fetch -> index, ingest, delivery, projector -> wal -> event.
 //! Siblings do not import each other; config and telemetry import only event.
 
 use std::fs;
@@ -10,21 +10,38 @@ use std::path::{Path, PathBuf};
 const LINES_MAX: usize = 600;
 
 /// Each room with the rooms it may import; every room may import itself.
-const MAY_IMPORT: [(&str, &[&str]); 12] = [
+const MAY_IMPORT: [(&str, &[&str]); 13] = [
     ("event", &["proto"]),
     ("proto", &["event", "api"]),
     ("config", &["event"]),
     ("telemetry", &["event"]),
     ("wal", &["event", "telemetry"]),
+    ("index", &["event", "telemetry", "wal"]),
     ("ingest", &["event", "telemetry", "wal"]),
     ("delivery", &["event", "telemetry", "wal"]),
     ("projector", &["event", "telemetry", "wal"]),
-    ("fetch", &["event", "telemetry", "wal", "ingest", "delivery", "projector"]),
+    ("fetch", &["event", "telemetry", "wal", "index", "ingest", "delivery", "projector"]),
     ("api", &["event", "telemetry", "config", "proto", "wal", "ingest", "delivery", "projector", "fetch"]),
-    ("broker", &["event", "telemetry", "config", "proto", "wal", "ingest", "delivery", "projector", "fetch", "api"]),
+    (
+        "broker",
+        &["event", "telemetry", "config", "proto", "wal", "index", "ingest", "delivery", "projector", "fetch", "api"],
+    ),
     (
         "cli",
-        &["event", "telemetry", "config", "proto", "wal", "ingest", "delivery", "projector", "fetch", "api", "broker"],
+        &[
+            "event",
+            "telemetry",
+            "config",
+            "proto",
+            "wal",
+            "index",
+            "ingest",
+            "delivery",
+            "projector",
+            "fetch",
+            "api",
+            "broker",
+        ],
     ),
 ];
 

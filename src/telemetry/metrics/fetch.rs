@@ -9,6 +9,8 @@ use super::define::Definitions;
 pub enum Source {
     /// The message was in memory.
     Hot,
+    /// The message was in the log.
+    Log,
     /// The message was in the store.
     Store,
     /// The id was issued and the message is no longer kept.
@@ -17,7 +19,7 @@ pub enum Source {
     NeverPublished,
 }
 
-const SOURCES: [&str; 4] = ["hot", "store", "expired", "never_published"];
+const SOURCES: [&str; 5] = ["hot", "log", "store", "expired", "never_published"];
 
 /// Handles of the fetch room.
 #[derive(Debug, Clone)]
@@ -25,6 +27,12 @@ pub struct FetchMetrics {
     fetches: [IntCounter; SOURCES.len()],
     /// Bytes of messages in memory.
     pub hot_tail_bytes: IntGauge,
+    /// Bytes of the log's index in memory.
+    pub index_memory_bytes: IntGauge,
+    /// Bytes of the log's index in files.
+    pub index_file_bytes: IntGauge,
+    /// Records of the log that are not indexed yet.
+    pub index_gap_records: IntGauge,
 }
 
 impl FetchMetrics {
@@ -35,6 +43,10 @@ impl FetchMetrics {
             fetches: SOURCES.map(|source| fetches.with_label_values(&[source])),
             hot_tail_bytes: define
                 .gauge("walcast_hot_tail_bytes", "Bytes of recent messages kept in memory for Fetch."),
+            index_memory_bytes: define.gauge("walcast_index_memory_bytes", "Bytes of the log's index in memory."),
+            index_file_bytes: define.gauge("walcast_index_file_bytes", "Bytes of the log's index in files."),
+            index_gap_records: define
+                .gauge("walcast_index_gap_records", "Records of the log that are not indexed yet."),
         }
     }
 

@@ -1,0 +1,108 @@
+//! Writing a part to a file.
+
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use crate::wal::{FileSystem, LogFile, LogId};
+
+use super::entry::{Entry, Run};
+use super::filter::Filter;
+use super::format::{
+    ENTRIES_PER_PAGE, Header, PAGE_BYTES, SUBJECTS_PER_PAGE, SubjectEntry, file_name, put_entry, put_subject, seal,
+};
+
+/// Bytes gathered before a write: large enough that system calls do not matter.
+const WRITE_BUFFER_BYTES: usize = 1024 * 1024;
+
+/// What a part is written with, beside its entries.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Identity {
+    pub log_id: LogId,
+    /// Of the segment.
+    pub salt: [u8; 16],
+    pub run: Run,
+}
+
+/// Writes the part of these entries, which are in order, and names it. Nothing is synced: what a crash leaves of it does
+/// not pass its checksums, and is built again.
+pub(super) fn write(fs: &dyn FileSystem, dir: &Path, identity: Identity, entries: &[Entry]) -> io::Result<PathBuf> {
+    let path = dir.join(file_name(identity.run.first));
+    let temporary = path.with_extension("idx.tmp");
+    let written = fs.create(&temporary).and_then(|file| write_to(&*file, identity, entries));
+    if let Err(error) = written.and_then(|()| fs.rename(&temporary, &path)) {
+        // The first error is the one to report; a file left behind is replaced by the next attempt.
+        drop(fs.remove(&temporary));
+        return Err(error);
+    }
+    Ok(path)
+}
+
+fn write_to(file: &dyn LogFile, identity: Identity, entries: &[Entry]) -> io::Result<()> {
+    let subjects = subjects(entries);
+    let mut filter = Filter::for_subjects(subjects.len());
+    subjects.iter().for_each(|subject| filter.insert(subject.hash));
+    let fences = subjects.chunks(SUBJECTS_PER_PAGE).flat_map(|page| page[0].hash.to_le_bytes());
+    let resident: Vec<u8> = fences.chain(filter.bytes().iter().copied()).collect();
+    let Identity { log_id, salt, run } = identity;
+    // A part has at most `PART_RECORDS_MAX` entries, and a filter about as many bytes.
+    let header = Header {
+        log_id,
+        salt,
+        run,
+        entries: entries.len() as u32,
+        subjects: subjects.len() as u32,
+        filter_bytes: filter.bytes().len() as u32,
+        resident_crc: crc32c::crc32c(&resident),
+    };
+    let mut writer = BufWriter::with_capacity(WRITE_BUFFER_BYTES, Sequential { file, offset: 0 });
+    writer.write_all(&header.encode())?;
+    write_pages(&mut writer, entries.chunks(ENTRIES_PER_PAGE), put_entry)?;
+    write_pages(&mut writer, subjects.chunks(SUBJECTS_PER_PAGE), put_subject)?;
+    writer.write_all(&resident)?;
+    writer.flush()
+}
+
+fn write_pages<'a, T: 'a>(
+    writer: &mut dyn Write,
+    pages: impl Iterator<Item = &'a [T]>,
+    put: impl Fn(&mut [u8; PAGE_BYTES], usize, &T),
+) -> io::Result<()> {
+    for items in pages {
+        let mut page = [0; PAGE_BYTES];
+        items.iter().enumerate().for_each(|(slot, item)| put(&mut page, slot, item));
+        seal(&mut page);
+        writer.write_all(&page)?;
+    }
+    Ok(())
+}
+
+fn subjects(entries: &[Entry]) -> Vec<SubjectEntry> {
+    let mut subjects: Vec<SubjectEntry> = Vec::new();
+    for (at, entry) in (0..).zip(entries) {
+        match subjects.last_mut() {
+            Some(last) if last.hash == entry.hash => {
+                last.count += 1;
+                last.last_id = entry.id;
+            }
+            _ => subjects.push(SubjectEntry { hash: entry.hash, at, count: 1, first_id: entry.id, last_id: entry.id }),
+        }
+    }
+    subjects
+}
+
+struct Sequential<'a> {
+    file: &'a dyn LogFile,
+    offset: u64,
+}
+
+impl Write for Sequential<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write_all_at(bytes, self.offset)?;
+        self.offset += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
