@@ -3,6 +3,7 @@
 mod basics;
 mod damage;
 mod faults;
+mod golden;
 mod model;
 mod retention;
 mod together;
