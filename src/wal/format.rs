@@ -1,35 +1,11 @@
-//! The bytes on disk, format version 1. All numbers are little endian.
+//! The bytes on disk, format version 1, as `docs/log-format.md` lays them down field by field: read that first. Whatever
+//! changes here needs a new version by the rules of its section 8, and golden files of it in `tests/data/`.
 //!
-//! A segment is one header block of 4096 bytes, then frames without gaps, then unused space.
+//! A segment is one header block of 4096 bytes, then frames without gaps, then unused space. A frame is a header of 32 bytes
+//! and its payload: for each record its length (4 bytes) and its bytes. All numbers are little endian.
 //!
-//! | offset | bytes | segment header |
-//! |---|---|---|
-//! | 0 | 8 | magic: `89 57 41 4C 53 45 47 0A` (`\x89WALSEG\n`) |
-//! | 8 | 4 | format version, 1 |
-//! | 12 | 4 | node id |
-//! | 16 | 16 | log id: random, the same in all segments of a log |
-//! | 32 | 8 | epoch: counts the openings of the log, from 1 |
-//! | 40 | 16 | salt: random, of this use of this file |
-//! | 56 | 8 | sequence of its first record; also the file's name |
-//! | 64 | 8 | first sequence of the segment before it, 0 for the first of a log |
-//! | 72 | 8 | created at, microseconds since 1970, signed |
-//! | 80 | 4 | flags: bit 0 = the file was used before, so old bytes may follow the last frame, not zeros |
-//! | 84 | 4008 | zeros |
-//! | 4092 | 4 | CRC32C of bytes 0 to 4091 |
-//!
-//! | offset | bytes | frame |
-//! |---|---|---|
-//! | 0 | 4 | magic: `D7 57 46 0A` |
-//! | 4 | 4 | mark: bytes 0 to 3 of the segment's salt |
-//! | 8 | 4 | payload length in bytes, at least 4 |
-//! | 12 | 4 | number of records, at least 1 |
-//! | 16 | 8 | sequence of the first record |
-//! | 24 | 4 | payload CRC: CRC32C of the 16 bytes of salt, then the payload |
-//! | 28 | 4 | header CRC: CRC32C of the 16 bytes of salt, then bytes 0 to 27 of this header |
-//! | 32 | | payload: for each record its length (4 bytes) and its bytes |
-//!
-//! The salt is in both CRCs, and part of it in the mark, so neither old bytes of a reused file nor a body that was
-//! made to look like a frame passes for one: its author would have to guess 64 bits.
+//! The segment's salt is in both checksums of a frame, and part of it in its mark, so neither old bytes of a reused file nor
+//! a body that was made to look like a frame passes for one: its author would have to guess 64 bits.
 
 use std::fmt;
 

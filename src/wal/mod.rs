@@ -16,7 +16,7 @@
 //! | `<number, 20 digits>.used` | a trimmed segment, ready to become one again, old bytes in it |
 //! | `<number, 20 digits>.making` | a spare being filled; removed at the next start |
 //!
-//! The layout of header and frame is in [`mod@format`]. Files with other names are left alone.
+//! Files with other names are left alone. `docs/log-format.md` has the whole format, [`mod@format`] its code.
 //!
 //! # Invariants
 //!

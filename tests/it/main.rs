@@ -10,6 +10,10 @@ mod architecture;
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
+mod format_document;
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
 mod kill_nine;
 #[cfg(test)]
 mod log_failure;
