@@ -2,7 +2,7 @@
 //! bincode's legacy layout (little endian, fixed-width integers, lengths as `u64`).
 //!
 //! A struct that was released never changes. A new version gets a new struct, a new number, a golden
-//! file in `tests/data/` and a decoder beside the old ones: section 8 of `docs/log-format.md`, which has the layout too.
+//! file in `tests/data/` and a decoder beside the old ones: the rules are in `docs/log-format.md`, as is the layout.
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use bytes::Bytes;

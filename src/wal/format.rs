@@ -1,5 +1,5 @@
 //! The bytes on disk, format version 1, as `docs/log-format.md` lays them down field by field: read that first. Whatever
-//! changes here needs a new version by the rules of its section 8, and golden files of it in `tests/data/`.
+//! changes here needs a new version by the rules in its section "Versions", and golden files of it in `tests/data/`.
 //!
 //! A segment is one header block of 4096 bytes, then frames without gaps, then unused space. A frame is a header of 32 bytes
 //! and its payload: for each record its length (4 bytes) and its bytes. All numbers are little endian.

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::golden::{LOGS, data, manifest};
+use super::golden::{LOGS, data, json_lines, manifest};
 
 fn document() -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/log-format.md");
@@ -137,13 +139,13 @@ fn the_test_vectors_of_the_document_are_those_of_our_checksum() {
 #[test]
 fn the_tables_of_the_document_decode_the_golden_logs() {
     let document = document();
-    let (header, frame) = (layout(&document, "## Segment header"), layout(&document, "## Frame header"));
-    for heading in ["## Segment header", "## Frame header"] {
+    let (header, frame) = (layout(&document, "### Segment header"), layout(&document, "### Frame header"));
+    for heading in ["### Segment header", "### Frame header"] {
         let ends = table(&document, heading).iter().fold(0, |end, row| {
             assert_eq!(row[0], end.to_string(), "{heading}: the fields follow each other");
             end + row[1].parse::<usize>().expect("a number")
         });
-        assert_eq!(ends, if heading == "## Frame header" { 32 } else { 4096 });
+        assert_eq!(ends, if heading == "### Frame header" { 32 } else { 4096 });
     }
     for log in LOGS {
         for expected in manifest(log, "segments") {
@@ -163,12 +165,12 @@ fn decoded(
     bytes: &[u8],
 ) -> Value {
     let of_header = |name| field(bytes, header, name);
-    assert_eq!(of_header("magic"), quoted_bytes(value_of(document, "## Segment header", "magic")));
+    assert_eq!(of_header("magic"), quoted_bytes(value_of(document, "### Segment header", "magic")));
     assert_eq!(number(of_header("header_crc")), u64::from(crc32c::crc32c(&bytes[..header["header_crc"].0])));
     assert!(of_header("reserved").iter().all(|byte| *byte == 0));
     let salt = of_header("salt");
     let sum = |rest: &[u8]| u64::from(crc32c::crc32c(&[salt, rest].concat()));
-    let frame_magic = quoted_bytes(value_of(document, "## Frame header", "magic"));
+    let frame_magic = quoted_bytes(value_of(document, "### Frame header", "magic"));
     let mut frames = Vec::new();
     let mut offset = 4096;
     while let Some(head) = bytes.get(offset..offset + 32) {
@@ -218,5 +220,37 @@ fn the_refusals_of_the_document_are_those_of_the_code() {
         format!("the record has version {}, this walcast knows up to {record}; use a newer walcast", record + 1);
     for says in [segment_says, record_says] {
         assert!(document.contains(&format!("- `{says}`")), "{says}");
+    }
+}
+
+#[test]
+fn the_table_of_record_version_1_decodes_the_golden_records() {
+    let document = document();
+    let fields = table(&document, "#### Record version 1: a message");
+    for mut expected in json_lines(&data().join("record-v1.jsonl")) {
+        let bytes = expected.as_object_mut().expect("an object").remove("record_base64").expect("the bytes");
+        let bytes = STANDARD.decode(bytes.as_str().expect("a text")).expect("base64");
+        assert_eq!(bytes[0], 1);
+        let mut rest = &bytes[1..];
+        let mut found = json!({});
+        for row in &fields {
+            let (length, name, kind) = (row[0], row[1], row[2]);
+            let length =
+                length.parse().unwrap_or_else(|_| found[length].as_u64().expect("a length before it") as usize);
+            let (value, after) = rest.split_at(length);
+            rest = after;
+            found[name] = match kind {
+                "`u32`" | "`u64`" => number(value).into(),
+                "`i64`" => (number(value) as i64).into(),
+                "UTF-8" => String::from_utf8(value.to_vec()).expect("UTF-8").into(),
+                other => Value::String(format!("{other} {}", STANDARD.encode(value))),
+            };
+        }
+        assert!(rest.is_empty());
+        let body = found["body"].as_str().and_then(|body| body.strip_prefix("bytes ")).expect("bytes").to_owned();
+        for name in ["subject", "id", "published_at_us", "expiration_seconds"] {
+            assert_eq!(found[name], expected[name]);
+        }
+        assert_eq!(expected["body_base64"], body);
     }
 }
