@@ -14,6 +14,8 @@ mod format_document;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
+mod golden_ids;
+#[cfg(test)]
 mod kill_nine;
 #[cfg(test)]
 mod log_failure;
