@@ -1,8 +1,8 @@
 //! The record of a message as it stands in the log: a version byte, then the fields of that version in
-//! bincode's legacy layout (little endian, fixed-width integers, lengths as `u64`).
+//! bincode's legacy layout (`docs/log-format.md` has it field by field, and the rules for a new version).
 //!
 //! A struct that was released never changes. A new version gets a new struct, a new number, a golden
-//! file in `tests/data/` and a decoder beside the old ones: the rules are in `docs/log-format.md`, as is the layout.
+//! file in `tests/data/` and a decoder beside the old ones.
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use bytes::Bytes;
