@@ -11,7 +11,13 @@ use super::keys::{ENV_PREFIX, KEYS, Key, find};
 use super::{ConfigError, Settings, rules};
 
 /// Variables with the prefix that are options of the command line and no settings.
-const NOT_SETTINGS: [&str; 2] = ["WALCAST_CONFIG", "WALCAST_SERVER"];
+const NOT_SETTINGS: &[&str] = &[
+    "WALCAST_CONFIG",
+    "WALCAST_SERVER",
+    // Of a build that misbehaves on purpose; any other refuses to start with it.
+    #[cfg(feature = "fault-controls")]
+    "WALCAST_FAULT_CONTROL",
+];
 
 /// How alike two names must be for one to be suggested for the other, 0 to 1.
 const LIKENESS_MIN: f64 = 0.7;

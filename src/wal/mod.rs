@@ -37,6 +37,8 @@
 mod batch;
 mod disk;
 mod error;
+#[cfg(feature = "fault-controls")]
+pub mod fault_controls;
 mod file_system;
 pub mod format;
 mod frame;

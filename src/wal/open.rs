@@ -96,6 +96,8 @@ pub fn open_beside(
 ) -> Result<Opened, OpenError> {
     let started = Instant::now();
     options.validate()?;
+    #[cfg(feature = "fault-controls")]
+    let fs = super::fault_controls::around(fs)?;
     let dir = options.dir.clone();
     fs.create_dir_all(&dir).map_err(OpenError::io("make the log directory", &dir))?;
     let lock_path = dir.join("LOCK");

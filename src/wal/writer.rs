@@ -135,6 +135,8 @@ impl Active {
             }
             Err(error) => return Err(shared.fail("open", &spare.path, error).into()),
         };
+        #[cfg(feature = "fault-controls")]
+        super::fault_controls::reuse_salt(&*file, &mut salt);
         let header = SegmentHeader {
             node_id: shared.options.node_id,
             log_id: shared.log_id,

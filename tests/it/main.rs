@@ -10,6 +10,8 @@ mod architecture;
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
+mod fault_controls;
+#[cfg(test)]
 mod format_document;
 #[cfg(test)]
 mod golden;

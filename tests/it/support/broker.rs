@@ -213,6 +213,13 @@ impl Broker {
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
     }
 
+    /// The first log line that contains `part`, once it is there.
+    #[cfg(feature = "fault-controls")]
+    pub fn logged(&self, part: &str) -> String {
+        let found = self.logs.wait_for(part, |line| line.contains(part).then(|| line.to_owned()));
+        found.expect("the broker runs")
+    }
+
     /// Sends a signal and does not wait.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);
