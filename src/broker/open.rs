@@ -1,5 +1,6 @@
 //! Opening what stands on the disk: log, ids and store, checked against each other.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,10 +12,10 @@ use futures_util::FutureExt as _;
 use super::error_kind::ErrorKind;
 use crate::config::{Settings, StoreKind};
 use crate::event::limits::{RECORD_OVERHEAD_BYTES, SUBJECT_BYTES_MAX};
-use crate::event::record::{self, RecordError};
+use crate::event::record::{self, Logged, RecordError};
 use crate::event::{Durable, Projected, Sequence, Trimmed};
 use crate::index::{Index, IndexError, Indexer};
-use crate::ingest::{self, Checkpoint, CheckpointError, Checkpointer, IdsExhausted, SubjectTable};
+use crate::ingest::{self, Checkpoint, CheckpointError, Checkpointer, IdsExhausted, SubjectKey, SubjectTable};
 use crate::projector::{EmbeddedStore, NoneStore, OpenStoreError, Store, StoreError, embedded};
 use crate::wal::{self, DiskFileSystem, FileSystem, Log, LogId, OpenError, OpenErrorKind, ReadError, Recovery, Writer};
 
@@ -279,13 +280,38 @@ fn open_store(settings: &Settings, log_id: LogId, durable: Durable) -> Result<Ar
 }
 
 /// Raises the marks by what the log holds after the checkpoint.
+///
+/// A record that was lost there may have had the next id of any subject. A subject whose records go on behind it says so
+/// itself; of every other the ids that may be lost are passed over, so that none is given twice. One limit stays: a
+/// subject of which no record and no mark is left starts at 1 again.
 fn replay_ids(log: &Log, subjects: &SubjectTable, after: Sequence) -> Result<(), OpenDataError> {
     let mut reader = log.reader(after)?;
+    let mut lost: u64 = 0;
+    // Subjects with a record behind the last lost one.
+    let mut told: HashSet<SubjectKey> = HashSet::new();
     while let Some(frame) = reader.next()? {
         for (sequence, bytes) in frame.iter() {
-            let record = record::decode(&bytes).map_err(|source| OpenDataError::Record { sequence, source })?;
-            subjects.restore(record.subject, record.id)?;
+            match record::decode(&bytes).map_err(|source| OpenDataError::Record { sequence, source })? {
+                Logged::Message(record) => {
+                    let subject = subjects.restore(record.subject, record.id)?;
+                    if lost > 0 {
+                        told.insert(subject);
+                    }
+                }
+                Logged::Lost => {
+                    lost += 1;
+                    told.clear();
+                }
+            }
         }
+    }
+    if lost > 0 {
+        let raised = subjects.pass_over(lost, |subject| !told.contains(&subject));
+        tracing::warn!(
+            records = lost,
+            subjects = raised,
+            "records after the ids checkpoint were lost in a repair of the log; ids that they may have had are passed over"
+        );
     }
     subjects.set_marked_through(log.durable());
     Ok(())
@@ -329,3 +355,6 @@ pub fn ingest_config(settings: &Settings) -> ingest::Config {
         frame_bytes_max: frame_bytes_max(settings),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,8 @@ use super::config_command::SettingsArguments;
 use super::message::rfc3339;
 use super::output::{self, Output};
 use super::{Exit, Failure};
-use crate::event::{Sequence, UnixMicros, record};
+use crate::event::record::{self, Logged};
+use crate::event::{Sequence, UnixMicros};
 use crate::ingest::{CheckpointError, Checkpointer};
 use crate::wal::{DiskFileSystem, Inspection, SegmentInfo, VerifyError, inspect};
 
@@ -194,12 +195,15 @@ fn publish_times(
         let mut scanner = inspection.scanner(sequence.previous());
         let frame = scanner.next().map_err(|error| unreadable(&error))?;
         let Some((found, bytes)) = frame.as_ref().and_then(|frame| frame.iter().next()) else { return Ok(None) };
-        decode(found, &bytes).map(|record| Some(record.published_at))
+        decode(found, &bytes).map(|logged| match logged {
+            Logged::Message(record) => Some(record.published_at),
+            Logged::Lost => None,
+        })
     };
     Ok((published_at(segment.first)?, published_at(segment.last)?))
 }
 
-fn decode(sequence: Sequence, bytes: &[u8]) -> Result<record::Record<'_>, Failure> {
+fn decode(sequence: Sequence, bytes: &[u8]) -> Result<Logged<'_>, Failure> {
     // The frame's checksum held, so these bytes are as they were written: a newer build wrote them.
     record::decode(bytes).map_err(|error| {
         Failure::new(Exit::Damaged, format!("record {sequence} of the log cannot be read by this build: {error}"))
@@ -271,6 +275,13 @@ struct ShownRecord<'a> {
     body: Option<String>,
 }
 
+/// A lost record as JSON.
+#[derive(Debug, Serialize)]
+struct ShownLost {
+    sequence: u64,
+    lost: bool,
+}
+
 fn print(inspection: &Inspection, show: &ShowArguments, output: &mut Output) -> Result<(), Failure> {
     let mut left = show.limit.unwrap_or(u64::MAX);
     let mut scanner = inspection.scanner(Sequence::new(show.from).previous());
@@ -279,7 +290,14 @@ fn print(inspection: &Inspection, show: &ShowArguments, output: &mut Output) -> 
             if left == 0 || sequence.get() > show.to {
                 return Ok(());
             }
-            let record = decode(sequence, &bytes)?;
+            let Logged::Message(record) = decode(sequence, &bytes)? else {
+                // Nobody knows its subject, so no choice of subjects has it.
+                if show.subject.is_none() {
+                    output.json(&ShownLost { sequence: sequence.get(), lost: true })?;
+                    left -= 1;
+                }
+                continue;
+            };
             if show.subject.as_deref().is_none_or(|glob| matches(glob, record.subject)) {
                 output.json(&shown_record(sequence, &record, show.text))?;
                 left -= 1;

@@ -3,6 +3,9 @@
 //!
 //! A struct that was released never changes. A new version gets a new struct, a new number, a golden
 //! file in `tests/data/` and a decoder beside the old ones.
+//!
+//! Version 0 has no fields: [`LOST`] stands where a record was until its bytes were damaged and a repair of the log
+//! gave it up, so that sequences stay dense. Only a repair writes it.
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use bytes::Bytes;
@@ -12,6 +15,9 @@ use super::{Expiration, Message, MessageId, Subject, UnixMicros};
 
 /// The version that this build writes.
 pub const RECORD_VERSION: u8 = 1;
+
+/// The whole record that stands in the place of a lost one.
+pub const LOST: &[u8] = &[0];
 
 /// Largest record in bytes that is written or accepted.
 pub const RECORD_BYTES_MAX: usize = RECORD_OVERHEAD_BYTES + SUBJECT_BYTES_MAX + BODY_BYTES_CEILING;
@@ -42,6 +48,15 @@ pub struct Record<'a> {
     pub expiration: Expiration,
     /// The body, 0 to [`BODY_BYTES_CEILING`] bytes.
     pub body: &'a [u8],
+}
+
+/// What stands at one sequence of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Logged<'a> {
+    /// A message.
+    Message(Record<'a>),
+    /// A message was here; it was lost, and a repair of the log put [`LOST`] in its place. Nothing is known of it.
+    Lost,
 }
 
 /// Why bytes of the log are not a record that this build understands.
@@ -84,7 +99,10 @@ pub fn encode(record: &Record<'_>, buffer: &mut Vec<u8>) -> Result<(), RecordErr
 ///
 /// # Errors
 /// [`RecordError`] if the bytes are not exactly one valid record of a known version.
-pub fn decode(bytes: &[u8]) -> Result<Record<'_>, RecordError> {
+pub fn decode(bytes: &[u8]) -> Result<Logged<'_>, RecordError> {
+    if bytes == LOST {
+        return Ok(Logged::Lost);
+    }
     let (version, fields) = bytes.split_first().ok_or(RecordError::Empty)?;
     if *version != RECORD_VERSION {
         return Err(RecordError::UnknownVersion { version: *version });
@@ -96,13 +114,13 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, RecordError> {
     }
     let id = MessageId::new(record.id).ok_or_else(|| malformed(&"id out of range"))?;
     let expiration = i32::try_from(record.expiration_seconds).ok().and_then(Expiration::from_wire);
-    Ok(Record {
+    Ok(Logged::Message(Record {
         subject: record.subject,
         id,
         published_at: UnixMicros::from_micros(record.published_at_us),
         expiration: expiration.ok_or_else(|| malformed(&"expiration out of range"))?,
         body: record.body,
-    })
+    }))
 }
 
 impl Record<'_> {
@@ -145,7 +163,7 @@ mod tests {
             let mut bytes = Vec::new();
             encode(&sample(body), &mut bytes).expect("fits");
             assert!(bytes.len() <= RECORD_OVERHEAD_BYTES + "orders.größe".len() + body.len());
-            assert_eq!(decode(&bytes), Ok(sample(body)));
+            assert_eq!(decode(&bytes), Ok(Logged::Message(sample(body))));
         }
     }
 
@@ -162,6 +180,12 @@ mod tests {
         expected.extend(2u64.to_le_bytes());
         expected.extend(b"hi");
         assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn a_lost_record_is_one_zero_byte_and_nothing_else() {
+        assert_eq!(decode(LOST), Ok(Logged::Lost));
+        assert_eq!(decode(&[0, 0]), Err(RecordError::UnknownVersion { version: 0 }));
     }
 
     #[test]

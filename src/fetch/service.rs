@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use super::HotTail;
-use crate::event::record::{self, Record, RecordError};
+use crate::event::record::{self, Logged, Record, RecordError};
 use crate::event::{EncodedMessage, MessageId, Subject, UnixMicros, clock};
 use crate::index::{Index, IndexError, Lookup};
 use crate::ingest::SubjectTable;
@@ -137,7 +137,7 @@ impl Fetch {
     }
 
     fn answer(&self, bytes: &Bytes, now: UnixMicros) -> Result<EncodedMessage, FetchError> {
-        let record = record::decode(bytes)?;
+        let Logged::Message(record) = record::decode(bytes)? else { return Err(self.expired()) };
         if record.expiration.is_fire_and_forget() || record.expiration.expires_at(record.published_at) <= now {
             return Err(self.expired());
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use flume::RecvTimeoutError;
 
-use crate::event::record;
+use crate::event::record::{self, Logged};
 use crate::wal::{ReadError, Reader};
 
 use super::PART_RECORDS_MAX;
@@ -166,7 +166,8 @@ impl Indexer {
             if sequence > gap.last || index >= PART_RECORDS_MAX as u64 {
                 break;
             }
-            let record = record::decode(&bytes).map_err(|source| IndexerError::Record { sequence, source })?;
+            let logged = record::decode(&bytes).map_err(|source| IndexerError::Record { sequence, source })?;
+            let Logged::Message(record) = logged else { continue };
             let hash = self.shared.hasher.hash(record.subject);
             let index = index as u32;
             entries.push(Entry { hash, id: record.id.get(), index, offset: place.offset, crc: place.crc });

@@ -9,7 +9,7 @@ use flume::{Receiver, Sender};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
-use crate::event::record;
+use crate::event::record::{self, Logged};
 use crate::event::{MessageId, Sequence, Subject};
 use crate::wal::{FileSystem, Log, Place, PlaceError, SegmentInfo};
 
@@ -145,8 +145,10 @@ impl Index {
         for Located { sequence, place, .. } in located {
             match self.shared.log.record_at(sequence, place) {
                 Ok(bytes) => {
-                    let is_it = |record: &record::Record<'_>| record.subject == subject.as_str() && record.id == id;
-                    if record::decode(&bytes).is_ok_and(|record| is_it(&record)) {
+                    let name = subject.as_str();
+                    if let Ok(Logged::Message(record)) = record::decode(&bytes)
+                        && (record.subject, record.id) == (name, id)
+                    {
                         return Ok(Lookup::Found(bytes));
                     }
                     other = Some(sequence);

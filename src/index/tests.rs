@@ -46,6 +46,13 @@ fn id(number: usize) -> MessageId {
     MessageId::new(number as u32).expect("an id")
 }
 
+fn message(bytes: &[u8]) -> Record<'_> {
+    match record::decode(bytes) {
+        Ok(record::Logged::Message(record)) => record,
+        other => panic!("{other:?}"),
+    }
+}
+
 impl Rig {
     fn new() -> Self {
         Self::open(tempfile::tempdir().expect("a folder"), BTreeMap::new())
@@ -110,7 +117,7 @@ impl Rig {
     fn body(&self, name: &str, number: usize) -> Option<String> {
         match self.index.message(&subject(name), id(number)).expect("readable") {
             Lookup::Found(bytes) => {
-                let record = record::decode(&bytes).expect("a record");
+                let record = message(&bytes);
                 Some(String::from_utf8(record.body.to_vec()).expect("text"))
             }
             Lookup::Absent => None,
@@ -251,7 +258,7 @@ fn an_index_that_says_the_wrong_thing_is_found_out_by_the_record() {
     for number in 1..=rig.published["always"].len() {
         match rig.index.message(&subject("always"), id(number)).expect("readable") {
             Lookup::Found(bytes) => {
-                assert_eq!(record::decode(&bytes).expect("a record").id, id(number), "never another message");
+                assert_eq!(message(&bytes).id, id(number), "never another message");
             }
             Lookup::Unknown => unknown += 1,
             Lookup::Absent => panic!("always {number} is there"),

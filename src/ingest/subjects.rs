@@ -221,6 +221,28 @@ impl SubjectTable {
         Ok(key(shard_at, at))
     }
 
+    /// Passes over the next `count` ids of every subject that `which` chooses, or those that are left: they may have been
+    /// given to messages that are lost. Returns how many subjects that were.
+    pub fn pass_over(&self, count: u64, which: impl Fn(SubjectKey) -> bool) -> usize {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        let mut passed = 0;
+        for (shard_at, shard) in self.shards.iter().enumerate() {
+            for (at, entry) in (0_u32..).zip(&mut shard.write().entries) {
+                if !which(key(shard_at, at)) {
+                    continue;
+                }
+                let raised = entry.issued.saturating_add(count).min(MESSAGE_ID_MAX);
+                if entry.issued < NEAR_LAST_ID && raised >= NEAR_LAST_ID {
+                    self.near_last_id.fetch_add(1, Ordering::Relaxed);
+                }
+                entry.issued = raised;
+                entry.durable = raised;
+                passed += 1;
+            }
+        }
+        passed
+    }
+
     /// A subject's high-water mark: its last durable id. None if nothing durable was ever published on it.
     pub fn high_water_mark(&self, subject: &str) -> Option<(SubjectKey, MessageId)> {
         let (hash, shard_at) = self.place(subject);
@@ -324,6 +346,21 @@ mod tests {
             table.restore("a", MessageId::new(id).expect("an id")).expect("room");
         }
         assert_eq!(table.issue(&subject("a")).expect("room").1.get(), 10);
+    }
+
+    #[test]
+    fn passes_over_ids_that_may_be_lost() {
+        let table = SubjectTable::new(100);
+        let id = |id| MessageId::new(id).expect("an id");
+        let told = table.restore("told", id(3)).expect("room");
+        table.restore("silent", id(3)).expect("room");
+        table.restore("full", id(MESSAGE_ID_MAX - 1)).expect("room");
+        assert_eq!(table.pass_over(5, |subject| subject != told), 2);
+        assert_eq!(table.issue(&subject("told")).expect("room").1.get(), 4);
+        assert_eq!(table.issue(&subject("silent")).expect("room").1.get(), 9);
+        assert_eq!(table.issue(&subject("full")), Err(IdsExhausted::Subject));
+        table.restore("silent", id(5)).expect("room");
+        assert_eq!(table.issue(&subject("silent")).expect("never back").1.get(), 10);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::wal::{Batch, Options, open};
 
 const FRAME_BYTES_MAX: usize = 64 * 1024;
 
-/// A log of three records on two subjects.
+/// A log of three records on two subjects, and one that was lost.
 fn log(dir: &Path) -> Inspection {
     let options = Options { segment_bytes: 1024 * 1024, frame_bytes_max: FRAME_BYTES_MAX, ..Options::new(dir) };
     let mut opened = open(Arc::new(DiskFileSystem), options).expect("opens");
@@ -21,6 +21,12 @@ fn log(dir: &Path) -> Inspection {
         };
         batch.push(|buffer| record::encode(&record, buffer)).expect("fits");
     }
+    batch
+        .push(|buffer| {
+            buffer.extend_from_slice(record::LOST);
+            Ok::<(), record::RecordError>(())
+        })
+        .expect("fits");
     opened.writer.ensure_room(FRAME_BYTES_MAX).expect("room");
     opened.writer.append(&batch).expect("appended");
     drop(opened);
@@ -47,12 +53,13 @@ fn records_are_shown_with_their_bodies() {
     let dir = tempfile::tempdir().expect("a folder");
     let inspection = log(dir.path());
     let records = shown(&inspection, |_| ());
-    assert_eq!(records.len(), 3);
+    assert_eq!(records.len(), 4);
     let expected = serde_json::json!({
         "sequence": 1, "subject": "orders.eu", "id": 1, "published_at": "2023-11-14T22:13:20Z",
         "expiration_seconds": 60, "body_base64": "b25l",
     });
     assert_eq!(records[0], expected);
+    assert_eq!(records[3], serde_json::json!({"sequence": 4, "lost": true}));
     let texts = shown(&inspection, |show| show.text = true);
     assert_eq!((&texts[0]["body"], &texts[1]["body"]), (&"one".into(), &"\u{fffd}".into()));
 }
@@ -64,7 +71,7 @@ fn records_are_chosen_by_sequence_subject_and_number() {
     let sequences = |change: fn(&mut ShowArguments)| -> Vec<_> {
         shown(&inspection, change).iter().map(|record| record["sequence"].as_u64()).collect()
     };
-    assert_eq!(sequences(|show| show.from = 2), [Some(2), Some(3)]);
+    assert_eq!(sequences(|show| show.from = 2), [Some(2), Some(3), Some(4)]);
     assert_eq!(sequences(|show| show.to = 1), [Some(1)]);
     assert_eq!(sequences(|show| show.subject = Some("orders.*".to_owned())), [Some(1), Some(3)]);
     assert_eq!(sequences(|show| show.limit = Some(2)), [Some(1), Some(2)]);
@@ -76,11 +83,11 @@ fn segments_are_listed_and_verified() {
     let inspection = log(dir.path());
     let lines = written(|output| list(&inspection, false, output));
     let last: Vec<_> = lines.lines().last().expect("a line").split_whitespace().collect();
-    assert_eq!(last[..3], ["1", "3", "3"]);
-    assert_eq!(last[4..], ["active", "2023-11-14T22:13:20Z", "2023-11-14T22:13:20Z"]);
+    assert_eq!(last[..3], ["1", "4", "4"]);
+    assert_eq!(last[4..], ["active", "2023-11-14T22:13:20Z", "-"]);
     let verified = written(|output| verify(&inspection, true, output));
     let verified: serde_json::Value = serde_json::from_str(&verified).expect("JSON");
-    assert_eq!((&verified["records"], &verified["torn_bytes"]), (&3.into(), &0.into()));
+    assert_eq!((&verified["records"], &verified["torn_bytes"]), (&4.into(), &0.into()));
 }
 
 #[test]

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use hashbrown::{Equivalent, HashMap};
 
 use super::{Config, ProjectorError};
-use crate::event::record::{self, Record};
-use crate::event::{MessageId, Projected, Sequence, Subject, UnixMicros};
+use crate::event::record::{self, Logged, Record};
+use crate::event::{MessageId, Projected, Sequence, Subject, UnixMicros, clock};
 use crate::projector::{Row, StoreBatch};
 use crate::wal::Reader;
 
@@ -26,7 +26,7 @@ pub(super) struct BatchReader {
 pub(super) struct ReadBatch {
     /// What the store gets.
     pub(super) batch: StoreBatch,
-    /// When the first record was published.
+    /// When the first message was published; now, if all of the run is lost.
     pub(super) oldest: UnixMicros,
 }
 
@@ -55,7 +55,10 @@ impl BatchReader {
     /// The batch that was filled, which starts after `previous`; None if it is empty.
     pub(super) fn take(&mut self, previous: Projected) -> Option<ReadBatch> {
         let gathered = std::mem::take(&mut self.gathered);
-        let oldest = gathered.oldest?;
+        if gathered.records == 0 {
+            return None;
+        }
+        let oldest = gathered.oldest.unwrap_or_else(clock::now);
         Some(ReadBatch { batch: gathered.finish(previous, Projected(self.reader.position())), oldest })
     }
 
@@ -93,9 +96,10 @@ struct Builder {
 impl Builder {
     fn add(&mut self, sequence: Sequence, bytes: &Bytes) -> Result<(), ProjectorError> {
         let fail = |error| ProjectorError::Record { sequence, error };
-        let record = record::decode(bytes).map_err(fail)?;
+        let logged = record::decode(bytes).map_err(fail)?;
         self.records += 1;
         self.bytes += bytes.len();
+        let Logged::Message(record) = logged else { return Ok(()) };
         self.oldest.get_or_insert(record.published_at);
         match self.marks.get_mut(&SubjectText(record.subject)) {
             Some(mark) => *mark = record.id,

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::event::record::{Record, encode};
+use crate::event::record::{LOST, Record, encode};
 use crate::event::{Expiration, MessageId, Sequence, Subject};
 use crate::projector::{EmbeddedStore, NoneStore, StoredMessage, embedded};
 use crate::telemetry::metrics::Metrics;
@@ -486,6 +486,25 @@ async fn names_the_record_that_does_not_decode() {
         "nothing is skipped: {error:?}"
     );
     assert_eq!(rig.store.projected().await.expect("read"), Projected::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn passes_over_lost_records() {
+    let mut rig = Rig::new(&[]);
+    let lost = || LOST.to_vec();
+    // At the start, inside a frame, and as a batch of nothing else.
+    rig.append(&[lost(), record_of(2), lost(), record_of(4)]);
+    let mut running = rig.start();
+    running.reaches(4).await;
+    rig.append(&[lost(), lost()]);
+    running.reaches(6).await;
+    running.stops().await.expect("stops in order");
+    assert_eq!(rig.store.committed_rows.load(Ordering::Relaxed), 2);
+    for sequence in [2, 4] {
+        let (subject, id) = key_of(sequence);
+        let found = rig.store.fetch(&subject, id, published_at(sequence)).await.expect("read");
+        assert_eq!(found.map(|message| message.body), Some(body_of(sequence)));
+    }
 }
 
 #[tokio::test(start_paused = true)]
