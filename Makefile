@@ -47,6 +47,10 @@ soak: ## The same with 500 cycles.
 bench: ## Throughput and cost beside a tonic server that does nothing, interleaved; prints the ratios.
 	cargo bench --bench yardstick
 
+.PHONY: bench-backlog
+bench-backlog: ## Start-up, memory, Fetch and publishes with a log of 10 GiB, beside an empty broker.
+	cargo bench --bench backlog -- --check
+
 .PHONY: main-job
 main-job: ## 100,000 messages, 1,000 subjects, 100 subscribers, kill -9 in the middle; everything is checked.
 	cargo build --release

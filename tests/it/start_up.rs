@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use crate::support::{Broker, Mounted, Setup, Stopped, error_reason, eventually, random_bytes};
+use crate::support::{Broker, Mounted, Setup, Stopped, eventually, random_bytes};
 
 /// Exit codes of interfaces.md.
 const FAILED: i32 = 1;
