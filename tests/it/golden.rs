@@ -10,11 +10,11 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use walcast::event::Sequence;
-use walcast::event::record::{self, Record};
+use walcast::event::record::{self, Logged, Record};
 use walcast::wal::{DiskFileSystem, OpenError, Options, Preparation, VerifyError, inspect};
 
 /// A golden log with what its manifests say.
-pub const LOGS: [&str; 3] = ["fresh", "reused", "torn"];
+pub const LOGS: [&str; 4] = ["fresh", "reused", "torn", "repaired"];
 
 const HEADER_BYTES: usize = 4096;
 
@@ -32,10 +32,15 @@ pub fn manifest(log: &str, kind: &str) -> Vec<Value> {
 }
 
 fn message(bytes: &[u8]) -> Record<'_> {
-    match record::decode(bytes).expect("a record of version 1") {
-        record::Logged::Message(record) => record,
-        record::Logged::Lost => panic!("the golden logs have no repair behind them"),
+    match record::decode(bytes).expect("a record of a known version") {
+        Logged::Message(record) => record,
+        Logged::Lost => panic!("a message was here"),
     }
+}
+
+/// A line of the manifest without the sequence.
+fn line(bytes: &[u8]) -> Value {
+    if bytes == record::LOST { json!({"lost": true}) } else { fields(&message(bytes)) }
 }
 
 fn fields(record: &Record<'_>) -> Value {
@@ -95,7 +100,7 @@ fn read(dir: &Path) -> Result<(Vec<Value>, u64), VerifyError> {
     let mut records = Vec::new();
     while let Some(frame) = scanner.next()? {
         for (sequence, bytes) in frame.iter() {
-            let mut line = fields(&message(&bytes));
+            let mut line = line(&bytes);
             line["sequence"] = sequence.get().into();
             records.push(line);
         }
@@ -106,7 +111,7 @@ fn read(dir: &Path) -> Result<(Vec<Value>, u64), VerifyError> {
 
 #[test]
 fn golden_logs_are_read_to_the_letter() {
-    for (log, torn_bytes) in LOGS.into_iter().zip([0, 0, 294]) {
+    for (log, torn_bytes) in LOGS.into_iter().zip([0, 0, 294, 0]) {
         let dir = data().join("log-v1").join(log);
         let (records, torn) = read(&dir).expect("the golden log is sound");
         assert_eq!(records, manifest(log, "records"), "{log}");
@@ -153,6 +158,14 @@ fn golden_records_are_read_to_the_letter_and_written_the_same() {
         record::encode(&record, &mut again).expect("fits");
         assert_eq!(again, bytes, "{line}");
     }
+}
+
+#[test]
+fn the_golden_lost_record_is_read_as_lost() {
+    let lines = json_lines(&data().join("record-v0.jsonl"));
+    assert_eq!(lines, [json!({"lost": true, "record_base64": STANDARD.encode(record::LOST)})]);
+    assert_eq!(record::decode(record::LOST), Ok(Logged::Lost));
+    assert!(record::decode(&[0, 0]).is_err(), "nothing follows the version");
 }
 
 #[test]

@@ -67,6 +67,13 @@ impl Golden {
         self.fs.advance_clock(1);
     }
 
+    /// A frame of records that a repair had to give up.
+    fn append_lost(&mut self, count: u64) {
+        let first = self.opened.writer.next_sequence().get();
+        self.opened.writer.append(&batch(&vec![record::LOST; count as usize])).expect("the disk works");
+        self.records.extend((first..first + count).map(|sequence| json!({"sequence": sequence, "lost": true})));
+    }
+
     /// Frames of two records with the next ids of a subject and bodies of this length.
     fn fill(&mut self, frames: u32, body_bytes: usize) {
         for _ in 0..frames {
@@ -187,6 +194,16 @@ fn torn() -> (BTreeMap<String, Vec<u8>>, Vec<Value>) {
     (after, records)
 }
 
+/// As a repair leaves it: markers where records were.
+fn repaired() -> Golden {
+    let mut golden = Golden::new(3);
+    golden.append(&[record("orders.eu", 1, 60, b"kept")]);
+    golden.append_lost(2);
+    golden.append(&[record("orders.eu", 4, 60, b"kept, too")]);
+    golden.append_lost(1);
+    golden
+}
+
 fn newest(files: &BTreeMap<String, Vec<u8>>) -> String {
     files.keys().rfind(|name| name.ends_with(".wal")).expect("there is a segment").clone()
 }
@@ -289,6 +306,14 @@ fn golden_log_reused_is_what_is_written() {
 fn golden_log_torn_is_what_a_crash_leaves() {
     let (files, records) = torn();
     golden_log("torn", &files, &records);
+}
+
+#[test]
+fn golden_log_repaired_is_what_is_written() {
+    let repaired = repaired();
+    golden_log("repaired", &repaired.files(), &repaired.records);
+    let line = json!({"lost": true, "record_base64": STANDARD.encode(record::LOST)});
+    golden(Path::new("record-v0.jsonl"), &lines(&[line]));
 }
 
 #[test]
