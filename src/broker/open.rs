@@ -307,7 +307,7 @@ fn replay_ids(log: &Log, subjects: &SubjectTable, after: Sequence) -> Result<(),
     }
     if lost > 0 {
         let raised = subjects.pass_over(lost, |subject| !told.contains(&subject));
-        tracing::warn!(
+        tracing::info!(
             records = lost,
             subjects = raised,
             "records after the ids checkpoint were lost in a repair of the log; ids that they may have had are passed over"

@@ -100,6 +100,12 @@ pub enum DamageReason {
         /// Where the later frame is, in bytes.
         later_offset: u64,
     },
+    /// A segment of this log whose records are in other segments, too.
+    #[error("the segment starts at sequence {first}, inside another one; it is a copy from another time")]
+    Overlaps {
+        /// Its first sequence.
+        first: Sequence,
+    },
     /// The checksums match, and the payload is still not a list of records.
     #[error("the payload of the frame with sequence {expected} is not a list of records")]
     Records {
@@ -167,13 +173,11 @@ pub enum OpenError {
         max_bytes: u64,
     },
     /// Damage.
-    #[error(
-        "{0}; nothing was changed: restore the data directory from a backup, `walcast log verify` lists what is intact"
-    )]
+    #[error("{}; nothing was changed{}", .0, way_out(.0))]
     Damaged(#[from] Damage),
     /// The log ends before a position that is known to have been durable.
     #[error(
-        "the log in {} ends at sequence {found}, but sequence {durable_at_least} is known to have been durable: records are lost or damaged at its end; nothing was changed: restore the data directory from a backup",
+        "the log in {} ends at sequence {found}, but sequence {durable_at_least} is known to have been durable: records are lost or damaged at its end; nothing was changed{WAY_OUT}",
         dir.display()
     )]
     Lost {
@@ -184,6 +188,16 @@ pub enum OpenError {
         /// [`super::Options::durable_at_least`].
         durable_at_least: Sequence,
     },
+}
+
+const WAY_OUT: &str = "; restore the data directory from a backup, or see with `walcast log repair --dry-run` what a repair would keep and lose";
+
+/// What can be done about a damage; a newer format is none.
+fn way_out(damage: &Damage) -> &'static str {
+    match damage.reason {
+        DamageReason::NewerVersion { .. } => "",
+        _ => WAY_OUT,
+    }
 }
 
 fn hint(source: &io::Error) -> &'static str {
@@ -285,7 +299,7 @@ pub enum ReadError {
         durable: Durable,
     },
     /// Damage.
-    #[error(transparent)]
+    #[error("{}{}", .0, way_out(.0))]
     Damaged(#[from] Damage),
     /// The system refused.
     #[error("cannot read {}: {source}", file.display())]
@@ -311,7 +325,7 @@ pub struct ReleaseError {
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     /// Damage.
-    #[error(transparent)]
+    #[error("{}{}", .0, way_out(.0))]
     Damaged(#[from] Damage),
     /// The system refused.
     #[error("cannot {operation} {}: {source}", path.display())]

@@ -157,6 +157,46 @@ impl Salted {
         Self { mark: array_at(salt, 0), seed: crc32c::crc32c(salt) }
     }
 
+    /// What is left of the salt of a segment whose header is lost, in the frame that `bytes` start with: the mark as it
+    /// stands there, and the one seed with which the header's checksum holds. The payload's checksum proves it or not.
+    pub fn solve(bytes: &[u8]) -> Option<Self> {
+        let header = bytes.get(..FRAME_HEADER_BYTES).filter(|header| header[..4] == FRAME_MAGIC)?;
+        let covered = &header[..28];
+        // A CRC is affine in the value that it continues from: 32 equations with 32 unknown bits.
+        let constant = crc32c::crc32c_append(0, covered);
+        let mut wanted = u32_at(header, 28) ^ constant;
+        let mut seed = 0;
+        let mut rows: Vec<(u32, u32)> =
+            (0..32).map(|bit| (crc32c::crc32c_append(1 << bit, covered) ^ constant, 1 << bit)).collect();
+        for bit in 0..32 {
+            let at = rows.iter().position(|(value, _)| value >> bit & 1 == 1)?;
+            let (pivot, made_of) = rows.swap_remove(at);
+            for (value, bits) in rows.iter_mut().filter(|(value, _)| value >> bit & 1 == 1) {
+                *value ^= pivot;
+                *bits ^= made_of;
+            }
+            if wanted >> bit & 1 == 1 {
+                wanted ^= pivot;
+                seed ^= made_of;
+            }
+        }
+        let solved = Self { mark: array_at(header, 4), seed };
+        solved.header(bytes).map(|_| solved)
+    }
+
+    /// Whether a frame with this damaged header, `records` and `first` has this payload: one of its two checksums must
+    /// prove it.
+    pub fn proves(&self, damaged: &[u8], payload: &[u8], records: u32, first: Sequence) -> bool {
+        let payload_crc = crc32c::crc32c_append(self.seed, payload);
+        if u32_at(damaged, 24) == payload_crc {
+            return true;
+        }
+        let Ok(payload_bytes) = u32::try_from(payload.len()) else { return false };
+        let mut header = [0; FRAME_HEADER_BYTES];
+        self.write_header(&mut header, payload_bytes, records, first, payload_crc);
+        header[28..] == damaged[28..FRAME_HEADER_BYTES]
+    }
+
     /// What every frame of the segment starts with.
     pub fn start_of_frame(&self) -> [u8; 8] {
         let mut start = [0; 8];
@@ -168,12 +208,17 @@ impl Salted {
     /// Fills in the header of a frame, whose payload follows it in the buffer.
     pub fn seal(&self, frame: &mut [u8], records: u32, first: Sequence) {
         let (header, payload) = frame.split_at_mut(FRAME_HEADER_BYTES);
-        header[..8].copy_from_slice(&self.start_of_frame());
+        let payload_crc = crc32c::crc32c_append(self.seed, payload);
         // A batch refuses to grow beyond u32.
-        header[8..12].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+        self.write_header(header, payload.len() as u32, records, first, payload_crc);
+    }
+
+    fn write_header(&self, header: &mut [u8], payload_bytes: u32, records: u32, first: Sequence, payload_crc: u32) {
+        header[..8].copy_from_slice(&self.start_of_frame());
+        header[8..12].copy_from_slice(&payload_bytes.to_le_bytes());
         header[12..16].copy_from_slice(&records.to_le_bytes());
         header[16..24].copy_from_slice(&first.get().to_le_bytes());
-        header[24..28].copy_from_slice(&crc32c::crc32c_append(self.seed, payload).to_le_bytes());
+        header[24..28].copy_from_slice(&payload_crc.to_le_bytes());
         let crc = crc32c::crc32c_append(self.seed, &header[..28]);
         header[28..].copy_from_slice(&crc.to_le_bytes());
     }

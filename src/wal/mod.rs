@@ -4,7 +4,7 @@
 //! read-only tools. Records are opaque bytes here. Everything is synchronous, and every access to a file
 //! goes through [`FileSystem`], so that faults and whole runs can be simulated.
 //!
-//! Must never: know what a subject, a subscriber or a database is; use async; repair by forgetting.
+//! Must never: know what a subject, a subscriber or a database is; use async; repair by forgetting, or by itself.
 //!
 //! # Files
 //!
@@ -15,6 +15,8 @@
 //! | `<number, 20 digits>.spare` | a zero-filled file, ready to become a segment |
 //! | `<number, 20 digits>.used` | a trimmed segment, ready to become one again, old bytes in it |
 //! | `<number, 20 digits>.making` | a spare being filled; removed at the next start |
+//! | `damaged-<time>/` | a folder of the files that a repair replaced or moved aside; never looked at again |
+//! | `<first sequence, 20 digits>.wal.repair` | a segment that a repair is writing; removed by the next repair |
 //!
 //! Files with other names are left alone. `docs/log-format.md` has the whole format, [`mod@format`] its code.
 //!
@@ -50,6 +52,7 @@ mod place;
 mod prepare;
 mod reader;
 mod recovery;
+pub mod repair;
 mod retention;
 mod scan;
 mod segments;

@@ -22,6 +22,8 @@ mod kill_nine;
 #[cfg(test)]
 mod log_failure;
 #[cfg(test)]
+mod log_repair;
+#[cfg(test)]
 mod start_up;
 #[cfg(test)]
 mod support;

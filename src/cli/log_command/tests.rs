@@ -1,7 +1,11 @@
 use super::super::output::tests::Captured;
+use super::glob::matches;
+use super::ls::list;
+use super::show::{ShowArguments, print};
+use super::verify::verify;
 use super::*;
 use crate::event::record::Record;
-use crate::event::{Expiration, MessageId};
+use crate::event::{Expiration, MessageId, UnixMicros};
 use crate::wal::{Batch, Options, open};
 
 const FRAME_BYTES_MAX: usize = 64 * 1024;

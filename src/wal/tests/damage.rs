@@ -6,42 +6,42 @@ use super::*;
 use crate::wal::sim::SimFileSystem;
 
 /// A log of small frames in memory: several closed segments and a newest one that `restart` has not touched.
-struct Sample {
-    fs: SimFileSystem,
-    last: u64,
+pub(super) struct Sample {
+    pub(super) fs: SimFileSystem,
+    pub(super) last: u64,
 }
 
-const DIR: &str = "/log";
+pub(super) const DIR: &str = "/log";
 
-fn sample() -> Sample {
+pub(super) fn sample() -> Sample {
     let fs = SimFileSystem::new(11);
     let mut opened = open(Arc::new(fs.clone()), tight()).expect("opens");
     append_numbered(&mut opened.writer, 40, 2);
     Sample { fs, last: 80 }
 }
 
-fn tight() -> Options {
+pub(super) fn tight() -> Options {
     Options { segment_bytes: 8 * 1024, max_bytes: 800 * 1024, frame_bytes_max: 3 * 1024, ..small(Path::new(DIR)) }
 }
 
 impl Sample {
     /// A copy whose files can be changed: what a crash with everything synced leaves.
-    fn copy(&self) -> SimFileSystem {
+    pub(super) fn copy(&self) -> SimFileSystem {
         self.fs.after_crash(1)
     }
 
-    fn segments(&self) -> Vec<PathBuf> {
+    pub(super) fn segments(&self) -> Vec<PathBuf> {
         let mut names: Vec<_> = self.fs.names().into_iter().filter(|name| name.ends_with(".wal")).collect();
         names.sort();
         names.into_iter().map(|name| Path::new(DIR).join(name)).collect()
     }
 
-    fn newest(&self) -> PathBuf {
+    pub(super) fn newest(&self) -> PathBuf {
         self.segments().pop().expect("there is a segment")
     }
 
     /// Offset, first sequence and end of each frame of a segment.
-    fn frames(&self, path: &Path) -> Vec<(u64, u64, u64)> {
+    pub(super) fn frames(&self, path: &Path) -> Vec<(u64, u64, u64)> {
         let bytes = content(&self.fs, path);
         let mut salt = [0; 16];
         salt.copy_from_slice(&bytes[40..56]);
@@ -57,21 +57,21 @@ impl Sample {
     }
 }
 
-fn content(fs: &SimFileSystem, path: &Path) -> Vec<u8> {
+pub(super) fn content(fs: &SimFileSystem, path: &Path) -> Vec<u8> {
     let file = fs.open(path).expect("the file is there");
     let mut bytes = vec![0; file.len().expect("has a length") as usize];
     file.read_at(&mut bytes, 0).expect("readable");
     bytes
 }
 
-fn put(fs: &SimFileSystem, path: &Path, bytes: &[u8]) {
+pub(super) fn put(fs: &SimFileSystem, path: &Path, bytes: &[u8]) {
     let file = fs.create(path).expect("can be made");
     file.write_all_at(bytes, 0).expect("can be written");
     file.sync_data().expect("can be synced");
     fs.sync_dir(Path::new(DIR)).expect("can be synced");
 }
 
-fn flip(fs: &SimFileSystem, path: &Path, bit: u64) {
+pub(super) fn flip(fs: &SimFileSystem, path: &Path, bit: u64) {
     let mut bytes = content(fs, path);
     bytes[(bit / 8) as usize] ^= 1 << (bit % 8);
     put(fs, path, &bytes);

@@ -5,6 +5,7 @@ mod damage;
 mod faults;
 mod golden;
 mod model;
+mod repair;
 mod retention;
 mod together;
 

@@ -1,0 +1,108 @@
+//! `walcast log`: a look at the log of a stopped or running broker, its repair, and its replay into something else.
+
+mod glob;
+mod ls;
+mod repair;
+mod show;
+mod verify;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{Args, Subcommand};
+
+use super::config_command::SettingsArguments;
+use super::output::Output;
+use super::{Exit, Failure};
+use crate::event::Sequence;
+use crate::event::record::{self, Logged};
+use crate::wal::{DiskFileSystem, Inspection, VerifyError, inspect};
+
+#[derive(Debug, Args)]
+pub struct LogArguments {
+    #[command(subcommand)]
+    pub command: LogCommand,
+    /// Settings as a TOML file
+    #[arg(long, global = true, value_name = "PATH", env = "WALCAST_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// The broker's folder [default: ./data]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub data_dir: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum LogCommand {
+    /// List the segments: sequences, records, bytes, publish times, state
+    Ls {
+        /// One JSON object a segment
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read every byte and check it; damage is exit code 3, with file and offset
+    Verify {
+        /// The result as a JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print records, one JSON object a line
+    Show(show::ShowArguments),
+    /// Make a damaged log whole again, without what is lost for good; the broker must be stopped
+    Repair(repair::RepairArguments),
+}
+
+/// Lists, checks, prints or repairs.
+pub fn run(arguments: &LogArguments, output: &mut Output) -> Result<(), Failure> {
+    let flags = SettingsArguments {
+        config: arguments.config.clone(),
+        data_dir: arguments.data_dir.clone(),
+        ..SettingsArguments::default()
+    };
+    let settings = flags.load()?.settings;
+    let log = || look(&settings.log_dir());
+    match &arguments.command {
+        LogCommand::Ls { json } => ls::list(&log()?, *json, output),
+        LogCommand::Verify { json } => {
+            // Before the log is looked at: a broker beside this may go on.
+            let known = verify::known_durable(&settings.ids_dir())?;
+            let inspection = log()?;
+            verify::verify(&inspection, *json, output)?;
+            verify::refuse_lost(&inspection, known, &settings.log_dir())
+        }
+        LogCommand::Show(show) => show::print(&log()?, show, output),
+        LogCommand::Repair(arguments) => repair::run(arguments, &settings, output),
+    }
+}
+
+/// The way out of damage, as every refusal names it.
+const WAY_OUT: &str = "`walcast log repair --dry-run` shows what a repair would keep and lose";
+
+fn look(dir: &Path) -> Result<Inspection, Failure> {
+    must_exist(dir)?;
+    inspect(Arc::new(DiskFileSystem), dir).map_err(|error| unreadable(&error))
+}
+
+fn must_exist(dir: &Path) -> Result<(), Failure> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let message = format!("there is no log in {}; name the data directory with --data-dir", dir.display());
+    Err(Failure::new(Exit::Failed, message))
+}
+
+fn unreadable(error: &VerifyError) -> Failure {
+    match error {
+        VerifyError::Damaged(_) => Failure::new(Exit::Damaged, format!("the log is damaged: {error}")),
+        VerifyError::Io { .. } => Failure::new(Exit::Failed, error.to_string()),
+        VerifyError::Trimmed { .. } => Failure::new(Exit::Failed, format!("{error}; try again")),
+    }
+}
+
+fn decode(sequence: Sequence, bytes: &[u8]) -> Result<Logged<'_>, Failure> {
+    // The frame's checksum held, so these bytes are as they were written: a newer build wrote them.
+    record::decode(bytes).map_err(|error| {
+        Failure::new(Exit::Damaged, format!("record {sequence} of the log cannot be read by this build: {error}"))
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,88 @@
+//! `walcast log verify`: reads every byte and checks it.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::super::output::{self, Output};
+use super::super::{Exit, Failure};
+use super::{WAY_OUT, unreadable};
+use crate::event::Sequence;
+use crate::ingest::{CheckpointError, Checkpointer};
+use crate::wal::{DiskFileSystem, Inspection};
+
+/// How far the log was durable when the ids checkpoint was taken.
+pub(super) fn known_durable(ids_dir: &Path) -> Result<Sequence, Failure> {
+    let peeked = Checkpointer::peek(&DiskFileSystem, ids_dir);
+    let known = peeked.map_err(|error| match &error {
+        CheckpointError::Io { .. } => Failure::new(Exit::Failed, error.to_string()),
+        _ => Failure::new(Exit::Damaged, error.to_string()),
+    })?;
+    Ok(known.unwrap_or(Sequence::ZERO))
+}
+
+/// Every record that is there can be valid, and some be gone from the end.
+pub(super) fn refuse_lost(inspection: &Inspection, known: Sequence, dir: &Path) -> Result<(), Failure> {
+    let last = inspection.segments().last().map_or(Sequence::ZERO, |newest| newest.last);
+    if last >= known {
+        return Ok(());
+    }
+    let dir = dir.display();
+    let message = format!(
+        "the log in {dir} ends at sequence {last}, but sequence {known} is known to have been durable: records are lost or damaged at its end; {WAY_OUT}"
+    );
+    Err(Failure::new(Exit::Damaged, message))
+}
+
+/// The outcome of `verify` as JSON.
+#[derive(Debug, Serialize)]
+struct ShownVerified {
+    segments: usize,
+    trimmed_meanwhile: usize,
+    records: u64,
+    bytes: u64,
+    torn_bytes: u64,
+    seconds: f64,
+    mb_per_second: f64,
+}
+
+/// How often `verify` says how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+
+/// Checks the log and says how fast that went.
+pub(super) fn verify(inspection: &Inspection, json: bool, output: &mut Output) -> Result<(), Failure> {
+    let total: u64 = inspection.segments().iter().map(|segment| segment.bytes).sum();
+    let mut said = Instant::now();
+    let mut progress = |bytes: u64| {
+        if said.elapsed() >= PROGRESS_EVERY {
+            said = Instant::now();
+            output::note(&format!("{} of {} MB", bytes / 1_000_000, total / 1_000_000));
+        }
+    };
+    let verified = inspection.verify(&mut progress).map_err(|error| unreadable(&error))?;
+    let seconds = verified.elapsed.as_secs_f64();
+    let shown = ShownVerified {
+        segments: verified.segments,
+        trimmed_meanwhile: verified.trimmed_meanwhile,
+        records: verified.records,
+        bytes: verified.bytes,
+        torn_bytes: verified.torn_bytes,
+        seconds,
+        mb_per_second: if seconds > 0.0 { verified.bytes as f64 / 1e6 / seconds } else { 0.0 },
+    };
+    if json {
+        return output.json(&shown);
+    }
+    output.line(format!(
+        "{} records in {} segments are valid: {} bytes, {:.0} MB/s",
+        shown.records, shown.segments, shown.bytes, shown.mb_per_second
+    ))?;
+    if shown.torn_bytes > 0 {
+        let torn = shown.torn_bytes;
+        output.line(format!(
+            "{torn} bytes behind the last whole record are a write that is not finished: of a broker that runs, or that ended in the middle of it"
+        ))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,128 @@
+//! `walcast log repair` with the real binary: from a broker that refuses to start to one that serves again.
+
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::support::{Broker, Stopped, eventually, random_bytes};
+
+const USAGE: i32 = 2;
+const DAMAGED: i32 = 3;
+const IN_USE: i32 = 4;
+
+/// Exit code, standard output, standard error.
+fn repair(data: &Path, flags: &[&str]) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_walcast"));
+    let output = command.args(["log", "repair", "--data-dir"]).arg(data).args(flags).output().expect("it runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().expect("an exit code"), text(&output.stdout), text(&output.stderr))
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+fn segments(data: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(data.join("log")).expect("the log's folder");
+    let mut found: Vec<PathBuf> = entries.map(|entry| entry.expect("readable").path()).collect();
+    found.retain(|path| path.extension().is_some_and(|extension| extension == "wal"));
+    found.sort();
+    found
+}
+
+/// Twenty messages of 10,000 bytes on `s`, in the log and in the store.
+async fn stopped() -> Stopped {
+    let broker = Broker::start().await;
+    let client = broker.client().await;
+    for number in 0..20 {
+        client.publish_kept("s", random_bytes(number, 10_000)).await;
+    }
+    eventually("all in the store", || async { (broker.position("projected").await == 20.0).then_some(()) }).await;
+    drop(client);
+    broker.kill_nine().await
+}
+
+fn flip(path: &Path, offset: usize) {
+    let byte = fs::read(path).expect("readable")[offset];
+    let file = fs::OpenOptions::new().write(true).open(path).expect("a segment");
+    file.write_all_at(&[byte ^ 1], offset as u64).expect("written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repair_needs_a_decision_and_a_stopped_broker() {
+    let broker = Broker::start().await;
+    let (code, _, text) = repair(broker.data(), &[]);
+    assert_eq!(code, USAGE, "{text}");
+    assert!(text.contains("--dry-run") && text.contains("--yes"), "{text}");
+    for flag in ["--dry-run", "--yes"] {
+        let (code, _, text) = repair(broker.data(), &[flag]);
+        assert_eq!(code, IN_USE, "{text}");
+        assert!(text.contains(&format!("process {}", broker.pid())), "{text}");
+    }
+    let stopped = broker.stop().await;
+    let (code, text, _) = repair(stopped.data(), &["--yes"]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("nothing is damaged"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_record_is_listed_and_given_up_and_the_broker_serves_again() {
+    let stopped = stopped().await;
+    let segment = segments(stopped.data()).remove(0);
+    // In the body of the fifth message: each frame has 10,000 bytes and a little.
+    flip(&segment, 50_000);
+    let before = fs::read(&segment).expect("readable");
+    let setup = stopped.setup();
+    let (code, refusal) = setup.refuse();
+    assert_eq!(code, DAMAGED);
+    assert!(refusal.contains("`walcast log repair --dry-run`"), "{refusal}");
+
+    let (code, text, _) = repair(setup.data(), &["--dry-run", "--json"]);
+    assert_eq!(code, 0, "{text}");
+    let shown = json(&text);
+    let damaged = &shown["damaged"][0];
+    assert_eq!((&damaged["lost_first"], &damaged["lost_last"]), (&5.into(), &5.into()), "{text}");
+    let readable = &damaged["readable"][0];
+    assert_eq!((&readable["sequence"], &readable["subject"], &readable["id"]), (&5.into(), &"s".into(), &5.into()));
+    assert_eq!((&shown["lost_records"], &shown["lost_records_in_store"]), (&1.into(), &1.into()));
+    assert!(fs::read(&segment).expect("readable") == before, "a dry run changes nothing");
+
+    let (code, text, _) = repair(setup.data(), &["--yes"]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("record 5 is lost") && text.contains("the log is repaired"), "{text}");
+    let aside = fs::read_dir(setup.data().join("log")).expect("listed").map(|entry| entry.expect("readable").path());
+    let aside = aside.filter(|path| path.is_dir()).collect::<Vec<_>>();
+    let [aside] = &aside[..] else { panic!("{aside:?}") };
+    assert!(fs::read(aside.join(segment.file_name().expect("named"))).expect("kept") == before);
+
+    // Without its store the broker has to read all of the log.
+    fs::remove_dir_all(setup.data().join("store")).expect("removed");
+    let broker = setup.start().await;
+    eventually("all in the store", || async { (broker.position("projected").await == 20.0).then_some(()) }).await;
+    let client = broker.client().await;
+    for number in (0..20).filter(|number| *number != 4) {
+        assert!(client.fetch_body("s", number as i32 + 1).await == random_bytes(number, 10_000), "{number}");
+    }
+    assert!(client.fetch("s", 5).await.is_err());
+    assert_eq!(client.publish_kept("s", "x").await, 21, "an id is given once");
+}
+
+/// All segments are gone; checkpoint and store know how far they went.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_end_is_filled_and_no_id_is_given_twice() {
+    // A broker that ends in order takes a checkpoint, which knows the log's identity.
+    let stopped = stopped().await.start().await.stop().await;
+    for segment in segments(stopped.data()) {
+        fs::remove_file(segment).expect("removed");
+    }
+    let setup = stopped.setup();
+    let (code, text, _) = repair(setup.data(), &["--yes", "--json"]);
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(json(&text)["lost_records"], 20, "{text}");
+    let broker = setup.start().await;
+    let client = broker.client().await;
+    assert_eq!(client.publish_kept("s", "x").await, 21);
+}
