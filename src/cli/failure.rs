@@ -22,6 +22,8 @@ pub enum Exit {
     InUse,
     /// A remote part is unavailable.
     Unavailable,
+    /// A signal ended it in order; it can be gone on with.
+    Interrupted,
 }
 
 impl Exit {
@@ -34,6 +36,8 @@ impl Exit {
             Self::Damaged => 3,
             Self::InUse => 4,
             Self::Unavailable => 5,
+            // As a shell says it of SIGINT.
+            Self::Interrupted => 130,
         }
     }
 }

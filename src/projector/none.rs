@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
-use super::{ApplyError, Store, StoreBatch, StoreError, StoredMessage};
+use super::{ApplyError, Row, Store, StoreBatch, StoreError, StoredMessage};
 use crate::event::{MessageId, Projected, Subject, UnixMicros};
 
 /// A store that keeps a position and nothing else.
@@ -42,6 +42,10 @@ impl Store for NoneStore {
             return Err(ApplyError::WrongPosition { found: *projected, expected: batch.previous });
         }
         *projected = batch.projected;
+        Ok(())
+    }
+
+    async fn rewrite(&self, _rows: &Arc<Vec<Row>>) -> Result<(), StoreError> {
         Ok(())
     }
 

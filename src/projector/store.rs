@@ -119,6 +119,8 @@ impl ApplyError {
 ///   durable and visible at once, or nothing of it. When it returns `Ok`, they survive `kill -9` and a power cut.
 /// - **In order.** A batch applies only at its [`StoreBatch::previous`]; anything else is
 ///   [`ApplyError::WrongPosition`] and changes nothing. So a batch sent twice is applied once.
+/// - **Again.** [`Store::rewrite`] puts rows of the same log back, as often as it is called: what is there stays as it is,
+///   and position and high-water marks do not move.
 /// - **Byte for byte.** Bodies and subjects come back as they were given, whatever bytes they have.
 /// - **Until it expires.** [`Store::fetch`] finds a row at every `now` before
 ///   `published_at + expiration` and at none from then on, whether or not it was removed already.
@@ -148,6 +150,13 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// [`ApplyError`]; nothing of the batch is visible then, except after a lost answer of a remote store,
     /// where [`Store::projected`] tells.
     async fn apply(&self, batch: &Arc<StoreBatch>) -> Result<(), ApplyError>;
+
+    /// Writes rows of the log again, wherever the store is: for a replay. Leaves position and high-water marks alone, and
+    /// makes the rows durable before it returns. A store without history has nothing to do.
+    ///
+    /// # Errors
+    /// [`StoreError`]; any of the rows may be there then, and all can be written again.
+    async fn rewrite(&self, rows: &Arc<Vec<Row>>) -> Result<(), StoreError>;
 
     /// The row of (subject, id), unless it is absent or expired at `now`.
     ///

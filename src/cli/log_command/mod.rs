@@ -2,7 +2,9 @@
 
 mod glob;
 mod ls;
+mod progress;
 mod repair;
+mod replay;
 mod show;
 mod verify;
 
@@ -46,6 +48,8 @@ pub enum LogCommand {
     },
     /// Print records, one JSON object a line
     Show(show::ShowArguments),
+    /// Send the records of the log once more: to standard output, to a broker, or into the history store
+    Replay(replay::ReplayArguments),
     /// Make a damaged log whole again, without what is lost for good; the broker must be stopped
     Repair(repair::RepairArguments),
 }
@@ -69,6 +73,7 @@ pub fn run(arguments: &LogArguments, output: &mut Output) -> Result<(), Failure>
             verify::refuse_lost(&inspection, known, &settings.log_dir())
         }
         LogCommand::Show(show) => show::print(&log()?, show, output),
+        LogCommand::Replay(arguments) => replay::run(arguments, &settings, output),
         LogCommand::Repair(arguments) => repair::run(arguments, &settings, output),
     }
 }
@@ -98,10 +103,12 @@ fn unreadable(error: &VerifyError) -> Failure {
 }
 
 fn decode(sequence: Sequence, bytes: &[u8]) -> Result<Logged<'_>, Failure> {
-    // The frame's checksum held, so these bytes are as they were written: a newer build wrote them.
-    record::decode(bytes).map_err(|error| {
-        Failure::new(Exit::Damaged, format!("record {sequence} of the log cannot be read by this build: {error}"))
-    })
+    record::decode(bytes).map_err(|error| not_understood(sequence, &error))
+}
+
+/// The frame's checksum held, so the bytes are as they were written: a newer build wrote them.
+fn not_understood(sequence: Sequence, error: &record::RecordError) -> Failure {
+    Failure::new(Exit::Damaged, format!("record {sequence} of the log cannot be read by this build: {error}"))
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ pub struct ShowArguments {
 
 /// A record as JSON.
 #[derive(Debug, Serialize)]
-struct ShownRecord<'a> {
+pub(super) struct ShownRecord<'a> {
     sequence: u64,
     subject: &'a str,
     id: u32,
@@ -80,7 +80,8 @@ pub(super) fn print(inspection: &Inspection, show: &ShowArguments, output: &mut 
     Ok(())
 }
 
-fn shown_record<'a>(sequence: Sequence, record: &record::Record<'a>, text: bool) -> ShownRecord<'a> {
+/// A record as `show` prints it.
+pub(super) fn shown_record<'a>(sequence: Sequence, record: &record::Record<'a>, text: bool) -> ShownRecord<'a> {
     ShownRecord {
         sequence: sequence.get(),
         subject: record.subject,

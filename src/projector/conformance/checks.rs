@@ -25,6 +25,7 @@ pub(super) const WITH_HISTORY: &[Check] = checks![
     applies_in_order_and_once,
     moves_the_position_without_rows,
     refuses_without_a_trace,
+    writes_rows_again,
     keeps_bodies_byte_for_byte,
     keeps_a_mebibyte,
     tells_odd_subjects_apart,
@@ -41,7 +42,7 @@ pub(super) const WITH_HISTORY: &[Check] = checks![
 ];
 
 pub(super) const WITHOUT_HISTORY: &[Check] =
-    checks![starts_empty, applies_in_order_and_once, moves_the_position_without_rows, finds_nothing];
+    checks![starts_empty, applies_in_order_and_once, moves_the_position_without_rows, takes_rows_again, finds_nothing];
 
 async fn starts_empty(place: &dyn Place) -> Outcome {
     let store = place.open(LOG).await?;
@@ -90,6 +91,35 @@ async fn refuses_without_a_trace(place: &dyn Place) -> Outcome {
     lacks(&*store, "b", 9, PUBLISHED).await?;
     equal("the mark of b", &mark(&*store, "b").await?, &None)?;
     equal("the position", &position(&*store).await?, &at(1))
+}
+
+async fn writes_rows_again(place: &dyn Place) -> Outcome {
+    let store = place.open(LOG).await?;
+    let there = vec![row(1, "a", 1, 60, b"one")?, row(2, "a", 2, 60, b"two")?];
+    apply(&*store, &batch(0, 3, there.clone())).await?;
+    // One that is there, one that this store never got, and one behind its position.
+    let later = row(4, "a", 3, 3_600, b"four")?;
+    let again = Arc::new(vec![there[0].clone(), row(3, "b", 1, 60, b"three")?, later.clone()]);
+    for _ in 0..2 {
+        store.rewrite(&again).await.map_err(|error| error.to_string())?;
+    }
+    equal("the position", &position(&*store).await?, &at(3))?;
+    equal("the mark of a", &mark(&*store, "a").await?, &Some(2))?;
+    equal("the mark of b", &mark(&*store, "b").await?, &None)?;
+    apply(&*store, &batch(3, 4, vec![later])).await?;
+    drop(store);
+    let store = place.open(LOG).await?;
+    equal("the position, opened again", &position(&*store).await?, &at(4))?;
+    for row in again.iter().chain(&there) {
+        holds(&*store, row, PUBLISHED).await?;
+    }
+    Ok(())
+}
+
+async fn takes_rows_again(place: &dyn Place) -> Outcome {
+    let store = place.open(LOG).await?;
+    store.rewrite(&Arc::new(vec![row(1, "a", 1, 60, b"one")?])).await.map_err(|error| error.to_string())?;
+    equal("the position", &position(&*store).await?, &at(0))
 }
 
 async fn keeps_bodies_byte_for_byte(place: &dyn Place) -> Outcome {

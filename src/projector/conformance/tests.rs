@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::*;
 use crate::event::{MessageId, Projected, Subject, UnixMicros};
-use crate::projector::{ApplyError, StoreBatch, StoreError, StoredMessage};
+use crate::projector::{ApplyError, Row, StoreBatch, StoreError, StoredMessage};
 
 /// What a memory store does wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +25,8 @@ enum Fault {
     AnyLog,
     ExpireDropsTooMuch,
     MarksOnlyOfRows,
+    NeverRewrites,
+    RewriteMovesThePosition,
 }
 
 #[derive(Debug, Default)]
@@ -92,6 +94,22 @@ impl Store for MemoryStore {
             }
         }
         state.projected = batch.projected;
+        Ok(())
+    }
+
+    async fn rewrite(&self, rows: &Arc<Vec<Row>>) -> Result<(), StoreError> {
+        if self.fault == Fault::NeverRewrites {
+            return Ok(());
+        }
+        let mut state = self.state.lock();
+        for row in rows.iter() {
+            let message =
+                StoredMessage { published_at: row.published_at, expiration: row.expiration, body: row.body.clone() };
+            state.rows.insert((self.name(&row.subject), row.id.get()), message);
+            if self.fault == Fault::RewriteMovesThePosition {
+                state.projected = state.projected.max(Projected(row.sequence));
+            }
+        }
         Ok(())
     }
 
@@ -166,6 +184,8 @@ async fn fails_each_broken_store_by_the_check_that_is_about_it() {
         (Fault::AnyLog, "refuses_another_log"),
         (Fault::ExpireDropsTooMuch, "frees_what_expired_and_keeps_the_rest"),
         (Fault::MarksOnlyOfRows, "keeps_high_water_marks"),
+        (Fault::NeverRewrites, "writes_rows_again"),
+        (Fault::RewriteMovesThePosition, "writes_rows_again"),
     ] {
         let failures = failures(&Memory(fault)).await;
         assert!(failures.iter().any(|failure| failure.check == check), "{fault:?} got through: {failures:?}");

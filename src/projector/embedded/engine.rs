@@ -93,14 +93,9 @@ impl Engine {
         if writer.projected != batch.previous {
             return Err(ApplyError::WrongPosition { found: writer.projected, expected: batch.previous });
         }
-        let row_bytes = |row: &Row| (row.subject.as_str().len() + row.body.len()) as u64 + ENTRY_OVERHEAD_BYTES;
-        space::check(&self.keyspaces_directory, batch.rows.iter().map(row_bytes).sum())?;
         let items = batch.rows.len() + batch.high_water_marks.len() + 1;
-        let mut write = fjall::OwnedWriteBatch::with_capacity(self.database.clone(), items)
-            // fdatasync. The journal's size was fixed and synced when it was made, or grows: then the size
-            // belongs to what fdatasync makes durable.
-            .durability(Some(PersistMode::SyncData));
-        self.add_rows(writer, &mut write, batch)?;
+        let mut write = self.write_of(&batch.rows, items)?;
+        self.add_rows(writer, &mut write, &batch.rows)?;
         let mut bytes = POSITION_KEY.len();
         for (subject, id) in &batch.high_water_marks {
             let key = codec::mark_key(subject);
@@ -115,16 +110,34 @@ impl Engine {
         self.bound_memory(writer).map_err(ApplyError::Store)
     }
 
+    /// Commits rows alone.
+    pub(super) fn rewrite(&self, writer: &mut Writer, rows: &[Row]) -> Result<(), StoreError> {
+        let mut write = self.write_of(rows, rows.len())?;
+        self.add_rows(writer, &mut write, rows)?;
+        write.commit().map_err(|error| failed(&error))?;
+        self.bound_memory(writer)
+    }
+
+    /// An empty write of `items` entries, for which there is room.
+    fn write_of(&self, rows: &[Row], items: usize) -> Result<fjall::OwnedWriteBatch, StoreError> {
+        let row_bytes = |row: &Row| (row.subject.as_str().len() + row.body.len()) as u64 + ENTRY_OVERHEAD_BYTES;
+        space::check(&self.keyspaces_directory, rows.iter().map(row_bytes).sum())?;
+        Ok(fjall::OwnedWriteBatch::with_capacity(self.database.clone(), items)
+            // fdatasync. The journal's size was fixed and synced when it was made, or grows: then the size
+            // belongs to what fdatasync makes durable.
+            .durability(Some(PersistMode::SyncData)))
+    }
+
     /// Adds the rows bucket by bucket in key order: neighbours in the batch are then neighbours in the memtable,
     /// whose nodes are still in the CPU's cache. Of all costs of a row, finding its place there is the largest.
     fn add_rows(
         &self,
         writer: &mut Writer,
         write: &mut fjall::OwnedWriteBatch,
-        batch: &StoreBatch,
+        rows: &[Row],
     ) -> Result<(), StoreError> {
         let place = |row: &Row| BucketKey::of(row.published_at, row.expiration);
-        let mut rows: Vec<(BucketKey, &Row)> = batch.rows.iter().map(|row| (place(row), row)).collect();
+        let mut rows: Vec<(BucketKey, &Row)> = rows.iter().map(|row| (place(row), row)).collect();
         rows.sort_unstable_by(|(bucket, row), (other_bucket, other)| {
             (bucket, &row.subject, row.id).cmp(&(other_bucket, &other.subject, other.id))
         });

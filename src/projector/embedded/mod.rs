@@ -26,7 +26,7 @@ use async_trait::async_trait;
 use tokio::sync::{Mutex, Semaphore};
 
 use self::engine::{Engine, Writer};
-use super::{ApplyError, Store, StoreBatch, StoreError, StoredMessage};
+use super::{ApplyError, Row, Store, StoreBatch, StoreError, StoredMessage};
 use crate::event::{MessageId, Projected, Subject, UnixMicros};
 
 pub use config::Config;
@@ -110,6 +110,11 @@ impl Store for EmbeddedStore {
     async fn apply(&self, batch: &Arc<StoreBatch>) -> Result<(), ApplyError> {
         let batch = Arc::clone(batch);
         self.write(move |engine, writer| engine.apply(writer, &batch)).await
+    }
+
+    async fn rewrite(&self, rows: &Arc<Vec<Row>>) -> Result<(), StoreError> {
+        let rows = Arc::clone(rows);
+        self.write(move |engine, writer| engine.rewrite(writer, &rows)).await
     }
 
     async fn fetch(

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::event::record::{LOST, Record, encode};
 use crate::event::{Expiration, MessageId, Sequence, Subject};
-use crate::projector::{EmbeddedStore, NoneStore, StoredMessage, embedded};
+use crate::projector::{EmbeddedStore, NoneStore, Row, StoredMessage, embedded};
 use crate::telemetry::metrics::Metrics;
 use crate::wal::{self, Batch, DiskFileSystem, Opened, Options, Preparation, ReadError, Writer};
 
@@ -86,6 +86,10 @@ impl Store for FaultyStore {
         self.inner.apply(batch).await?;
         self.committed_rows.fetch_add(batch.rows.len() as u64, Ordering::Relaxed);
         if fault == Some(Fault::AnswerLost) { Err(unavailable().into()) } else { Ok(()) }
+    }
+
+    async fn rewrite(&self, rows: &Arc<Vec<Row>>) -> Result<(), StoreError> {
+        self.inner.rewrite(rows).await
     }
 
     async fn fetch(

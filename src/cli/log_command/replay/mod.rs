@@ -1,0 +1,285 @@
+//! `walcast log replay`: the records of a log once more, into standard output, another broker, or the history store.
+//!
+//! Reads the log as `show` does, beside a running broker or a stopped one. What has arrived stands in the checkpoint file.
+//! At least once: what had arrived and was not in the file yet when a replay was killed comes again.
+
+mod broker;
+mod checkpoint;
+mod filter;
+mod pace;
+mod signals;
+mod source;
+mod stdout;
+mod store;
+mod window;
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use super::super::output::{self, Output};
+use super::super::{Exit, Failure, client};
+use super::look;
+use super::progress::Progress;
+use crate::config::Settings;
+use crate::event::{Sequence, UnixMicros};
+use crate::projector::EmbeddedStore;
+use crate::wal::{DiskFileSystem, FileSystem as _, LockError};
+use checkpoint::{Checkpoint, Keeper, Ranges};
+use filter::{Filter, instant};
+use pace::Pace;
+use source::{Chunk, Source};
+
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "A record arrives at least once: after a kill -9, what was sent in the last tenth of a second may come \
+twice. The order within a subject is kept. A first SIGINT or SIGTERM ends in order with exit code 130, a second one at once."
+)]
+pub struct ReplayArguments {
+    /// `stdout` (JSON lines as of `show`), `http://SERVER` (published anew, with what is left of its expiration), or `store`
+    /// (the history store of this data directory; the broker must be stopped)
+    #[arg(long, value_name = "TARGET")]
+    pub into: Target,
+    /// First sequence
+    #[arg(long, value_name = "SEQUENCE", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub from: u64,
+    /// Last sequence [default: the last one of the log when the replay starts]
+    #[arg(long, value_name = "SEQUENCE")]
+    pub to: Option<u64>,
+    /// Only subjects that match; `*` stands for any text, `?` for one character
+    #[arg(long, value_name = "GLOB")]
+    pub subject: Option<String>,
+    /// Only what was published then or later, such as 2026-11-24T12:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    pub since: Option<UnixMicros>,
+    /// Only what was published before
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    pub until: Option<UnixMicros>,
+    /// At most this many records a second
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub rate: Option<u64>,
+    /// Keep what has arrived in this file, and go on from there if it exists
+    #[arg(long, value_name = "FILE")]
+    pub checkpoint: Option<PathBuf>,
+}
+
+/// Where records go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// Standard output.
+    Stdout,
+    /// A broker.
+    Broker(String),
+    /// The history store.
+    Store,
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "stdout" | "-" => Ok(Self::Stdout),
+            "store" => Ok(Self::Store),
+            server if server.contains("://") => Ok(Self::Broker(server.to_owned())),
+            other => Err(format!("{other:?} is neither stdout nor store nor http://HOST:PORT")),
+        }
+    }
+}
+
+impl Target {
+    fn name(&self) -> &str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Broker(server) => server,
+            Self::Store => "store",
+        }
+    }
+}
+
+impl ReplayArguments {
+    fn filter(&self) -> Filter {
+        Filter {
+            from: self.from,
+            to: self.to,
+            subject: self.subject.clone(),
+            since: self.since.map(UnixMicros::as_micros),
+            until: self.until.map(UnixMicros::as_micros),
+        }
+    }
+}
+
+/// Replays.
+pub(super) fn run(arguments: &ReplayArguments, settings: &Settings, output: &mut Output) -> Result<(), Failure> {
+    let stop = signals::watch()?;
+    let log_dir = settings.log_dir();
+    // The store belongs to one process, and the log that it is filled from must not move meanwhile.
+    let _lock = match &arguments.into {
+        Target::Store => {
+            super::must_exist(&log_dir)?;
+            Some(lock(&log_dir.join("LOCK"))?)
+        }
+        Target::Stdout | Target::Broker(_) => None,
+    };
+    let inspection = look(&log_dir)?;
+    let Some(log_id) = inspection.log_id() else {
+        output::note("the log is empty: there is nothing to replay");
+        return Ok(());
+    };
+    let filter = arguments.filter();
+    let mut start = Checkpoint::new(log_id.to_string(), arguments.into.name().to_owned(), filter.clone());
+    if let Some(path) = &arguments.checkpoint {
+        start = start.resumed(path)?;
+    }
+    let last = filter.end(inspection.last());
+    if start.position > inspection.last().get() && arguments.checkpoint.is_some() {
+        let (position, end) = (start.position, inspection.last());
+        let message = format!(
+            "the replay starts after sequence {position}, and the log ends at {end}: records are lost at its end, or the checkpoint is not of it"
+        );
+        return Err(Failure::new(Exit::Failed, message));
+    }
+    let after = Sequence::new(start.position);
+    let source = Source::start(&inspection, after, last, filter, start.arrived.clone())?;
+    let keeper = arguments.checkpoint.clone().map(|path| Keeper::start(path, &start)).transpose()?;
+    let mut replay = Replay::new(source, start, keeper, last, arguments.rate, stop);
+    let done = match &arguments.into {
+        Target::Stdout => client::block_on(stdout::replay(&mut replay, output)),
+        Target::Broker(server) => client::block_on(broker::replay(&mut replay, server)),
+        Target::Store => {
+            let config = crate::projector::embedded::Config {
+                cache_bytes: settings.store.embedded.cache_bytes,
+                write_buffer_bytes: settings.store.embedded.write_buffer_bytes,
+                ..crate::projector::embedded::Config::default()
+            };
+            let log_id = u128::from_be_bytes(*log_id.as_bytes());
+            let opened = EmbeddedStore::open(&settings.store_dir(), log_id, &config);
+            let opened = opened.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+            client::block_on(store::replay(&mut replay, Arc::new(opened)))
+        }
+    };
+    replay.end(done)
+}
+
+fn lock(path: &std::path::Path) -> Result<Box<dyn crate::wal::FileLock>, Failure> {
+    DiskFileSystem.lock(path).map_err(|error| match error {
+        LockError::Held { holder } => {
+            let who = holder.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
+            let message = format!("the data directory is in use by {who}; stop it before its store is written to");
+            Failure::new(Exit::InUse, message)
+        }
+        LockError::Io(error) => Failure::new(Exit::Failed, format!("cannot lock {}: {error}", path.display())),
+    })
+}
+
+/// What every target needs: where records come from, how fast, and where it is noted what has arrived.
+#[derive(Debug)]
+struct Replay {
+    source: Source,
+    /// As it was at the start; its position moves.
+    checkpoint: Checkpoint,
+    keeper: Option<Keeper>,
+    pace: Pace,
+    stop: CancellationToken,
+    progress: Progress,
+    started: Instant,
+    after: u64,
+    last: Sequence,
+    /// Records that arrived, were not wanted, were lost in a repair, and came too late to be kept.
+    arrived: u64,
+    passed_over: u64,
+    lost: u64,
+    expired: u64,
+}
+
+impl Replay {
+    fn new(
+        source: Source,
+        checkpoint: Checkpoint,
+        keeper: Option<Keeper>,
+        last: Sequence,
+        rate: Option<u64>,
+        stop: CancellationToken,
+    ) -> Self {
+        let after = checkpoint.position;
+        Self {
+            source,
+            checkpoint,
+            keeper,
+            pace: Pace::new(rate),
+            stop,
+            progress: Progress::new("records", last.get().saturating_sub(after)),
+            started: Instant::now(),
+            after,
+            last,
+            arrived: 0,
+            passed_over: 0,
+            lost: 0,
+            expired: 0,
+        }
+    }
+
+    /// The next frame, counted; None at the end.
+    async fn next(&mut self) -> Option<Result<Chunk, Failure>> {
+        let chunk = self.source.next().await?;
+        if let Ok(chunk) = &chunk {
+            self.passed_over += chunk.passed_over;
+            self.lost += chunk.lost;
+        }
+        Some(chunk)
+    }
+
+    /// Everything up to `position` has arrived, and what `arrived` tells behind it.
+    fn reached(&mut self, position: Sequence, arrived: impl Fn() -> Ranges) -> Result<(), Failure> {
+        self.checkpoint.position = position.get();
+        self.progress.set(position.get().saturating_sub(self.after));
+        if let Some(keeper) = &self.keeper {
+            if !keeper.works() {
+                return Err(Failure::new(Exit::Failed, "the checkpoint can no longer be written"));
+            }
+            keeper.offer(|| Checkpoint { arrived: arrived(), ..self.checkpoint.clone() });
+        }
+        Ok(())
+    }
+
+    /// Keeps the last state and says how it went.
+    fn end(mut self, done: Result<Ranges, Failure>) -> Result<(), Failure> {
+        self.progress.end();
+        let (ranges, done) = match done {
+            Ok(ranges) => (Some(ranges), Ok(())),
+            Err(failure) => (None, Err(failure)),
+        };
+        let kept = self.keeper.is_some();
+        if let (Some(keeper), ranges) = (self.keeper.take(), ranges) {
+            // After a failure the last state that was noted stays, if this one is not known.
+            let arrived = ranges.unwrap_or_else(|| std::mem::take(&mut self.checkpoint.arrived));
+            keeper.finish(Checkpoint { arrived, ..self.checkpoint.clone() })?;
+        }
+        let seconds = self.started.elapsed().as_secs_f64();
+        let rate = self.arrived as f64 / seconds.max(f64::EPSILON);
+        let mut line = format!("{} records replayed in {seconds:.1} s, {rate:.0}/s", self.arrived);
+        for (count, what) in [
+            (self.passed_over, "not wanted or replayed before"),
+            (self.lost, "lost in a repair"),
+            (self.expired, "expired"),
+        ] {
+            if count > 0 {
+                line += &format!("; {count} {what}");
+            }
+        }
+        output::note(&line);
+        done?;
+        if self.stop.is_cancelled() && self.checkpoint.position < self.last.get() {
+            let position = self.checkpoint.position;
+            let way_on =
+                if kept { "the same command goes on from there" } else { "there is no --checkpoint to go on from" };
+            let message = format!("interrupted: everything up to sequence {position} has arrived; {way_on}");
+            return Err(Failure::new(Exit::Interrupted, message));
+        }
+        Ok(())
+    }
+}

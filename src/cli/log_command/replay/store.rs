@@ -1,0 +1,141 @@
+//! Into the history store: rows that it is past are written again, and without a filter it goes on to the end of the log.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::time::sleep_until;
+
+use super::super::super::{Exit, Failure};
+use super::Replay;
+use super::checkpoint::Ranges;
+use super::source::{Chunk, Selected};
+use crate::event::{MessageId, Projected, Sequence, Subject, clock};
+use crate::projector::{ApplyError, Row, Store, StoreBatch, StoreError};
+
+/// Rows of one commit, as many as the projector's: with fewer a row costs more.
+const BATCH_ROWS: usize = 8_000;
+/// Bytes of bodies of one commit.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+
+/// Writes what is wanted.
+pub(super) async fn replay(replay: &mut Replay, store: Arc<dyn Store>) -> Result<Ranges, Failure> {
+    let projected = store.projected().await.map_err(|error| failure(&error))?;
+    let moves_on = replay.checkpoint.filter.takes_all();
+    if moves_on && projected.sequence().get() < replay.after {
+        let (at, after) = (projected, replay.after);
+        let message = format!(
+            "the store is at sequence {at}, the checkpoint at {after}: it is of another store; remove the file"
+        );
+        return Err(Failure::new(Exit::Usage, message));
+    }
+    let mut target = Into { store, projected, moves_on, batch: Gathered::new(Sequence::new(replay.after)) };
+    while !replay.stop.is_cancelled() {
+        let Some(chunk) = replay.next().await else { break };
+        let chunk = chunk?;
+        target.refuse_gap(&chunk)?;
+        for selected in chunk.selected.iter() {
+            sleep_until(replay.pace.next()).await;
+            target.add(selected, replay);
+        }
+        target.batch.through = chunk.through;
+        if target.batch.rows.len() + target.batch.again.len() >= BATCH_ROWS || target.batch.bytes >= BATCH_BYTES {
+            target.commit(replay).await?;
+        }
+    }
+    target.commit(replay).await?;
+    Ok(Ranges::default())
+}
+
+fn failure(error: &StoreError) -> Failure {
+    Failure::new(if error.retryable() { Exit::Unavailable } else { Exit::Failed }, error.to_string())
+}
+
+struct Gathered {
+    /// What the store is past already, or is not to be moved to.
+    again: Vec<Row>,
+    /// What comes after its position.
+    rows: Vec<Row>,
+    marks: HashMap<Subject, MessageId>,
+    bytes: usize,
+    records: u64,
+    through: Sequence,
+}
+
+impl Gathered {
+    fn new(through: Sequence) -> Self {
+        Self { again: Vec::new(), rows: Vec::new(), marks: HashMap::new(), bytes: 0, records: 0, through }
+    }
+}
+
+struct Into {
+    store: Arc<dyn Store>,
+    projected: Projected,
+    /// Whether the store goes on to the end of the log.
+    moves_on: bool,
+    batch: Gathered,
+}
+
+impl Into {
+    /// The store cannot go on where the log no longer holds what comes next.
+    fn refuse_gap(&self, chunk: &Chunk) -> Result<(), Failure> {
+        let first = chunk.first;
+        let next = self.projected.sequence().max(self.batch.through).next();
+        if self.moves_on && first > next {
+            let message = format!(
+                "the store is at sequence {}, and the log begins at {first}: what lies between is in neither",
+                self.projected
+            );
+            return Err(Failure::new(Exit::Failed, message));
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, selected: &Selected, replay: &mut Replay) {
+        let Selected { sequence, message } = selected;
+        let new = self.moves_on && *sequence > self.projected.sequence();
+        self.batch.records += 1;
+        if new {
+            self.batch.marks.insert(message.subject.clone(), message.id);
+        }
+        if message.expiration.is_fire_and_forget() {
+            return;
+        }
+        if message.expiration.expires_at(message.published_at) <= clock::now() {
+            replay.expired += 1;
+            return;
+        }
+        self.batch.bytes += message.body.len();
+        let row = Row {
+            sequence: *sequence,
+            subject: message.subject.clone(),
+            id: message.id,
+            published_at: message.published_at,
+            expiration: message.expiration,
+            body: message.body.clone(),
+        };
+        if new { self.batch.rows.push(row) } else { self.batch.again.push(row) }
+    }
+
+    async fn commit(&mut self, replay: &mut Replay) -> Result<(), Failure> {
+        let through = self.batch.through;
+        let batch = std::mem::replace(&mut self.batch, Gathered::new(through));
+        if !batch.again.is_empty() {
+            self.store.rewrite(&Arc::new(batch.again)).await.map_err(|error| failure(&error))?;
+        }
+        if self.moves_on && through > self.projected.sequence() {
+            let run = StoreBatch {
+                previous: self.projected,
+                projected: Projected(through),
+                rows: batch.rows,
+                high_water_marks: batch.marks.into_iter().collect(),
+            };
+            self.store.apply(&Arc::new(run)).await.map_err(|error| match error {
+                ApplyError::Store(error) => failure(&error),
+                ApplyError::WrongPosition { .. } => Failure::new(Exit::Failed, error.to_string()),
+            })?;
+            self.projected = Projected(through);
+        }
+        replay.arrived += batch.records;
+        replay.reached(through, Ranges::default)
+    }
+}
