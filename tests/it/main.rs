@@ -24,6 +24,8 @@ mod log_failure;
 #[cfg(test)]
 mod log_repair;
 #[cfg(test)]
+mod log_replay;
+#[cfg(test)]
 mod start_up;
 #[cfg(test)]
 mod support;

@@ -76,8 +76,13 @@ pub(super) async fn replay(replay: &mut Replay, server: &str) -> Result<Ranges, 
         }
     }
     let arrived = lanes.window.arrived_behind();
-    replay.checkpoint.arrived = arrived.clone();
-    failed.map_or(Ok(arrived), Err)
+    match failed {
+        None => Ok(arrived),
+        Some(failure) => {
+            replay.checkpoint = replay.checkpoint.now(&arrived);
+            Err(failure)
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

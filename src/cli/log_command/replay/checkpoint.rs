@@ -28,6 +28,21 @@ impl Ranges {
         let after = self.0.partition_point(|(first, _)| *first <= sequence);
         after.checked_sub(1).is_some_and(|at| sequence <= self.0[at].1)
     }
+
+    /// Both together, without what `position` covers.
+    pub fn with(&self, other: &Self, position: u64) -> Self {
+        let mut all: Vec<(u64, u64)> = self.0.iter().chain(&other.0).copied().collect();
+        all.retain(|(_, last)| *last > position);
+        all.sort_unstable();
+        let mut merged: Vec<(u64, u64)> = Vec::with_capacity(all.len());
+        for (first, last) in all {
+            match merged.last_mut() {
+                Some((_, end)) if first <= end.saturating_add(1) => *end = last.max(*end),
+                _ => merged.push((first, last)),
+            }
+        }
+        Self(merged)
+    }
 }
 
 /// How far a replay is.
@@ -77,6 +92,11 @@ impl Checkpoint {
             Some(reason) => Err(unusable(path, &reason)),
             None => Ok(found),
         }
+    }
+
+    /// The state now: what arrived since, beside what had arrived before.
+    pub fn now(&self, arrived: &Ranges) -> Self {
+        Self { arrived: self.arrived.with(arrived, self.position), ..self.clone() }
     }
 
     fn write(&self, path: &Path) -> Result<(), Failure> {
@@ -193,5 +213,7 @@ mod tests {
         let ranges = Ranges(vec![(3, 5), (9, 9)]);
         let found: Vec<u64> = (0..12).filter(|sequence| ranges.contains(*sequence)).collect();
         assert_eq!(found, [3, 4, 5, 9]);
+        let both = ranges.with(&Ranges(vec![(1, 2), (4, 7), (8, 8), (20, 30)]), 2);
+        assert_eq!(both, Ranges(vec![(3, 9), (20, 30)]));
     }
 }

@@ -180,7 +180,7 @@ fn lock(path: &std::path::Path) -> Result<Box<dyn crate::wal::FileLock>, Failure
 #[derive(Debug)]
 struct Replay {
     source: Source,
-    /// As it was at the start; its position moves.
+    /// As it was at the start, with what had arrived then; its position moves.
     checkpoint: Checkpoint,
     keeper: Option<Keeper>,
     pace: Pace,
@@ -241,7 +241,7 @@ impl Replay {
             if !keeper.works() {
                 return Err(Failure::new(Exit::Failed, "the checkpoint can no longer be written"));
             }
-            keeper.offer(|| Checkpoint { arrived: arrived(), ..self.checkpoint.clone() });
+            keeper.offer(|| self.checkpoint.now(&arrived()));
         }
         Ok(())
     }
@@ -249,15 +249,13 @@ impl Replay {
     /// Keeps the last state and says how it went.
     fn end(mut self, done: Result<Ranges, Failure>) -> Result<(), Failure> {
         self.progress.end();
-        let (ranges, done) = match done {
-            Ok(ranges) => (Some(ranges), Ok(())),
-            Err(failure) => (None, Err(failure)),
+        let (arrived, done) = match done {
+            Ok(arrived) => (arrived, Ok(())),
+            Err(failure) => (Ranges::default(), Err(failure)),
         };
         let kept = self.keeper.is_some();
-        if let (Some(keeper), ranges) = (self.keeper.take(), ranges) {
-            // After a failure the last state that was noted stays, if this one is not known.
-            let arrived = ranges.unwrap_or_else(|| std::mem::take(&mut self.checkpoint.arrived));
-            keeper.finish(Checkpoint { arrived, ..self.checkpoint.clone() })?;
+        if let Some(keeper) = self.keeper.take() {
+            keeper.finish(self.checkpoint.now(&arrived))?;
         }
         let seconds = self.started.elapsed().as_secs_f64();
         let rate = self.arrived as f64 / seconds.max(f64::EPSILON);
