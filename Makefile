@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 SUITES ?=
-CYCLES ?= 100
+CYCLES ?=
 MESSAGES ?= 100000
 
 .PHONY: help
@@ -37,10 +37,10 @@ deny: ## Check licences, banned crates, sources, and advisories where their data
 
 .PHONY: kill
 kill: ## kill -9 under load, CYCLES times (100): nothing acknowledged is lost, no id given twice.
-	WALCAST_KILL_CYCLES=$(CYCLES) cargo test --test it kill_nine -- --nocapture
+	WALCAST_KILL_CYCLES=$(or $(CYCLES),100) cargo test --test it kill_nine -- --nocapture
 
 .PHONY: soak
-soak: ## The same with 500 cycles.
+soak: ## The same with 500 cycles. Both also print what a broker that forgets loses: the control.
 	@$(MAKE) --no-print-directory kill CYCLES=500
 
 .PHONY: bench

@@ -5,8 +5,9 @@
 mod broker;
 mod client;
 mod disk;
-mod http;
-mod logs;
+pub mod http;
+pub mod load;
+pub mod logs;
 pub mod oracle;
 pub mod raw;
 
@@ -45,6 +46,14 @@ where
 /// After [`PATIENCE`]; `what` says what did not happen.
 pub async fn within_patience<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("this did not happen: {what}"))
+}
+
+/// The number in an environment variable.
+///
+/// # Panics
+/// When it holds something else.
+pub fn from_env(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
 }
 
 /// Checks that `strace` can be run.

@@ -7,7 +7,7 @@
 //! - **No duplicates**: no id is given twice, no message has two ids.
 //! - **Unknown outcomes** may be there or not, but the same everywhere.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
 use rand::rngs::StdRng;
@@ -106,6 +106,18 @@ impl Ledger {
     /// The promises that were broken so far, one sentence each.
     pub fn broken(&self) -> &[String] {
         &self.broken
+    }
+
+    /// How many ids that were acknowledged or delivered are gone, or hold something else. One that is missed in several
+    /// ways, or again and again, counts once.
+    pub fn lost_count(&self) -> usize {
+        let lost = self.broken.iter().filter_map(|line| line.strip_prefix("lost: ")?.split(" was ").next());
+        lost.collect::<HashSet<_>>().len()
+    }
+
+    /// How often an id was given that somebody had already.
+    pub fn given_twice_count(&self) -> usize {
+        self.broken.iter().filter(|line| line.contains("was given")).count()
     }
 
     /// A message to publish on `subject`. From now on its outcome is unknown.
@@ -333,6 +345,18 @@ mod controls {
             ledger.judge(0, 1, &found);
             assert!(ledger.broken().iter().any(|line| line.contains(expected)), "{expected}: {:?}", ledger.broken());
         }
+    }
+
+    #[test]
+    fn what_is_lost_counts_once() {
+        let (mut ledger, found, sent) = faithful();
+        let mut follower = ledger.follow(0);
+        ledger.delivered(&mut follower, 3, &sent[2].body);
+        ledger.judge(0, 1, &found[..1]);
+        ledger.judge(0, 1, &found[..1]);
+        assert_eq!((ledger.lost_count(), ledger.given_twice_count()), (2, 0), "{:?}", ledger.broken());
+        ledger.acknowledged(sent[3].token, 2);
+        assert_eq!((ledger.lost_count(), ledger.given_twice_count()), (2, 1), "{:?}", ledger.broken());
     }
 
     #[test]
