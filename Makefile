@@ -43,6 +43,16 @@ kill: ## kill -9 under load, CYCLES times (100): nothing acknowledged is lost, n
 soak: ## The same with 500 cycles. Both also print what a broker that forgets loses: the control.
 	@$(MAKE) --no-print-directory kill CYCLES=500
 
+.PHONY: power-cut
+power-cut: ## Cut the power of a virtual machine under load, CYCLES times (200): nothing acknowledged is lost.
+	@tests/services/install uml
+	WALCAST_CUT_CYCLES=$(or $(CYCLES),200) cargo test --locked --test power-cut -- --nocapture power_cut
+
+.PHONY: power-cut-control
+power-cut-control: ## The same with a build that skips fsync (10): fails if it loses nothing.
+	@tests/services/install uml
+	WALCAST_CUT_CYCLES=$(or $(CYCLES),10) cargo test --locked --features fault-controls --test power-cut -- --nocapture found_out
+
 .PHONY: bench
 bench: ## Throughput and cost beside a tonic server that does nothing, interleaved; prints the ratios.
 	cargo bench --bench yardstick

@@ -112,7 +112,7 @@ impl Writer {
         let shared = &*self.shared;
         let previous_first = shared.state.lock().segments.back().map_or(Sequence::ZERO, |last| last.header.first);
         let (active, segment) = Active::start(shared, spare, self.appended.next(), previous_first)?;
-        tracing::debug!(file = %segment.path.display(), "segment started");
+        tracing::debug!(file = %segment.path.display(), reused = segment.header.reused, "segment started");
         shared.state.lock().segments.push_back(segment);
         Ok(active)
     }

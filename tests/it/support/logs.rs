@@ -63,6 +63,12 @@ impl Logs {
         }
     }
 
+    /// The lines so far.
+    #[allow(dead_code, reason = "the power-cut rig uses it")]
+    pub fn so_far(&self) -> Vec<String> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner).lines.clone()
+    }
+
     /// All lines, once the process has ended.
     pub fn to_the_end(&self) -> Vec<String> {
         let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);

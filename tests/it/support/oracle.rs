@@ -76,6 +76,8 @@ pub struct Ledger {
     next: u64,
     sent: HashMap<Token, Sent>,
     subjects: Vec<Subject>,
+    /// Subject and id of what was acknowledged and is lost.
+    lost: HashSet<(usize, i32)>,
     broken: Vec<String>,
 }
 
@@ -85,7 +87,7 @@ impl Ledger {
     /// An empty one; bodies follow from `seed`.
     pub fn new(seed: u64, subjects: usize) -> Self {
         let subjects = (0..subjects).map(|_| Subject::default()).collect();
-        Self { seed, next: 0, sent: HashMap::new(), subjects, broken: Vec::new() }
+        Self { seed, next: 0, sent: HashMap::new(), subjects, lost: HashSet::new(), broken: Vec::new() }
     }
 
     /// The name of a subject.
@@ -108,11 +110,9 @@ impl Ledger {
         &self.broken
     }
 
-    /// How many ids that were acknowledged or delivered are gone, or hold something else. One that is missed in several
-    /// ways, or again and again, counts once.
+    /// How many acknowledged messages are gone, or hold something else. One that is missed again and again counts once.
     pub fn lost_count(&self) -> usize {
-        let lost = self.broken.iter().filter_map(|line| line.strip_prefix("lost: ")?.split(" was ").next());
-        lost.collect::<HashSet<_>>().len()
+        self.lost.len()
     }
 
     /// How often an id was given that somebody had already.
@@ -194,6 +194,7 @@ impl Ledger {
             ("delivered", beyond(&self.subjects[subject].delivered)),
         ] {
             for id in lost {
+                self.note_lost(subject, id);
                 self.broken.push(format!("lost: id {id} of subject {subject} was {what}, ids end at {}", end - 1));
             }
         }
@@ -201,6 +202,12 @@ impl Ledger {
             self.judge_one(subject, id, found);
         }
         self.judge_surfaced(subject);
+    }
+
+    fn note_lost(&mut self, subject: usize, id: i32) {
+        if self.subjects[subject].acknowledged.contains_key(&id) {
+            self.lost.insert((subject, id));
+        }
     }
 
     fn judge_one(&mut self, subject: usize, id: i32, found: &Found) {
@@ -214,16 +221,17 @@ impl Ledger {
             of.surfaced.insert(id, token);
             return;
         };
+        if !of.acknowledged.contains_key(&id) {
+            of.surfaced.insert(id, Some(expected));
+        }
         let kept = self.sent[&expected].kept;
         if kept && token != Some(expected) {
+            self.note_lost(subject, id);
             self.broken
                 .push(format!("lost: id {id} of subject {subject} was message {expected}, found is {found:.0?}"));
         }
         if !kept && *found != Found::Expired {
             self.broken.push(format!("id {id} of subject {subject} was fire and forget and is found"));
-        }
-        if !of.acknowledged.contains_key(&id) {
-            of.surfaced.insert(id, Some(expected));
         }
     }
 
