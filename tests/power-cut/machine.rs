@@ -94,6 +94,7 @@ impl Machine {
         kernel.arg("mem=768M").arg(format!("ubda={}", image.display()));
         kernel.args(["root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "quiet"]);
         kernel.arg(format!("init={}", init.display()));
+        kernel.arg(format!("uml_dir={}", self.folder.path().display()));
         kernel.arg(format!("vec0:transport=tap,ifname={},mac=02:77:63:00:00:02,gro=1", self.network.tap));
         kernel.args(["con0=null,fd:1", "con=null", "ssl=null"]);
         kernel.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);

@@ -58,6 +58,20 @@ struct Subject {
     delivered: BTreeMap<i32, Token>,
     /// Where a message of unknown outcome was found.
     surfaced: BTreeMap<i32, Option<Token>>,
+    /// Publishes of unknown outcome that are kept, and that are fire and forget.
+    unknown: Unknown,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Unknown {
+    kept: usize,
+    forgotten: usize,
+}
+
+impl Unknown {
+    fn of(&mut self, kept: bool) -> &mut usize {
+        if kept { &mut self.kept } else { &mut self.forgotten }
+    }
 }
 
 /// One subscription as the oracle follows it.
@@ -127,16 +141,15 @@ impl Ledger {
         // One in eight is fire and forget.
         let kept = !token.is_multiple_of(8);
         self.sent.insert(token, Sent { subject, kept, outcome: Outcome::Unknown });
+        *self.subjects[subject].unknown.of(kept) += 1;
         let expiration_seconds = if kept { KEPT_SECONDS } else { 0 };
         Outgoing { token, subject, body: body(self.seed, token), expiration_seconds }
     }
 
     /// The publish was acknowledged with `id`.
     pub fn acknowledged(&mut self, token: Token, id: i32) {
-        let sent = self.sent.get_mut(&token).expect("it was sent");
-        sent.outcome = Outcome::Acknowledged;
-        let subject = sent.subject;
-        let Subject { acknowledged, surfaced, delivered } = &mut self.subjects[subject];
+        let subject = self.settle(token, Outcome::Acknowledged);
+        let Subject { acknowledged, surfaced, delivered, .. } = &mut self.subjects[subject];
         if let Some(other) = acknowledged.insert(id, token) {
             self.broken.push(format!("id {id} of subject {subject} was given twice: to messages {other} and {token}"));
         }
@@ -153,7 +166,17 @@ impl Ledger {
 
     /// The publish was refused in so many words: it must not have taken an id.
     pub fn refused(&mut self, token: Token) {
-        self.sent.get_mut(&token).expect("it was sent").outcome = Outcome::Refused;
+        self.settle(token, Outcome::Refused);
+    }
+
+    /// The outcome is known; gives the subject.
+    fn settle(&mut self, token: Token, outcome: Outcome) -> usize {
+        let sent = self.sent.get_mut(&token).expect("it was sent");
+        if sent.outcome == Outcome::Unknown {
+            *self.subjects[sent.subject].unknown.of(sent.kept) -= 1;
+        }
+        sent.outcome = outcome;
+        sent.subject
     }
 
     /// Follows a subscription that is about to be asked for.
@@ -238,8 +261,7 @@ impl Ledger {
     /// Ids that nobody was told of must belong to publishes of unknown outcome, each to one of its own.
     fn judge_surfaced(&mut self, subject: usize) {
         let of = &self.subjects[subject];
-        let unknown = self.sent.values().filter(|sent| sent.subject == subject && sent.outcome == Outcome::Unknown);
-        let (kept, forgotten): (Vec<&Sent>, Vec<&Sent>) = unknown.partition(|sent| sent.kept);
+        let Unknown { kept, forgotten } = of.unknown;
         let mut seen = HashMap::new();
         let mut nameless = 0;
         let mut broken = Vec::new();
@@ -255,12 +277,10 @@ impl Ledger {
                 broken.push(format!("message {token} has two ids of subject {subject}: {other} and {id}"));
             }
         }
-        if nameless > forgotten.len() || of.surfaced.len() > kept.len() + forgotten.len() {
+        if nameless > forgotten || of.surfaced.len() > kept + forgotten {
             broken.push(format!(
-                "subject {subject} has {} ids that nobody was told of ({nameless} expired), but only {} + {} publishes of unknown outcome",
+                "subject {subject} has {} ids that nobody was told of ({nameless} expired), but only {kept} + {forgotten} publishes of unknown outcome",
                 of.surfaced.len(),
-                kept.len(),
-                forgotten.len()
             ));
         }
         self.broken.extend(broken);
