@@ -61,6 +61,10 @@ bench: ## Throughput and cost beside a tonic server that does nothing, interleav
 bench-backlog: ## Start-up, memory, Fetch and publishes with a log of 10 GiB, beside an empty broker.
 	cargo bench --bench backlog -- --check
 
+.PHONY: bench-log
+bench-log: ## The log beside okaywal and a bare loop of pwrite + fdatasync, by batch size, and 60 s at 200 MB/s (ARGS=--quick).
+	cargo bench --bench log -- $(ARGS)
+
 .PHONY: main-job
 main-job: ## 100,000 messages, 1,000 subjects, 100 subscribers, kill -9 in the middle; everything is checked.
 	cargo build --release

@@ -1,6 +1,6 @@
 //! The integration tests: one binary, the real broker as a process, clients of the wire contract.
 //!
-//! Nothing here needs another program to run, except `sync_before_ack` and `log_failure`, which need `strace`;
+//! Nothing here needs another program to run, except `sync_before_ack`, `log_failure` and `okaywal`, which need `strace`;
 //! a few tests mount a small tmpfs and so need root.
 //! `WALCAST_KILL_CYCLES` and `WALCAST_KILL_SEED` make `kill_nine` longer and repeatable.
 #![expect(clippy::disallowed_methods, reason = "a test has no supervisor; the runtime of the test ends its tasks")]
@@ -25,6 +25,8 @@ mod log_failure;
 mod log_repair;
 #[cfg(test)]
 mod log_replay;
+#[cfg(test)]
+mod okaywal;
 #[cfg(test)]
 mod start_up;
 #[cfg(test)]
