@@ -1,5 +1,6 @@
 //! Trimming: what nobody needs any more gives its files back, oldest first.
 
+use std::io;
 use std::sync::Arc;
 
 use crate::event::{Sequence, Trimmed};
@@ -38,7 +39,7 @@ fn beyond_retention(shared: &Shared, state: &State) -> bool {
 
 fn trim_oldest(shared: &Shared, due: impl Fn(&Shared, &State) -> bool) -> Result<bool, ReleaseError> {
     let _one_at_a_time = shared.trimming.lock();
-    let (segment, recycle_as) = {
+    let (segment, mut recycle_as) = {
         let mut state = shared.state.lock();
         let Some(oldest) = state.segments.front() else { return Ok(false) };
         // A segment that is trimmed already is one whose file could not be removed the last time.
@@ -55,10 +56,15 @@ fn trim_oldest(shared: &Shared, due: impl Fn(&Shared, &State) -> bool) -> Result
         (state.segments.pop_front().expect("there is a front"), recycle_as)
     };
     let dir = &shared.options.dir;
-    let gone = match &recycle_as {
+    let mut gone = match &recycle_as {
         Some(spare) => shared.fs.rename(&segment.path, spare),
         None => shared.fs.remove(&segment.path),
     };
+    if gone.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        // The last attempt got as far as this, and failed to sync the directory. If it made a spare, the next start
+        // finds it.
+        (gone, recycle_as) = (Ok(()), None);
+    }
     // Each one before the next, so that a crash never leaves a hole; and before its blocks are written again.
     let outcome = gone.and_then(|()| shared.fs.sync_dir(dir));
     let mut state = shared.state.lock();

@@ -90,6 +90,21 @@ fn an_error_at_any_operation_loses_nothing() {
 }
 
 #[test]
+fn a_release_that_failed_half_way_works_again() {
+    // Rename or removal, then the directory's sync.
+    for operation in [0, 1] {
+        let fs = SimFileSystem::new(8);
+        let mut opened = open_sim(&fs, Options { keep_bytes: 0, ..options() });
+        append_numbered(&mut opened.writer, 60, 1);
+        fs.fault_at(fs.operations() + operation, Fault::Error(EIO));
+        opened.log.release(Sequence::new(60)).expect_err("the disk fails once");
+        let trimmed = opened.log.release(Sequence::new(60)).expect("the disk is well again");
+        assert_eq!(trimmed.sequence(), opened.log.segments()[0].first.previous());
+        assert_eq!(opened.log.segments().len(), 1);
+    }
+}
+
+#[test]
 fn a_full_log_refuses_and_resumes_when_records_are_released() {
     let fs = SimFileSystem::new(4);
     let mut opened = open_sim(&fs, options());
