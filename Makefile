@@ -4,6 +4,8 @@ SHELL := /bin/bash
 SUITES ?=
 CYCLES ?=
 MESSAGES ?= 100000
+SEEDS ?= 10000
+FROM ?= 0
 
 .PHONY: help
 help: ## List the targets.
@@ -52,6 +54,10 @@ power-cut: ## Cut the power of a virtual machine under load, CYCLES times (200):
 power-cut-control: ## The same with a build that skips fsync (10): fails if it loses nothing.
 	@tests/services/install uml
 	WALCAST_CUT_CYCLES=$(or $(CYCLES),10) cargo test --locked --features fault-controls --test power-cut -- --nocapture found_out
+
+.PHONY: sim
+sim: ## Seeded runs of log, committer and recovery on a disk that crashes, fails and rots (SEEDS=10000 FROM=0, or SEED=n for one with its trace).
+	$(if $(SEED),WALCAST_SIM_SEED=$(SEED),WALCAST_SIM_SEEDS=$(SEEDS) WALCAST_SIM_FROM=$(FROM)) cargo test --lib simulation::no_seed -- --nocapture
 
 .PHONY: bench
 bench: ## Throughput and cost beside a tonic server that does nothing, interleaved; prints the ratios.

@@ -22,18 +22,20 @@ fn floor(batch: usize) -> f64 {
 /// From this batch size on the log is to be ahead of okaywal.
 const AHEAD_FROM: usize = 8;
 
-/// One round of one cell.
-#[derive(Debug, Clone, Copy)]
+/// What one contender did at one size.
+#[derive(Debug, Clone)]
 struct Cell {
-    commits_per_second: f64,
-    p99_us: f64,
+    /// Of each round.
+    commits_per_second: Vec<f64>,
+    /// Nanoseconds of every commit of all rounds.
+    latencies: Histogram<u64>,
 }
 
-/// By batch size, contender and round.
+/// By batch size and contender.
 #[derive(Debug)]
 pub struct Measured {
     sizes: Vec<usize>,
-    cells: Vec<[Vec<Cell>; NAMES.len()]>,
+    cells: Vec<Vec<Cell>>,
 }
 
 /// Measures every contender at every size, turn and turn about.
@@ -44,71 +46,73 @@ pub fn run(dir: &Path, sizes: &[usize], rounds: usize, time: Duration) -> Result
         Box::new(Okay::with_defaults(&dir.join("okaywal"))?),
         Box::new(Okay::with_large_files(&dir.join("okaywal-64"))?),
     ];
-    let mut measured = Measured { sizes: sizes.to_vec(), cells: vec![Default::default(); sizes.len()] };
-    for round in 0..rounds {
-        for (cells, &size) in measured.cells.iter_mut().zip(sizes) {
-            eprintln!("round {} of {rounds}: {size} records a batch", round + 1);
-            let records = records(size);
+    let empty = Cell { commits_per_second: Vec::new(), latencies: Histogram::new(3)? };
+    let mut measured = Measured { sizes: sizes.to_vec(), cells: vec![vec![empty; NAMES.len()]; sizes.len()] };
+    for (cells, &size) in measured.cells.iter_mut().zip(sizes) {
+        eprintln!("{size} records a batch, {rounds} rounds");
+        let records = records(size);
+        for round in 0..rounds {
             for turn in 0..NAMES.len() {
-                let who = (turn + round) % NAMES.len();
-                cells[who].push(cell(&mut *contenders[who], &records, time)?);
+                // To and fro, and each begins in its turn, so that nobody always follows the same one.
+                let turn = if round % 2 == 0 { turn } else { NAMES.len() - 1 - turn };
+                let who = (turn + round / 2) % NAMES.len();
+                one_turn(&mut *contenders[who], &records, time, &mut cells[who])?;
             }
         }
     }
     Ok(measured)
 }
 
-fn cell(contender: &mut dyn Contender, records: &[Vec<u8>], time: Duration) -> Result<Cell, Failure> {
-    let mut latencies = Histogram::<u64>::new(3)?;
-    for _ in 0..20 {
-        contender.commit(records)?;
-    }
+fn one_turn(
+    contender: &mut dyn Contender,
+    records: &[Vec<u8>],
+    time: Duration,
+    cell: &mut Cell,
+) -> Result<(), Failure> {
+    contender.commit(records)?;
     let started = Instant::now();
     let mut before = started;
+    let mut commits = 0;
     while before - started < time {
         contender.commit(records)?;
         let after = Instant::now();
-        latencies.record(u64::try_from((after - before).as_nanos())?)?;
+        cell.latencies.record(u64::try_from((after - before).as_nanos())?)?;
         before = after;
+        commits += 1;
     }
-    let seconds = (before - started).as_secs_f64();
-    Ok(Cell {
-        commits_per_second: latencies.len() as f64 / seconds,
-        p99_us: latencies.value_at_quantile(0.99) as f64 / 1e3,
-    })
+    cell.commits_per_second.push(f64::from(commits) / (before - started).as_secs_f64());
+    Ok(())
 }
 
 impl Measured {
     /// One line a size and contender, and below it what was aimed at.
     pub fn table(&self) -> String {
-        let rounds = self.cells.first().map_or(0, |cells| cells[BARE].len());
+        let rounds = self.cells.first().map_or(0, |cells| cells[BARE].commits_per_second.len());
         let mut text = format!(
             "Commits of records of {RECORD_BYTES} bytes, one writer; medians of {rounds} interleaved rounds.\n\n\
-             | records | bytes | contender | commits/s | min-max | p99 us | ratio to bare | min-max |\n|---|---|---|---|---|---|---|---|\n"
+             | records | bytes | contender | commits/s | p10-p90 | p99 us | ratio to bare | p10-p90 |\n|---|---|---|---|---|---|---|---|\n"
         );
         let mut aims = String::new();
         for (size, cells) in self.sizes.iter().zip(&self.cells) {
             let ratio = |who: usize| -> Vec<f64> {
-                let pairs = cells[who].iter().zip(&cells[BARE]);
-                pairs.map(|(cell, bare)| cell.commits_per_second / bare.commits_per_second).collect()
+                let pairs = cells[who].commits_per_second.iter().zip(&cells[BARE].commits_per_second);
+                pairs.map(|(rate, bare)| rate / bare).collect()
             };
             for (who, name) in NAMES.iter().enumerate() {
-                let rates: Vec<f64> = cells[who].iter().map(|cell| cell.commits_per_second).collect();
-                let p99: Vec<f64> = cells[who].iter().map(|cell| cell.p99_us).collect();
-                let (ratios, bytes) = (ratio(who), commit_bytes(*size));
+                let (rates, ratios) = (&cells[who].commits_per_second, ratio(who));
+                let p99 = cells[who].latencies.value_at_quantile(0.99) as f64 / 1e3;
+                let (rate, times) = (quantile(rates, 0.5), quantile(&ratios, 0.5));
+                let [least, most] = [0.1, 0.9].map(|part| quantile(rates, part));
+                let [least_times, most_times] = [0.1, 0.9].map(|part| quantile(&ratios, part));
                 line(
                     &mut text,
                     format_args!(
-                        "| {size} | {bytes} | {name} | {:.0} | {} | {:.0} | {:.2} | {} |",
-                        median(&rates),
-                        spread(&rates, 0),
-                        median(&p99),
-                        median(&ratios),
-                        spread(&ratios, 2)
+                        "| {size} | {bytes} | {name} | {rate:.0} | {least:.0}-{most:.0} | {p99:.0} | {times:.2} | {least_times:.2}-{most_times:.2} |",
+                        bytes = commit_bytes(*size)
                     ),
                 );
             }
-            let (ours, okay) = (median(&ratio(OURS)), OKAY.map(|who| median(&ratio(who))));
+            let (ours, okay) = (quantile(&ratio(OURS), 0.5), OKAY.map(|who| quantile(&ratio(who), 0.5)));
             let verdict = |kept| if kept { "kept" } else { "MISSED" };
             line(
                 &mut aims,
@@ -138,14 +142,9 @@ fn line(text: &mut String, words: std::fmt::Arguments<'_>) {
     writeln!(text, "{words}").expect("a string takes everything");
 }
 
-fn median(values: &[f64]) -> f64 {
+fn quantile(values: &[f64], part: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-fn spread(values: &[f64], digits: usize) -> String {
-    let (least, most) =
-        values.iter().fold((f64::INFINITY, 0.0_f64), |(least, most), &value| (least.min(value), most.max(value)));
-    format!("{least:.digits$}-{most:.digits$}")
+    let at = (sorted.len().saturating_sub(1) as f64 * part).round() as usize;
+    sorted.get(at).copied().unwrap_or(f64::NAN)
 }

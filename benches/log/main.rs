@@ -24,11 +24,11 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// Compares the log with okaywal and with a bare loop of pwrite and fdatasync.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Interleaved rounds; the figures are medians over them.
-    #[arg(long, default_value_t = 9)]
+    /// Interleaved rounds; the figures are medians over them. Many short ones: a disk's weather changes within seconds.
+    #[arg(long, default_value_t = 60)]
     rounds: usize,
     /// Measured seconds of each cell.
-    #[arg(long, default_value_t = 0.7)]
+    #[arg(long, default_value_t = 0.1)]
     seconds: f64,
     /// Records in a batch.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 64, 256, 1024])]
@@ -53,7 +53,7 @@ struct Args {
 fn main() -> ExitCode {
     let mut args = Args::parse();
     if args.quick {
-        (args.rounds, args.seconds, args.sustained) = (1, 0.3, args.sustained.min(3.0));
+        (args.rounds, args.seconds, args.sustained) = (3, 0.05, args.sustained.min(3.0));
     }
     match compare(&args) {
         Ok(()) => ExitCode::SUCCESS,

@@ -256,7 +256,10 @@ impl<'a> Input<'a> {
             self.block.drain(..self.taken);
             (self.taken, self.summed) = (0, 0);
             let kept = self.block.len();
-            self.block.resize(kept + READ_BYTES, 0);
+            // No more than there is, and a byte more so that the end is seen.
+            let left =
+                self.file.len().map_or(u64::MAX, |length| length.saturating_sub(self.block_at + kept as u64) + 1);
+            self.block.resize(kept + usize::try_from(left).unwrap_or(usize::MAX).min(READ_BYTES), 0);
             let read = self.file.read_at(&mut self.block[kept..], self.block_at + kept as u64);
             self.block.truncate(kept + read.as_ref().map_or(0, |read| *read));
             match read {

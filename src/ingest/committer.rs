@@ -129,21 +129,21 @@ impl Committer {
     /// [`CommitterError`] when the log failed; what was queued is answered with an error.
     pub fn run(mut self) -> Result<(), CommitterError> {
         let mut carried = None;
-        loop {
-            match self.gather(&mut carried) {
-                Gathered::Stop => return Ok(()),
-                Gathered::Frame { queued, stop } => {
-                    if let Err(error) = self.commit(queued) {
-                        tracing::error!(%error, "the log has failed; nothing is acknowledged any more");
-                        return Err(error);
-                    }
-                    if stop {
-                        self.drain(&mut carried)?;
-                        return Ok(());
-                    }
-                }
-            }
+        while self.turn(&mut carried)? {}
+        Ok(())
+    }
+
+    /// Waits for the first publish and commits one frame. False after an orderly stop.
+    pub(super) fn turn(&mut self, carried: &mut Option<Queued>) -> Result<bool, CommitterError> {
+        let Gathered::Frame { queued, stop } = self.gather(carried) else { return Ok(false) };
+        if let Err(error) = self.commit(queued) {
+            tracing::error!(%error, "the log has failed; nothing is acknowledged any more");
+            return Err(error);
         }
+        if stop {
+            self.drain(carried)?;
+        }
+        Ok(!stop)
     }
 
     /// Commits what is still queued after a stop.

@@ -1,5 +1,7 @@
 //! Publisher, committer and releaser together, over a real log.
 
+mod simulation;
+
 use std::io;
 use std::path::Path;
 use std::sync::Arc;

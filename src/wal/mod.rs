@@ -78,6 +78,6 @@ pub use segments::{SegmentInfo, SegmentState};
 pub use writer::Writer;
 
 #[cfg(test)]
-mod sim;
+pub(crate) mod sim;
 #[cfg(test)]
 mod tests;

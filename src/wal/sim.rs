@@ -17,6 +17,29 @@ use crate::event::UnixMicros;
 
 const SECTOR: usize = 512;
 
+/// SplitMix64: small, and the same everywhere.
+#[derive(Debug, Clone)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut value = self.0;
+        value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        value = (value ^ (value >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        value ^ (value >> 31)
+    }
+
+    /// From 0 up to, not including, `sides`, which is not 0.
+    pub fn roll(&mut self, sides: usize) -> usize {
+        (self.next() % sides as u64) as usize
+    }
+}
+
 /// What the file system only pretends to do: the negative controls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pretend {
@@ -47,11 +70,15 @@ struct State {
     locks: BTreeSet<PathBuf>,
     operations: u64,
     fault: Option<(u64, Fault)>,
+    reads: u64,
+    read_fault: Option<u64>,
     crashed: bool,
     pretend: Pretend,
     available: u64,
-    random: u64,
+    random: Random,
     now: i64,
+    /// Of all operations so far, their places, lengths and outcomes.
+    fingerprint: u32,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -105,16 +132,60 @@ impl SimFileSystem {
             locks: BTreeSet::new(),
             operations: 0,
             fault: None,
+            reads: 0,
+            read_fault: None,
             crashed: false,
             pretend: Pretend::Nothing,
             available: u64::MAX,
-            random: seed,
+            random: Random::new(seed),
             now: 1_700_000_000_000_000,
+            fingerprint: 0,
         })))
     }
 
     pub fn pretend(&self, pretend: Pretend) {
         self.0.lock().pretend = pretend;
+    }
+
+    /// Whether the power has gone.
+    pub fn is_crashed(&self) -> bool {
+        self.0.lock().crashed
+    }
+
+    /// Lets one of the reads to come fail with EIO: the next one, or as many later.
+    pub fn fail_read_after(&self, reads: u64) {
+        let mut state = self.0.lock();
+        state.read_fault = Some(state.reads + reads);
+    }
+
+    /// Whether something is still to fail.
+    pub fn has_fault(&self) -> bool {
+        let state = self.0.lock();
+        state.fault.is_some_and(|(at, _)| at >= state.operations)
+            || state.read_fault.is_some_and(|at| at >= state.reads)
+    }
+
+    /// Lets no further operation meet a fault.
+    pub fn heal(&self) {
+        let mut state = self.0.lock();
+        (state.fault, state.read_fault) = (None, None);
+    }
+
+    /// The same for the same operations with the same outcomes in the same order.
+    pub fn fingerprint(&self) -> u32 {
+        self.0.lock().fingerprint
+    }
+
+    /// Changes a bit of what the file holds, behind everybody's back.
+    pub fn flip(&self, path: &Path, bit: usize) {
+        let mut state = self.0.lock();
+        let inode = state.find(path).expect("the file is there");
+        let inode = state.inode(inode);
+        for content in [&mut inode.cache, &mut inode.disk] {
+            if let Some(byte) = content.get_mut(bit / 8) {
+                *byte ^= 1 << (bit % 8);
+            }
+        }
     }
 
     /// Changing operations so far.
@@ -141,14 +212,16 @@ impl SimFileSystem {
         let fresh = Self::new(seed ^ 0x5EED);
         {
             let mut after = fresh.0.lock();
-            after.random = seed;
+            after.random = Random::new(seed);
+            after.fingerprint = state.fingerprint;
             let mut names = state.durable_names.clone();
             for change in &state.pending_names {
-                if after.roll(2) == 0 {
+                if after.random.roll(2) == 0 {
                     change.apply(&mut names);
                 }
             }
-            for (number, inode) in &state.inodes {
+            let named: BTreeSet<u64> = names.values().copied().collect();
+            for (number, inode) in state.inodes.iter().filter(|(number, _)| named.contains(number)) {
                 let mut disk = inode.disk.clone();
                 for change in &inode.dirty {
                     after.tear(change, &mut disk);
@@ -172,38 +245,25 @@ impl SimFileSystem {
 }
 
 impl State {
-    // SplitMix64: small, and the same everywhere.
-    fn next_random(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut value = self.random;
-        value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        value = (value ^ (value >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        value ^ (value >> 31)
-    }
-
-    fn roll(&mut self, sides: usize) -> usize {
-        (self.next_random() % sides as u64) as usize
-    }
-
     fn tear(&mut self, change: &Change, disk: &mut Vec<u8>) {
         let Change::Write { offset, bytes } = change else {
-            if self.roll(2) == 0 {
+            if self.random.roll(2) == 0 {
                 change.apply(disk);
             }
             return;
         };
-        match self.roll(4) {
+        match self.random.roll(4) {
             0 => {}
             1 => change.apply(disk),
             2 => {
-                let kept = self.roll(bytes.len() + 1);
+                let kept = self.random.roll(bytes.len() + 1);
                 Change::Write { offset: *offset, bytes: bytes[..kept].to_vec() }.apply(disk);
             }
             _ => {
                 let mut start = *offset;
                 while start < offset + bytes.len() {
                     let end = ((start / SECTOR + 1) * SECTOR).min(offset + bytes.len());
-                    if self.roll(2) == 0 {
+                    if self.random.roll(2) == 0 {
                         let sector = bytes[start - offset..end - offset].to_vec();
                         Change::Write { offset: start, bytes: sector }.apply(disk);
                     }
@@ -214,13 +274,13 @@ impl State {
     }
 
     /// Counts a changing operation. `Err` says that it meets a fault.
-    fn operation(&mut self) -> io::Result<()> {
+    fn operation(&mut self, what: std::fmt::Arguments<'_>) -> io::Result<()> {
         if self.crashed {
             return Err(io::Error::from_raw_os_error(5));
         }
         let number = self.operations;
         self.operations += 1;
-        match self.fault {
+        let outcome = match self.fault {
             Some((at, fault)) if at == number => match fault {
                 Fault::Crash => {
                     self.crashed = true;
@@ -229,7 +289,21 @@ impl State {
                 Fault::Error(code) => Err(io::Error::from_raw_os_error(code)),
             },
             _ => Ok(()),
+        };
+        let line = format!("{what} {}", outcome.is_ok());
+        self.fingerprint = crc32c::crc32c_append(self.fingerprint, line.as_bytes());
+        outcome
+    }
+
+    /// Counts a read. `Err` says that it meets a fault.
+    fn read(&mut self) -> io::Result<()> {
+        let number = self.reads;
+        self.reads += 1;
+        if self.read_fault == Some(number) {
+            self.fingerprint = crc32c::crc32c_append(self.fingerprint, b"read error");
+            return Err(io::Error::from_raw_os_error(5));
         }
+        Ok(())
     }
 
     fn find(&self, path: &Path) -> io::Result<u64> {
@@ -266,6 +340,13 @@ impl Change {
 }
 
 impl NameChange {
+    /// A file never leaves its directory.
+    fn path(&self) -> &Path {
+        match self {
+            Self::Create(path, _) | Self::Rename(path, _, _) | Self::Remove(path, _) => path,
+        }
+    }
+
     fn apply(&self, names: &mut BTreeMap<PathBuf, u64>) {
         match self {
             Self::Create(path, inode) => {
@@ -289,6 +370,7 @@ impl NameChange {
 impl LogFile for SimFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut state = self.state.lock();
+        state.read()?;
         let cache = &state.inode(self.inode).cache;
         let rest = cache.get(offset as usize..).unwrap_or_default();
         let count = rest.len().min(buffer.len());
@@ -299,7 +381,7 @@ impl LogFile for SimFile {
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut state = self.state.lock();
         let alive = !state.crashed;
-        let outcome = state.operation();
+        let outcome = state.operation(format_args!("write {} {offset} {}", self.inode, bytes.len()));
         // A write that meets a fault may still have reached the cache.
         if alive {
             state.change(self.inode, Change::Write { offset: offset as usize, bytes: bytes.to_vec() });
@@ -310,7 +392,7 @@ impl LogFile for SimFile {
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.state.lock();
         let alive = !state.crashed;
-        let outcome = state.operation();
+        let outcome = state.operation(format_args!("sync {}", self.inode));
         let (crashed, pretend) = (state.crashed, state.pretend);
         let inode = state.inode(self.inode);
         match &outcome {
@@ -332,15 +414,15 @@ impl LogFile for SimFile {
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
         let mut state = self.state.lock();
-        state.operation()?;
+        state.operation(format_args!("set length {} {bytes}", self.inode))?;
         state.change(self.inode, Change::SetLen(bytes as usize));
         Ok(())
     }
 }
 
 impl FileSystem for SimFileSystem {
-    fn create_dir_all(&self, _dir: &Path) -> io::Result<()> {
-        self.0.lock().operation()
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.0.lock().operation(format_args!("make {}", dir.display()))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<FileEntry>> {
@@ -359,13 +441,13 @@ impl FileSystem for SimFileSystem {
     }
 
     fn open_for_writing(&self, path: &Path) -> io::Result<Arc<dyn LogFile>> {
-        self.0.lock().operation()?;
+        self.0.lock().operation(format_args!("open {}", path.display()))?;
         self.open(path)
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn LogFile>> {
         let mut state = self.0.lock();
-        state.operation()?;
+        state.operation(format_args!("create {}", path.display()))?;
         state.next_inode += 1;
         let inode = state.next_inode;
         state.inodes.insert(inode, Inode::default());
@@ -375,7 +457,7 @@ impl FileSystem for SimFileSystem {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.0.lock();
-        state.operation()?;
+        state.operation(format_args!("rename {} {}", from.display(), to.display()))?;
         let inode = state.find(from)?;
         state.change_name(NameChange::Rename(from.to_owned(), to.to_owned(), inode));
         Ok(())
@@ -383,18 +465,23 @@ impl FileSystem for SimFileSystem {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut state = self.0.lock();
-        state.operation()?;
+        state.operation(format_args!("remove {}", path.display()))?;
         let inode = state.find(path)?;
         state.change_name(NameChange::Remove(path.to_owned(), inode));
         Ok(())
     }
 
-    fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.0.lock();
-        state.operation()?;
+        state.operation(format_args!("sync names {}", dir.display()))?;
         if state.pretend != Pretend::SyncDir {
-            state.pending_names.clear();
-            state.durable_names = state.names.clone();
+            let pending = std::mem::take(&mut state.pending_names);
+            let (here, elsewhere): (Vec<_>, Vec<_>) =
+                pending.into_iter().partition(|change| change.path().parent() == Some(dir));
+            state.pending_names = elsewhere;
+            for change in here {
+                change.apply(&mut state.durable_names);
+            }
         }
         Ok(())
     }
@@ -413,7 +500,7 @@ impl FileSystem for SimFileSystem {
 
     fn random(&self, buffer: &mut [u8]) -> io::Result<()> {
         let mut state = self.0.lock();
-        buffer.iter_mut().for_each(|byte| *byte = state.next_random() as u8);
+        buffer.iter_mut().for_each(|byte| *byte = state.random.next() as u8);
         Ok(())
     }
 

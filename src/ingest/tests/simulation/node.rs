@@ -1,0 +1,259 @@
+//! One life of a node: the real log, committer, releaser and ids over a simulated disk, all on one thread.
+
+use std::future::Future;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::oracle::Seen;
+use crate::event::record;
+use crate::event::{MessageId, Projected, Sequence};
+use crate::ingest::publisher::Queued;
+use crate::ingest::{
+    Admission, CheckpointError, CheckpointTrigger, Checkpointer, Committer, CommitterMetrics, Config, DurableBatch,
+    DurableSink, Publish, PublishError, Publisher, SubjectTable,
+};
+use crate::wal::sim::{Random, SimFileSystem};
+use crate::wal::{self, FileSystem as _, Log, OpenError, OpenErrorKind, Options, Preparation};
+
+pub const LOG_DIR: &str = "/data/log";
+const IDS_DIR: &str = "/data/ids";
+pub const FRAME_BYTES: usize = 4 * 1024;
+pub const SEGMENT_BYTES: u64 = 12 * 1024;
+/// Frames that may wait for the releaser; the committer would block beyond its bound, and nobody else runs here.
+const FRAMES_WAITING_MAX: usize = 15;
+
+/// Why a node does not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// The log or the ids refuse what they found.
+    Refused(String),
+    /// The disk failed.
+    Disk(String),
+}
+
+/// What became of a publish.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Its number.
+    pub number: usize,
+    pub answer: Result<MessageId, PublishError>,
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<MessageId, PublishError>>>>;
+
+pub struct Node {
+    publisher: Publisher,
+    /// None once the log has failed.
+    committer: Option<Committer>,
+    carried: Option<Queued>,
+    releaser: Pin<Box<dyn Future<Output = ()>>>,
+    sink: Arc<Sink>,
+    pub subjects: Arc<SubjectTable>,
+    pub log: Log,
+    checkpointer: Checkpointer,
+    /// Up to where the ids are safe without the log.
+    pub checkpointed: Sequence,
+    waiting: Vec<(usize, Answer)>,
+}
+
+/// Takes down what would be delivered.
+#[derive(Debug)]
+struct Sink {
+    seen: Mutex<Vec<Seen>>,
+    admission: Admission,
+}
+
+#[async_trait]
+impl DurableSink for Sink {
+    fn before_acks(&self, batch: &DurableBatch) {
+        for message in &batch.messages {
+            assert!(message.sequence <= batch.durable.sequence(), "delivered before it is durable");
+            let (subject, id) = (message.subject.as_str().to_owned(), message.id.get());
+            self.seen.lock().push(Seen { sequence: message.sequence.get(), subject, id, body: None });
+            if message.expires_at.is_some() {
+                // As if it were projected at once.
+                self.admission.give_back(message.charge as usize);
+            }
+        }
+    }
+
+    async fn after_acks(&self, _batch: DurableBatch) {}
+}
+
+pub fn options() -> Options {
+    Options {
+        segment_bytes: SEGMENT_BYTES,
+        max_bytes: 24 * SEGMENT_BYTES,
+        keep_bytes: 2 * SEGMENT_BYTES,
+        keep_for: std::time::Duration::MAX,
+        frame_bytes_max: FRAME_BYTES,
+        verify_for: std::time::Duration::MAX,
+        preparation: Preparation::Inline,
+        ..Options::new(LOG_DIR)
+    }
+}
+
+impl Node {
+    /// Opens log and ids in the order and with the checks of the broker.
+    pub fn start(fs: &SimFileSystem, metrics: &CommitterMetrics) -> Result<Self, StartError> {
+        let files = Arc::new(fs.clone());
+        let ids = Path::new(IDS_DIR);
+        for dir in [Path::new(LOG_DIR), ids] {
+            files.create_dir_all(dir).map_err(|error| StartError::Disk(error.to_string()))?;
+        }
+        let subjects = Arc::new(SubjectTable::new(1_000));
+        let durable_at_least = Checkpointer::peek(&*files, ids)?.unwrap_or(Sequence::ZERO);
+        let opened = wal::open(files.clone(), Options { durable_at_least, ..options() })?;
+        let log = opened.log;
+        let checkpoint = Checkpointer::restore(&*files, ids, &subjects)?;
+        if let Some(checkpoint) = &checkpoint {
+            checkpoint.belongs_to(log.log_id(), ids)?;
+        }
+        let checkpointed = checkpoint.map_or(Sequence::ZERO, |checkpoint| checkpoint.taken_at);
+        if checkpointed < log.trimmed().sequence() {
+            return Err(StartError::Refused("the log is trimmed beyond the checkpoint of the ids".to_owned()));
+        }
+        for seen in read(&log, checkpointed).map_err(StartError::Disk)? {
+            let id = MessageId::new(seen.id).expect("decoded as one");
+            subjects.restore(&seen.subject, id).expect("there are few subjects");
+        }
+        subjects.set_marked_through(log.durable());
+
+        let config = Config {
+            in_flight_bytes: 64 * 1024 * 1024,
+            in_flight_publishes: 4_096,
+            admission_wait: std::time::Duration::ZERO,
+            frame_bytes_max: FRAME_BYTES,
+        };
+        let (wake, _woken) = flume::bounded(1);
+        let trigger = CheckpointTrigger { wake, every_bytes: u64::MAX, since_bytes: 0 };
+        let (durable, _) = watch::channel(log.durable());
+        let (publisher, committer, releaser) =
+            Committer::new(&config, opened.writer, Arc::clone(&subjects), durable, trigger, metrics.clone());
+        let sink = Arc::new(Sink { seen: Mutex::default(), admission: publisher.admission().clone() });
+        Ok(Self {
+            checkpointer: Checkpointer::new(files, ids.to_owned(), log.log_id()),
+            releaser: Box::pin(releaser.run(Arc::clone(&sink))),
+            publisher,
+            committer: Some(committer),
+            carried: None,
+            sink,
+            subjects,
+            log,
+            checkpointed,
+            waiting: Vec::new(),
+        })
+    }
+
+    /// Queues a publish.
+    pub fn publish(&mut self, number: usize, publish: Publish) {
+        let publisher = self.publisher.clone();
+        let answer: Answer = Box::pin(async move { publisher.publish(publish).await });
+        self.waiting.push((number, answer));
+        let (_, answer) = self.waiting.last_mut().expect("just pushed");
+        if let Poll::Ready(answer) = poll(answer) {
+            // Answered at once: the log has failed.
+            self.waiting.last_mut().expect("just pushed").1 = Box::pin(std::future::ready(answer));
+        }
+    }
+
+    /// Commits what is queued; the releaser runs in between as chance has it.
+    pub fn commit(&mut self, random: &mut Random) {
+        let mut waiting_frames = 0;
+        while let Some(committer) = &mut self.committer
+            && (self.publisher.queued() > 0 || self.carried.is_some())
+        {
+            if committer.turn(&mut self.carried).is_err() {
+                self.committer = None;
+                self.carried = None;
+            }
+            waiting_frames += 1;
+            if waiting_frames == FRAMES_WAITING_MAX || random.roll(3) == 0 {
+                self.release_acks();
+                waiting_frames = 0;
+            }
+        }
+        self.release_acks();
+    }
+
+    fn release_acks(&mut self) {
+        // Once the committer is gone the releaser ends, and must not be polled again.
+        if poll(&mut self.releaser).is_ready() {
+            self.releaser = Box::pin(std::future::pending());
+        }
+    }
+
+    /// What was answered and what was delivered since the last time.
+    pub fn outcomes(&mut self) -> (Vec<Outcome>, Vec<Seen>) {
+        let mut outcomes = Vec::new();
+        self.waiting.retain_mut(|(number, answer)| match poll(answer) {
+            Poll::Ready(answer) => {
+                outcomes.push(Outcome { number: *number, answer });
+                false
+            }
+            Poll::Pending => true,
+        });
+        (outcomes, std::mem::take(&mut *self.sink.seen.lock()))
+    }
+
+    /// Writes the checkpoint of the ids.
+    pub fn checkpoint(&mut self) -> Result<(), String> {
+        let taken = self.checkpointer.take(&self.subjects, Projected::default()).map_err(|error| error.to_string())?;
+        self.checkpointed = taken.taken_at;
+        Ok(())
+    }
+
+    pub fn has_failed(&self) -> bool {
+        self.committer.is_none() || self.log.is_failed()
+    }
+
+    pub fn waits(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub fn bytes_in_flight(&self) -> usize {
+        self.publisher.admission().in_flight()
+    }
+}
+
+fn poll<T>(future: &mut Pin<Box<dyn Future<Output = T>>>) -> Poll<T> {
+    future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// Everything after `after` that a reader of the log gets.
+pub fn read(log: &Log, after: Sequence) -> Result<Vec<Seen>, String> {
+    let mut reader = log.reader(after).map_err(|error| error.to_string())?;
+    let mut all = Vec::new();
+    while let Some(frame) = reader.next().map_err(|error| error.to_string())? {
+        for (sequence, bytes) in frame.iter() {
+            let record = record::decode(&bytes).map_err(|error| format!("record {sequence}: {error}"))?;
+            let body = Some(record.body.to_vec());
+            all.push(Seen { sequence: sequence.get(), subject: record.subject.to_owned(), id: record.id.get(), body });
+        }
+    }
+    Ok(all)
+}
+
+impl From<OpenError> for StartError {
+    fn from(error: OpenError) -> Self {
+        match error.kind() {
+            OpenErrorKind::Io => Self::Disk(error.to_string()),
+            _ => Self::Refused(error.to_string()),
+        }
+    }
+}
+
+impl From<CheckpointError> for StartError {
+    fn from(error: CheckpointError) -> Self {
+        match error {
+            CheckpointError::Io { .. } => Self::Disk(error.to_string()),
+            other => Self::Refused(other.to_string()),
+        }
+    }
+}
