@@ -59,6 +59,10 @@ power-cut-control: ## The same with a build that skips fsync (10): fails if it l
 sim: ## Seeded runs of log, committer and recovery on a disk that crashes, fails and rots (SEEDS=10000 FROM=0, or SEED=n for one with its trace).
 	$(if $(SEED),WALCAST_SIM_SEED=$(SEED),WALCAST_SIM_SEEDS=$(SEEDS) WALCAST_SIM_FROM=$(FROM)) cargo test --lib simulation::no_seed -- --nocapture
 
+.PHONY: damage
+damage: ## Torn tails and flipped bits by the ten thousand: how many were injected, how many detected.
+	@cargo test --quiet --lib wal::tests::exhaustive -- --nocapture | grep -E 'damage:|panicked|test result' | sed 's/.*damage: //'
+
 .PHONY: bench
 bench: ## Throughput and cost beside a tonic server that does nothing, interleaved; prints the ratios.
 	cargo bench --bench yardstick

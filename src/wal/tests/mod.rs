@@ -2,11 +2,13 @@
 
 mod basics;
 mod damage;
+mod exhaustive;
 mod faults;
 mod golden;
 mod model;
 mod repair;
 mod retention;
+mod sample;
 mod together;
 
 use std::path::Path;

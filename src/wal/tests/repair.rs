@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use proptest::prelude::*;
 
-use super::damage::{DIR, Sample, content, flip, put, sample, tight};
+use super::sample::{DIR, Sample, content, flip, put, sample, tight};
 use super::*;
 use crate::wal::repair::{self, Finding, Known, Remedy, Repair, RepairError};
 use crate::wal::sim::{Fault, Pretend, SimFileSystem};
