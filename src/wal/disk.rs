@@ -23,6 +23,16 @@ struct DiskLock {
 
 impl FileLock for DiskLock {}
 
+/// A signal is no failure of the disk. The standard library does this for every other call that is made here.
+fn retry_interrupted<T>(call: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
 impl LogFile for DiskFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.0.read_at(buffer, offset)
@@ -93,11 +103,11 @@ impl FileSystem for DiskFileSystem {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::rename(from, to)
+        retry_interrupted(|| fs::rename(from, to))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        fs::remove_file(path)
+        retry_interrupted(|| fs::remove_file(path))
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
@@ -122,7 +132,7 @@ impl FileSystem for DiskFileSystem {
     }
 
     fn available_space(&self, dir: &Path) -> io::Result<u64> {
-        let stat = rustix::fs::statvfs(dir).map_err(io::Error::from)?;
+        let stat = rustix::io::retry_on_intr(|| rustix::fs::statvfs(dir)).map_err(io::Error::from)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 }
