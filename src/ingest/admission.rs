@@ -1,6 +1,7 @@
 //! Admission: how many bytes of publishes may be in the broker at once.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, TryAcquireError};
@@ -14,6 +15,8 @@ use super::PUBLISH_OVERHEAD_BYTES;
 #[derive(Debug, Clone)]
 pub struct Admission {
     permits: Arc<Semaphore>,
+    /// Bytes of publishes that wait for permits: their bodies are in memory already, so they are bounded as well.
+    waiting: Arc<AtomicUsize>,
     bytes_max: usize,
     wait_max: Duration,
 }
@@ -29,10 +32,10 @@ pub struct AdmissionError {
 }
 
 impl Admission {
-    /// Room for `bytes_max` bytes; a publish waits for `wait_max` at most.
+    /// Room for `bytes_max` bytes; a publish waits for `wait_max` at most, and no more than `bytes_max` bytes wait.
     pub fn new(bytes_max: usize, wait_max: Duration) -> Self {
         let bytes_max = bytes_max.min(Semaphore::MAX_PERMITS).min(u32::MAX as usize);
-        Self { permits: Arc::new(Semaphore::new(bytes_max)), bytes_max, wait_max }
+        Self { permits: Arc::new(Semaphore::new(bytes_max)), waiting: Arc::default(), bytes_max, wait_max }
     }
 
     /// What a publish of these sizes is charged. Never more than the whole room, so that the largest
@@ -46,16 +49,17 @@ impl Admission {
     /// returned [`Admitted`] is kept.
     ///
     /// # Errors
-    /// [`AdmissionError`] if there is no room within the wait.
+    /// [`AdmissionError`] if there is no room within the wait, or at once if too much waits already.
     pub async fn admit(&self, charge: u32) -> Result<Admitted<'_>, AdmissionError> {
-        let permit = match self.permits.try_acquire_many(charge) {
-            Ok(permit) => Some(permit),
+        let full = || AdmissionError { in_flight: self.in_flight(), max: self.bytes_max };
+        match self.permits.try_acquire_many(charge) {
+            Ok(permit) => Ok(Admitted(permit)),
             Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => {
-                tokio::time::timeout(self.wait_max, self.permits.acquire_many(charge)).await.ok().and_then(Result::ok)
+                let _waiting = Waiting::enter(self, charge).ok_or_else(full)?;
+                let waited = tokio::time::timeout(self.wait_max, self.permits.acquire_many(charge)).await;
+                waited.ok().and_then(Result::ok).map(Admitted).ok_or_else(full)
             }
-        };
-        let permit = permit.ok_or_else(|| AdmissionError { in_flight: self.in_flight(), max: self.bytes_max })?;
-        Ok(Admitted(permit))
+        }
     }
 
     /// Gives bytes back.
@@ -76,6 +80,28 @@ impl Admission {
     }
 }
 
+/// A publish that waits, counted until this is dropped.
+struct Waiting<'a> {
+    admission: &'a Admission,
+    bytes: usize,
+}
+
+impl<'a> Waiting<'a> {
+    /// None if more would wait than there is room for.
+    fn enter(admission: &'a Admission, charge: u32) -> Option<Self> {
+        let waiting = Self { admission, bytes: charge as usize };
+        let before = admission.waiting.fetch_add(waiting.bytes, Ordering::Relaxed);
+        // The guard takes back what it added if there was no room for it.
+        (before + waiting.bytes <= admission.bytes_max).then_some(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.admission.waiting.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 /// Room that was taken; dropped, it is given back.
 #[derive(Debug)]
 pub struct Admitted<'a>(tokio::sync::SemaphorePermit<'a>);
@@ -89,6 +115,9 @@ impl Admitted<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::task::Poll;
+
     use super::*;
 
     fn admission(bytes: usize) -> Admission {
@@ -112,6 +141,29 @@ mod tests {
         let waiting = admission.admit(10);
         admission.give_back(10);
         waiting.await.expect("room came back");
+    }
+
+    /// Whether it is not ready yet, after it was asked once.
+    async fn waits<F: Future + Unpin>(future: &mut F) -> bool {
+        std::future::poll_fn(|context| Poll::Ready(Pin::new(&mut *future).poll(context).is_pending())).await
+    }
+
+    #[tokio::test]
+    async fn no_more_bytes_wait_than_there_is_room_for() {
+        let admission = Admission::new(1_000, Duration::from_secs(60));
+        admission.admit(1_000).await.expect("room").keep();
+        let mut first = Box::pin(admission.admit(700));
+        assert!(waits(&mut first).await, "it waits");
+        admission.admit(400).await.expect_err("refused without a wait, its body would be memory on top");
+        let mut second = Box::pin(admission.admit(300));
+        assert!(waits(&mut second).await, "it waits as well");
+        drop(first);
+        let mut third = Box::pin(admission.admit(700));
+        assert!(waits(&mut third).await, "a caller that has gone made place");
+        admission.give_back(1_000);
+        drop(second.await.expect("room came back"));
+        drop(third.await.expect("and again"));
+        assert_eq!((admission.in_flight(), admission.waiting.load(Ordering::Relaxed)), (0, 0));
     }
 
     #[test]
