@@ -6,6 +6,7 @@ CYCLES ?=
 MESSAGES ?= 100000
 SEEDS ?= 10000
 FROM ?= 0
+FAULTS ?=
 
 .PHONY: help
 help: ## List the targets.
@@ -62,6 +63,11 @@ sim: ## Seeded runs of log, committer and recovery on a disk that crashes, fails
 .PHONY: damage
 damage: ## Torn tails and flipped bits by the ten thousand: how many were injected, how many detected.
 	@cargo test --quiet --lib wal::tests::exhaustive -- --nocapture | grep -E 'damage:|panicked|test result' | sed 's/.*damage: //'
+
+.PHONY: faults
+faults: ## The table of faults: each injected into the real broker under load, with what it did, what was lost, and a control that must fail.
+	@tests/services/install strace faults
+	@tests/services/faults.sh --all $(FAULTS)
 
 .PHONY: bench
 bench: ## Throughput and cost beside a tonic server that does nothing, interleaved; prints the ratios.

@@ -11,7 +11,8 @@ use walcast::telemetry::logging::{self, Format};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() -> ExitCode {
+/// Public for the build that misbehaves on purpose (`tests/faults/broken.rs`).
+pub fn main() -> ExitCode {
     cli::main(serve)
 }
 

@@ -18,6 +18,7 @@ use super::{PATIENCE, eventually};
 #[derive(Debug, Clone)]
 pub struct Setup {
     root: Arc<TempDir>,
+    binary: PathBuf,
     data_dir: PathBuf,
     settings: Vec<(String, String)>,
     args: Vec<OsString>,
@@ -32,7 +33,8 @@ impl Default for Setup {
         // Segments are filled with zeros ahead of need; 64 MiB for each of many small brokers would be all disk.
         let settings = vec![("log.segment_bytes".to_owned(), "4MiB".to_owned())];
         let announced = Arc::default();
-        Self { root: Arc::new(root), data_dir, settings, args: Vec::new(), wrapper: Vec::new(), announced }
+        let binary = PathBuf::from(env!("CARGO_BIN_EXE_walcast"));
+        Self { root: Arc::new(root), binary, data_dir, settings, args: Vec::new(), wrapper: Vec::new(), announced }
     }
 }
 
@@ -70,6 +72,13 @@ impl Setup {
         self
     }
 
+    /// Runs another build of the broker.
+    #[must_use]
+    pub fn binary(mut self, binary: impl Into<PathBuf>) -> Self {
+        self.binary = binary.into();
+        self
+    }
+
     /// Runs the broker under another program, which gets its command line as arguments.
     #[must_use]
     pub fn under<Arg: Into<OsString>>(mut self, wrapper: impl IntoIterator<Item = Arg>) -> Self {
@@ -97,7 +106,7 @@ impl Setup {
     /// The command, with stderr to be read.
     pub fn command(&self) -> Command {
         let mut words: Vec<OsString> = self.wrapper.clone();
-        words.push(env!("CARGO_BIN_EXE_walcast").into());
+        words.push(self.binary.clone().into());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).arg("serve");
         for flag in ["--listen", "--admin-listen"] {
@@ -120,17 +129,26 @@ impl Setup {
 
     /// Starts it and waits until `/readyz` says so.
     pub async fn start(self) -> Broker {
+        let started = self.try_start().await;
+        started.unwrap_or_else(|(status, said)| panic!("the broker ended with {status} before it listened: {said}"))
+    }
+
+    /// Starts it and waits until `/readyz` says so, or gives how it ended and what it said.
+    ///
+    /// # Errors
+    /// The exit status and stderr of a broker that refused to start.
+    pub async fn try_start(self) -> Result<Broker, (ExitStatus, String)> {
         let mut child = self.command().spawn().expect("the broker's binary can be run");
         let logs = Logs::collect(child.stderr.take().expect("stderr is piped"));
         let waiting = logs.clone();
         let found = tokio::task::spawn_blocking(move || waiting.wait_for("its addresses", logs::listening)).await;
         let Some((grpc, admin)) = found.expect("the wait does not panic") else {
             let status = child.wait().expect("it was started");
-            panic!("the broker ended with {status} before it listened: {:#?}", logs.to_the_end());
+            return Err((status, logs.to_the_end().join("\n")));
         };
         let broker = Broker { child, setup: self, logs, grpc, admin, over: false };
         eventually("readiness", || async { (broker.get("/readyz").await?.status == 200).then_some(()) }).await;
-        broker
+        Ok(broker)
     }
 
     /// Starts it, expecting that it refuses; gives the exit code and stderr.
@@ -158,6 +176,7 @@ pub struct Broker {
 #[derive(Debug)]
 pub struct Stopped {
     setup: Setup,
+    lines: Vec<String>,
 }
 
 impl Broker {
@@ -244,7 +263,7 @@ impl Broker {
     pub async fn wait(mut self) -> (ExitStatus, Stopped) {
         let status = tokio::task::block_in_place(|| wait_for_exit(&mut self.child));
         self.check_logs();
-        (status, Stopped { setup: self.setup.clone() })
+        (status, Stopped { setup: self.setup.clone(), lines: self.logs.to_the_end() })
     }
 
     fn check_logs(&mut self) {
@@ -276,6 +295,11 @@ impl Stopped {
     /// Starts it again on the same data directory with the same settings.
     pub async fn start(self) -> Broker {
         self.setup.start().await
+    }
+
+    /// How many of its log lines hold this part.
+    pub fn logged(&self, part: &str) -> usize {
+        self.lines.iter().filter(|line| line.contains(part)).count()
     }
 
     /// Its settings, to be changed before it starts again.

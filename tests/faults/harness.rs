@@ -1,0 +1,124 @@
+//! Runs the rows one after the other and prints the table. `FAULTS_VERBOSE` shows the panics of rigs as they happen.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use crate::needs::Need;
+use crate::rows;
+use crate::table::{ControlEnd, Judged, Report, Row, Run, Variant, show};
+
+/// No single run of a rig takes this long, the longest freeze and the reading of everything included.
+const RUN_MAX: Duration = Duration::from_secs(240);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// What works on any machine.
+    Plain,
+    /// What `make test` runs.
+    Quick,
+    /// Everything.
+    All,
+}
+
+pub fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let has = |flag: &str| args.iter().any(|arg| arg == flag);
+    let extent = match (has("--all"), has("--quick")) {
+        (true, _) => Extent::All,
+        (false, true) => Extent::Quick,
+        (false, false) => Extent::Plain,
+    };
+    let filters: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
+    let mut chosen = rows::all();
+    chosen.retain(|row| match extent {
+        Extent::All => true,
+        Extent::Quick => row.quick,
+        Extent::Plain => row.quick && row.needs.is_empty(),
+    });
+    chosen.retain(|row| filters.is_empty() || filters.iter().any(|part| row.name.contains(*part)));
+    if has("--list") {
+        chosen.iter().for_each(|row| println!("{}: test", row.name));
+        return ExitCode::SUCCESS;
+    }
+    // A panic is a cell of the table; where it comes from is of interest only on demand.
+    if std::env::var_os("FAULTS_VERBOSE").is_none() {
+        std::panic::set_hook(Box::new(|_| {}));
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let started = Instant::now();
+    let mut judged = Vec::new();
+    for row in &chosen {
+        let begun = Instant::now();
+        let row = runtime.block_on(judge(row, extent));
+        let seconds = begun.elapsed().as_secs_f64();
+        match row.failure() {
+            None => println!("ok fault: {} ({seconds:.1} s)", row.name),
+            Some(why) => println!("FAILED fault: {}: {why} ({seconds:.1} s)", row.name),
+        }
+        for violation in row.report.violations.iter().skip(1).take(5) {
+            println!("    also: {violation}");
+        }
+        judged.push(row);
+    }
+    let failed = judged.iter().filter(|row| row.failure().is_some()).count();
+    let lost: u64 = judged.iter().map(|row| row.report.lost).sum();
+    let acknowledged: u64 = judged.iter().map(|row| row.report.acknowledged).sum();
+    println!("\n{}\n", show(&judged));
+    println!(
+        "{} faults, {failed} not as specified or without a failing control; {acknowledged} acknowledged, {lost} lost; {:.0} s",
+        judged.len(),
+        started.elapsed().as_secs_f64()
+    );
+    ExitCode::from(u8::from(failed > 0))
+}
+
+async fn judge(row: &Row, extent: Extent) -> Judged {
+    let thorough = extent == Extent::All;
+    let missing = row.needs.iter().find_map(|need| need.missing());
+    let report = match missing {
+        Some(missing) => Report { violations: vec![missing], ..Report::default() },
+        None => match guarded(row, Run { variant: Variant::Real, thorough }).await {
+            Ok(report) => report,
+            Err(panicked) => Report { violations: vec![panicked], ..Report::default() },
+        },
+    };
+    let mut controls = Vec::new();
+    for variant in row.controls.iter().copied() {
+        let broken = matches!(variant, Variant::Broken(_));
+        // Without the second build the other controls still count, where nothing else may be asked of the machine.
+        if broken && extent == Extent::Plain && row.controls.len() > 1 {
+            continue;
+        }
+        let missing = broken.then_some(Need::Controls).and_then(Need::missing);
+        let missing = missing.or_else(|| row.needs.iter().find_map(|need| need.missing()));
+        let end = match missing {
+            Some(missing) => ControlEnd::NotRun(missing),
+            None => match guarded(row, Run { variant, thorough: false }).await {
+                Ok(report) => report.violations.into_iter().next().map_or(ControlEnd::Passed, ControlEnd::Caught),
+                Err(panicked) => ControlEnd::NotRun(panicked),
+            },
+        };
+        controls.push((variant, end));
+    }
+    Judged { name: row.name.clone(), report, controls }
+}
+
+/// Runs the rig in a task of its own, whose panic is a sentence.
+async fn guarded(row: &Row, run: Run) -> Result<Report, String> {
+    let task = tokio::spawn((row.rig)(run));
+    let abort = task.abort_handle();
+    match tokio::time::timeout(RUN_MAX, task).await {
+        Ok(Ok(report)) => Ok(report),
+        Ok(Err(error)) => Err(error.try_into_panic().map_or_else(|error| error.to_string(), |panic| text_of(&*panic))),
+        Err(_) => {
+            abort.abort();
+            Err(format!("it did not end within {} s", RUN_MAX.as_secs()))
+        }
+    }
+}
+
+fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    let text: String = text.unwrap_or("without a text").chars().take(2_000).collect();
+    format!("the rig panicked: {}", text.replace('\n', " "))
+}

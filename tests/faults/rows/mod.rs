@@ -1,0 +1,37 @@
+//! The faults, in the order of the table.
+
+mod bit_flips;
+mod clock;
+mod descriptors;
+mod disk_states;
+mod frozen;
+mod invisible;
+mod io_errors;
+mod reused;
+mod shortages;
+mod slow;
+mod surgery;
+mod two_processes;
+mod write_back;
+
+use crate::table::Row;
+
+/// Every row.
+pub fn all() -> Vec<Row> {
+    let groups = [
+        io_errors::rows(),
+        write_back::rows(),
+        shortages::rows(),
+        disk_states::rows(),
+        descriptors::rows(),
+        invisible::rows(),
+        frozen::rows(),
+        slow::rows(),
+        two_processes::rows(),
+        clock::rows(),
+        surgery::rows(),
+        bit_flips::rows(),
+        reused::rows(),
+    ];
+    groups.into_iter().flatten().collect()
+}
