@@ -23,16 +23,22 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// The frame, if the payload is exactly `records` records.
-    pub(super) fn new(first: Sequence, records: u32, payload: Bytes, frame: FramePlace) -> Option<Self> {
+    /// The frame, if the payload is exactly `records` records. It is nowhere until it is [`Self::placed`].
+    pub(super) fn new(first: Sequence, records: u32, payload: Bytes) -> Option<Self> {
         let mut offset = 0;
         for _ in 0..records {
             let body = payload.get(offset..)?;
             let length = u32_at(body.get(..RECORD_PREFIX_BYTES)?, 0) as usize;
             offset += RECORD_PREFIX_BYTES + body.get(RECORD_PREFIX_BYTES..)?.get(..length)?.len();
         }
-        let at = FramePlace { offset: frame.offset.wrapping_add(FRAME_HEADER_BYTES as u32), ..frame };
+        let at = FramePlace { segment: Sequence::ZERO, offset: 0 };
         (records > 0 && offset == payload.len()).then_some(Self { first, records, payload, at })
+    }
+
+    /// The frame, which begins there.
+    pub(super) fn placed(self, frame: FramePlace) -> Self {
+        let at = FramePlace { offset: frame.offset.wrapping_add(FRAME_HEADER_BYTES as u32), ..frame };
+        Self { at, ..self }
     }
 
     /// The sequence of the last record.

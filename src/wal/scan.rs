@@ -104,11 +104,11 @@ impl SegmentScan {
         }
         // A segment is shorter than 4 GiB, or its file was made by somebody else: then the places are of no use, and harmless.
         let at = FramePlace { segment: self.segment, offset: self.offset as u32 };
-        let decoded = Frame::new(header.first, header.records, payload, at)
+        let decoded = Frame::new(header.first, header.records, payload)
             .ok_or(ScanError::Fault(DamageReason::Records { expected }))?;
         self.offset += frame.len() as u64;
         self.next = header.next();
-        Ok(decoded)
+        Ok(decoded.placed(at))
     }
 
     /// The damage that a fault at this position is.

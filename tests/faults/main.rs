@@ -30,7 +30,7 @@ mod snapshot;
 #[cfg(test)]
 mod strace;
 #[cfg(test)]
-#[allow(dead_code, reason = "shared with the integration tests, which use all of it")]
+#[allow(dead_code, unused_imports, reason = "shared with the integration tests, which use all of it")]
 #[path = "../it/support/mod.rs"]
 mod support;
 #[cfg(test)]

@@ -155,7 +155,7 @@ fn markers(first: Sequence, count: u64, lost: &[u8]) -> Frame {
     record.extend_from_slice(lost);
     debug_assert_eq!(record.len(), RECORD_PREFIX_BYTES + lost.len());
     // At most `MARKERS_MAX`.
-    Frame { first, records: count as u32, payload: Bytes::from(record.repeat(count as usize)) }
+    Frame::new(first, count as u32, Bytes::from(record.repeat(count as usize))).expect("it is made of whole records")
 }
 
 struct Out<'a> {

@@ -15,8 +15,8 @@ use crate::event::record;
 use crate::event::{MessageId, Projected, Sequence};
 use crate::ingest::publisher::Queued;
 use crate::ingest::{
-    Admission, CheckpointError, CheckpointTrigger, Checkpointer, Committer, CommitterMetrics, Config, DurableBatch,
-    DurableSink, Publish, PublishError, Publisher, SubjectTable,
+    CheckpointError, CheckpointTrigger, Checkpointer, Committer, CommitterMetrics, Config, DurableBatch, DurableSink,
+    Publish, PublishError, Publisher, SubjectTable,
 };
 use crate::wal::sim::{Random, SimFileSystem};
 use crate::wal::{self, FileSystem as _, Log, OpenError, OpenErrorKind, Options, Preparation};
@@ -66,7 +66,6 @@ pub struct Node {
 #[derive(Debug)]
 struct Sink {
     seen: Mutex<Vec<Seen>>,
-    admission: Admission,
 }
 
 #[async_trait]
@@ -76,10 +75,6 @@ impl DurableSink for Sink {
             assert!(message.sequence <= batch.durable.sequence(), "delivered before it is durable");
             let (subject, id) = (message.subject.as_str().to_owned(), message.id.get());
             self.seen.lock().push(Seen { sequence: message.sequence.get(), subject, id, body: None });
-            if message.expires_at.is_some() {
-                // As if it were projected at once.
-                self.admission.give_back(message.charge as usize);
-            }
         }
     }
 
@@ -136,7 +131,7 @@ impl Node {
         let (durable, _) = watch::channel(log.durable());
         let (publisher, committer, releaser) =
             Committer::new(&config, opened.writer, Arc::clone(&subjects), durable, trigger, metrics.clone());
-        let sink = Arc::new(Sink { seen: Mutex::default(), admission: publisher.admission().clone() });
+        let sink = Arc::new(Sink { seen: Mutex::default() });
         Ok(Self {
             checkpointer: Checkpointer::new(files, ids.to_owned(), log.log_id()),
             releaser: Box::pin(releaser.run(Arc::clone(&sink))),
@@ -232,7 +227,10 @@ pub fn read(log: &Log, after: Sequence) -> Result<Vec<Seen>, String> {
     let mut all = Vec::new();
     while let Some(frame) = reader.next().map_err(|error| error.to_string())? {
         for (sequence, bytes) in frame.iter() {
-            let record = record::decode(&bytes).map_err(|error| format!("record {sequence}: {error}"))?;
+            let logged = record::decode(&bytes).map_err(|error| format!("record {sequence}: {error}"))?;
+            let record::Logged::Message(record) = logged else {
+                return Err(format!("record {sequence} was lost in a repair that nobody made"));
+            };
             let body = Some(record.body.to_vec());
             all.push(Seen { sequence: sequence.get(), subject: record.subject.to_owned(), id: record.id.get(), body });
         }
