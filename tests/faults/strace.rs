@@ -25,6 +25,8 @@ pub struct Tracer {
     trace: PathBuf,
 }
 
+const ATTACHED_WITHIN: Duration = Duration::from_secs(20);
+
 /// Calls that change files or make them durable.
 pub const FILE_CALLS: &str = "/^open,/^pwrite,/^write,fdatasync,fsync,/^rename,/^unlink,ftruncate,sync_file_range";
 
@@ -48,20 +50,19 @@ impl Injection<'_> {
         let mut command = Command::new("strace");
         command.args(self.options(trace));
         let threads = match self.thread {
-            Some(name) => threads_named(pid, name),
+            Some(name) => wait_for_thread(pid, name),
             None => {
                 command.arg("-f");
                 vec![pid]
             }
         };
-        assert!(!threads.is_empty(), "the broker has no thread {:?}", self.thread);
         for thread in &threads {
             command.arg("-p").arg(thread.to_string());
         }
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let tracer = Tracer { child: child.expect("strace runs"), trace: trace.to_owned() };
         let traced = if self.thread.is_some() { threads } else { thread_ids(pid) };
-        let give_up = Instant::now() + Duration::from_secs(20);
+        let give_up = Instant::now() + ATTACHED_WITHIN;
         while !traced.iter().all(|thread| is_traced(pid, *thread)) {
             assert!(Instant::now() < give_up, "strace did not attach");
             std::thread::sleep(Duration::from_millis(5));
@@ -114,6 +115,19 @@ fn threads_named(pid: u32, name: &str) -> Vec<u32> {
         fs::read_to_string(format!("/proc/{pid}/task/{thread}/comm")).is_ok_and(|found| found.trim() == name)
     };
     thread_ids(pid).into_iter().filter(is_named).collect()
+}
+
+/// A thread takes its name after it was started.
+fn wait_for_thread(pid: u32, name: &str) -> Vec<u32> {
+    let give_up = Instant::now() + ATTACHED_WITHIN;
+    loop {
+        let found = threads_named(pid, name);
+        if !found.is_empty() {
+            return found;
+        }
+        assert!(Instant::now() < give_up, "the broker has no thread {name}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 fn is_traced(pid: u32, thread: u32) -> bool {

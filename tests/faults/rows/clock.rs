@@ -22,7 +22,7 @@ const NEAR_SECONDS: i64 = 10;
 
 /// The row.
 pub fn rows() -> Vec<Row> {
-    vec![Row::new("clock jumps by +1 day and -1 hour", rig).needs(&[Need::FakeTime]).control(Variant::NoFault)]
+    vec![Row::new("clock jumps by +1 day and -1 hour", rig).needs(&[Need::FakeTime]).control(Variant::NoFault).slow()]
 }
 
 async fn rig(run: Run) -> Report {

@@ -66,7 +66,7 @@ pub fn rows() -> Vec<Row> {
             let row = Row::new(format!("{error} at {}", operation.name), move |run| rig(operation, error, run));
             let row = row.needs(&[Need::Strace]).control(Variant::NoFault);
             let row = if operation.calls == "fdatasync" { row.control(Variant::Broken("retry-fsync")) } else { row };
-            rows.push(if operation.quick { row } else { row.slow() });
+            rows.push(if operation.quick && *error == "EIO" { row } else { row.slow() });
         }
     }
     rows

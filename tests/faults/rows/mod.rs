@@ -5,11 +5,13 @@ mod clock;
 mod descriptors;
 mod disk_states;
 mod frozen;
+mod housekeeping;
 mod invisible;
 mod io_errors;
 mod reused;
 mod shortages;
 mod slow;
+mod start_up;
 mod surgery;
 mod two_processes;
 mod write_back;
@@ -21,6 +23,8 @@ pub fn all() -> Vec<Row> {
     let groups = [
         io_errors::rows(),
         write_back::rows(),
+        housekeeping::rows(),
+        start_up::rows(),
         shortages::rows(),
         disk_states::rows(),
         descriptors::rows(),

@@ -12,7 +12,7 @@ const ROUNDS: u64 = 4;
 
 /// The row.
 pub fn rows() -> Vec<Row> {
-    let row = Row::new("kill -9 with old bytes in a reused file", rig);
+    let row = Row::new("kill -9 with old bytes in a reused file", rig).slow();
     vec![row.control(Variant::Broken("reuse-salt")).control(Variant::Own("files are not used again"))]
 }
 

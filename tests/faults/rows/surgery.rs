@@ -76,7 +76,12 @@ const SURGERIES: [Surgery; 13] = [
 
 /// One row for each surgery.
 pub fn rows() -> Vec<Row> {
-    let row = |surgery: Surgery| Row::new(surgery.0, move |run| rig(surgery, run)).control(Variant::NoFault);
+    // One of each kind; the others are variations.
+    let quick = ["a segment is missing", "a segment is doubled", "a segment is empty", "a segment is from the future"];
+    let row = |surgery: Surgery| {
+        let row = Row::new(surgery.0, move |run| rig(surgery, run)).control(Variant::NoFault);
+        if quick.contains(&surgery.0) { row } else { row.slow() }
+    };
     SURGERIES.into_iter().map(row).collect()
 }
 
