@@ -30,6 +30,7 @@ mod okaywal;
 #[cfg(test)]
 mod start_up;
 #[cfg(test)]
+#[allow(dead_code, reason = "shared with the other rigs, each of which uses what it needs")]
 mod support;
 #[cfg(test)]
 mod sync_before_ack;
