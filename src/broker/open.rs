@@ -254,6 +254,7 @@ fn log_options(settings: &Settings, durable_at_least: Sequence) -> wal::Options 
     wal::Options {
         segment_bytes: settings.log.segment_bytes,
         max_bytes: settings.log.max_bytes,
+        reserve_bytes: settings.log.reserve_bytes,
         keep_bytes: settings.log.keep_bytes,
         keep_for: settings.log.keep_for,
         verify_for: settings.log.verify_for,

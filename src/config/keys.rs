@@ -98,6 +98,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(store.cassandra.consistency, Word),
     key!(log.segment_bytes, bytes(64 * KIB, GIB)),
     key!(log.max_bytes, bytes(128 * KIB, PIB), flag "--log-max-bytes"),
+    key!(log.reserve_bytes, bytes(0, PIB)),
     key!(log.keep_bytes, bytes(0, PIB)),
     key!(log.keep_for, span(Duration::ZERO, TEN_YEARS)),
     key!(log.verify_for, span(Duration::ZERO, HOUR)),

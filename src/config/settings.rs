@@ -161,6 +161,10 @@ pub struct LogSettings {
     /// Space of all segments, in bytes; publishes get RESOURCE_EXHAUSTED beyond it. Default 10GiB, 128KiB to
     /// 1PiB: reached before the disk is full, so that delivery and projection go on.
     pub max_bytes: u64,
+    /// Free space of the disk that the log leaves to the store, the ids and the index, in bytes; publishes get
+    /// RESOURCE_EXHAUSTED when it would be used. Default 512MiB, 0 to 1PiB: twice what the embedded store keeps free. On a
+    /// small disk at most a quarter of it.
+    pub reserve_bytes: u64,
     /// Log kept for replay after its projection, in bytes at most. Default 1GiB, 0 to 1PiB; 0 keeps none.
     pub keep_bytes: u64,
     /// How long log is kept for replay after its projection, at most. Default 24h, 0 to 10 years. What comes
@@ -177,6 +181,7 @@ impl Default for LogSettings {
         Self {
             segment_bytes: 64 * MIB_ON_DISK,
             max_bytes: 10 * GIB_ON_DISK,
+            reserve_bytes: 512 * MIB_ON_DISK,
             keep_bytes: GIB_ON_DISK,
             keep_for: Duration::from_secs(24 * 3600),
             verify_for: Duration::from_millis(1_200),

@@ -17,7 +17,8 @@ use super::*;
 use crate::event::{Durable, Expiration, MessageId, Sequence, Subject};
 use crate::telemetry::Metrics;
 use crate::wal::{
-    self, DiskFileSystem, FileEntry, FileLock, FileSystem, LockError, Log, LogFile, Opened, Options, Preparation,
+    self, DiskFileSystem, DiskSpace, FileEntry, FileLock, FileSystem, LockError, Log, LogFile, Opened, Options,
+    Preparation,
 };
 
 /// A disk whose syncs can be made to fail, and whose writes are counted.
@@ -86,8 +87,8 @@ impl FileSystem for Faulty {
     fn lock(&self, path: &Path) -> Result<Box<dyn FileLock>, LockError> {
         DiskFileSystem.lock(path)
     }
-    fn available_space(&self, dir: &Path) -> io::Result<u64> {
-        DiskFileSystem.available_space(dir)
+    fn space(&self, dir: &Path) -> io::Result<DiskSpace> {
+        DiskFileSystem.space(dir)
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::file_system::{FileEntry, FileLock, FileSystem, LockError, LogFile};
+use super::file_system::{DiskSpace, FileEntry, FileLock, FileSystem, LockError, LogFile};
 
 /// The file system of the machine.
 #[derive(Debug, Clone, Copy, Default)]
@@ -131,8 +131,9 @@ impl FileSystem for DiskFileSystem {
         Ok(Box::new(DiskLock { _file: file }))
     }
 
-    fn available_space(&self, dir: &Path) -> io::Result<u64> {
+    fn space(&self, dir: &Path) -> io::Result<DiskSpace> {
         let stat = rustix::io::retry_on_intr(|| rustix::fs::statvfs(dir)).map_err(io::Error::from)?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        Ok(DiskSpace { available: bytes(stat.f_bavail), total: bytes(stat.f_blocks) })
     }
 }

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::event::UnixMicros;
 
 use super::error::OpenError;
-use super::file_system::{FileEntry, FileLock, FileSystem, LockError, LogFile, read_full};
+use super::file_system::{DiskSpace, FileEntry, FileLock, FileSystem, LockError, LogFile, read_full};
 use super::format::{SEGMENT_HEADER_BYTES, SegmentHeader};
 
 /// The environment variable that turns one of them on.
@@ -189,8 +189,8 @@ impl FileSystem for FaultyFileSystem {
         self.fs.lock(path)
     }
 
-    fn available_space(&self, dir: &Path) -> io::Result<u64> {
-        self.fs.available_space(dir)
+    fn space(&self, dir: &Path) -> io::Result<DiskSpace> {
+        self.fs.space(dir)
     }
 
     fn random(&self, buffer: &mut [u8]) -> io::Result<()> {

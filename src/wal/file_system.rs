@@ -65,6 +65,15 @@ pub enum LockError {
     Io(io::Error),
 }
 
+/// Room on a disk, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// What an ordinary user can still write.
+    pub available: u64,
+    /// All of it.
+    pub total: u64,
+}
+
 /// What the log needs of the machine it runs on.
 pub trait FileSystem: Debug + Send + Sync {
     /// Makes the directory and its parents, durably.
@@ -121,11 +130,11 @@ pub trait FileSystem: Debug + Send + Sync {
     /// [`LockError::Held`] if another open log has it, in this process or another.
     fn lock(&self, path: &Path) -> Result<Box<dyn FileLock>, LockError>;
 
-    /// Bytes that an ordinary user can still write to the directory's disk.
+    /// Room on the directory's disk.
     ///
     /// # Errors
     /// What the system says.
-    fn available_space(&self, dir: &Path) -> io::Result<u64>;
+    fn space(&self, dir: &Path) -> io::Result<DiskSpace>;
 
     /// Fills the buffer with random bytes that nobody outside can guess.
     ///

@@ -185,7 +185,8 @@ fn check_and_prepare(
     let number = listing.last_number + 1;
     let make = |stopped: &dyn Fn() -> bool| {
         let making = options.dir.join(making_name(number));
-        prepare::make_spare(fs, options, number, stopped).map_err(OpenError::io("prepare a segment in", &making))
+        // Without the reserve: a log on a full disk must open, or it could never be drained.
+        prepare::make_spare(fs, options, 0, number, stopped).map_err(OpenError::io("prepare a segment in", &making))
     };
     if listing.spares.iter().any(|(_, _, bytes)| *bytes == options.segment_bytes) {
         return Ok((check(fs, options, listing)?, None));

@@ -26,6 +26,9 @@ pub struct Options {
     pub segment_bytes: u64,
     /// All files of the log together stay at or below this; at least two segments.
     pub max_bytes: u64,
+    /// Free bytes of the disk that the log leaves to the store, the checkpoint and the index: it makes no further segment
+    /// that would take of them. On a small disk at most a quarter of it.
+    pub reserve_bytes: u64,
     /// How much of what was released is kept for replay.
     pub keep_bytes: u64,
     /// How long what was released is kept for replay, counted from when its segment was closed.
@@ -55,6 +58,7 @@ impl Options {
             dir: dir.into(),
             segment_bytes: 64 * MIB,
             max_bytes: 10 * 1024 * MIB,
+            reserve_bytes: 512 * MIB,
             keep_bytes: 1024 * MIB,
             keep_for: Duration::from_secs(24 * 3600),
             // One record of the largest body that a configuration may allow fits, with room for its subject.

@@ -19,6 +19,9 @@ use super::shared::{Obstacle, Shared, Spare};
 const SPARES_READY: usize = 1;
 /// How often an obstacle is looked at again: appends resume within this and the time to fill a file.
 const RETRY_EVERY: Duration = Duration::from_millis(250);
+/// On a small disk the reserve is this part of it: twice what the embedded store keeps free, so that projection goes on,
+/// and the log can be trimmed, when publishes are refused.
+const RESERVE_PART: u64 = 4;
 /// Zeros written at once.
 const FILL_BYTES: usize = 1024 * 1024;
 /// Zeros written between two syncs, so that a commit never waits behind a whole file of them.
@@ -93,7 +96,8 @@ fn prepare(shared: &Shared) -> Result<(), LogFailed> {
             return Ok(());
         }
     };
-    let made = make_spare(&*shared.fs, &shared.options, number, &|| shared.state.lock().stop);
+    let made =
+        make_spare(&*shared.fs, &shared.options, shared.options.reserve_bytes, number, &|| shared.state.lock().stop);
     let mut state = shared.state.lock();
     state.making = false;
     match made {
@@ -123,16 +127,17 @@ fn prepare(shared: &Shared) -> Result<(), LogFailed> {
     Ok(())
 }
 
-/// Fills a new file and names it a spare. None if it was told to stop meanwhile.
+/// Fills a new file and names it a spare, if it leaves `reserve` bytes of the disk free. None if it was told to stop meanwhile.
 pub(super) fn make_spare(
     fs: &dyn FileSystem,
     options: &Options,
+    reserve: u64,
     number: u64,
     stopped: &dyn Fn() -> bool,
 ) -> io::Result<Option<Spare>> {
     let making = options.dir.join(making_name(number));
     let path = options.dir.join(spare_name(number, false));
-    let made = match fill(fs, options, &making, stopped) {
+    let made = match fill(fs, options, reserve, &making, stopped) {
         Ok(true) => fs.rename(&making, &path).map(|()| Some(Spare { path, reused: false })),
         Ok(false) => Ok(None),
         Err(error) => Err(error),
@@ -168,11 +173,21 @@ pub(super) fn is_shortage(error: &io::Error) -> bool {
 }
 
 /// Writes a file of zeros, durably. False if it was told to stop meanwhile.
-fn fill(fs: &dyn FileSystem, options: &Options, path: &Path, stopped: &dyn Fn() -> bool) -> io::Result<bool> {
+fn fill(
+    fs: &dyn FileSystem,
+    options: &Options,
+    reserve: u64,
+    path: &Path,
+    stopped: &dyn Fn() -> bool,
+) -> io::Result<bool> {
     let total = options.segment_bytes;
-    if fs.available_space(&options.dir)? < total {
-        // Without trying: the store and the system's own files live on the same disk.
-        return Err(io::Error::new(io::ErrorKind::StorageFull, format!("less than {total} bytes are free")));
+    // Without trying: the store and the system's own files live on the same disk.
+    let space = fs.space(&options.dir)?;
+    let needed = total.saturating_add(reserve.min(space.total / RESERVE_PART));
+    if space.available < needed {
+        let and_reserve = if reserve > 0 { " (log.segment_bytes and log.reserve_bytes)" } else { "" };
+        let reason = format!("less than {needed} bytes are free{and_reserve}");
+        return Err(io::Error::new(io::ErrorKind::StorageFull, reason));
     }
     let file = fs.create(path)?;
     let zeros = vec![0; FILL_BYTES.min(usize::try_from(total).unwrap_or(FILL_BYTES))];

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::file_system::{FileEntry, FileLock, FileSystem, LockError, LogFile};
+use super::file_system::{DiskSpace, FileEntry, FileLock, FileSystem, LockError, LogFile};
 use crate::event::UnixMicros;
 
 const SECTOR: usize = 512;
@@ -494,8 +494,8 @@ impl FileSystem for SimFileSystem {
         }
     }
 
-    fn available_space(&self, _dir: &Path) -> io::Result<u64> {
-        Ok(self.0.lock().available)
+    fn space(&self, _dir: &Path) -> io::Result<DiskSpace> {
+        Ok(DiskSpace { available: self.0.lock().available, total: u64::MAX })
     }
 
     fn random(&self, buffer: &mut [u8]) -> io::Result<()> {

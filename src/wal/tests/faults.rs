@@ -163,6 +163,25 @@ fn a_full_disk_refuses_and_resumes_by_itself() {
 }
 
 #[test]
+fn the_reserve_is_left_to_others_and_a_log_opens_without_it() {
+    let fs = SimFileSystem::new(7);
+    let reserve_bytes = 1_000_000;
+    let segment_bytes = options().segment_bytes;
+    fs.set_available(reserve_bytes + segment_bytes - 1);
+    let mut opened = open_sim(&fs, Options { reserve_bytes, ..options() });
+    let big = batch(&[&[7; 2_900]]);
+    let error = loop {
+        match opened.writer.ensure_room(big.bytes()) {
+            Ok(()) => drop(opened.writer.append(&big).expect("what is allocated is there")),
+            Err(error) => break error,
+        }
+    };
+    assert!(error.to_string().contains("log.reserve_bytes"), "{error}");
+    fs.set_available(reserve_bytes + segment_bytes);
+    opened.writer.ensure_room(big.bytes()).expect("a segment fits beside the reserve");
+}
+
+#[test]
 fn opening_without_space_says_so() {
     let fs = SimFileSystem::new(6);
     fs.set_available(100);
