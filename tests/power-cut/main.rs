@@ -6,6 +6,9 @@
 //!
 //! `WALCAST_CUT_CYCLES` (200, the control 10), `WALCAST_CUT_MAX_MS` (2000) and `WALCAST_CUT_SEED` (random, printed).
 //!
+//! The times until ready are those of an unoptimised build in a guest with one processor: compare them with each other
+//! only, `make soak` has the real ones.
+//!
 //! Not in here: a disk that loses its own write cache. Whatever the guest's kernel has handed to the disk is kept by the
 //! host, whether or not it was flushed.
 #![cfg(test)]
