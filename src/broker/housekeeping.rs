@@ -10,11 +10,14 @@ use tokio::sync::watch;
 use crate::event::{Projected, Sequence};
 use crate::index::Index;
 use crate::ingest::{Checkpoint, CheckpointError, Checkpointer, SubjectTable};
-use crate::wal::{Log, VerifyError};
+use crate::wal::{Log, LogFailed, VerifyError};
 
 /// How often the log is looked at when nothing else asks for it: `log.keep_for` passes without anybody's doing. Also
 /// the pause between two segments that are checked: 64 MiB/s of reading leave the disk to the appends.
 const RELEASE_EVERY: Duration = Duration::from_secs(1);
+
+/// How often it is seen that the log has failed while nobody publishes, on whose publish the committer would end.
+const FAILURE_EVERY: Duration = Duration::from_millis(250);
 
 /// Why housekeeping cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +25,9 @@ pub enum HousekeepingError {
     /// The last checkpoint was not written.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// The log failed in the background: while a spare was made.
+    #[error(transparent)]
+    Log(#[from] LogFailed),
     /// A closed segment is not what was written.
     #[error("check the log: {0}")]
     Verify(#[from] VerifyError),
@@ -56,13 +62,24 @@ impl Housekeeper {
     ///
     /// # Errors
     /// That of the last checkpoint: one before it that fails is tried again at the next occasion, and the log keeps
-    /// what it would have covered. And that of a segment that cannot be read or is damaged.
+    /// what it would have covered. That of a segment that cannot be read or is damaged. And that of a log that has failed.
     pub fn run(mut self) -> Result<(), HousekeepingError> {
         let mut verify_at = Instant::now() + RELEASE_EVERY;
+        let mut release_at = verify_at;
+        let mut known_as_failed = false;
         loop {
-            match self.wake.recv_timeout(RELEASE_EVERY) {
+            match self.wake.recv_timeout(FAILURE_EVERY) {
                 Ok(()) => self.try_checkpoint(),
                 Err(RecvTimeoutError::Timeout) => {
+                    if let Some(failed) = self.log.failure()
+                        // A publish that is under way has the first word: its failure says what it was about.
+                        && std::mem::replace(&mut known_as_failed, true)
+                    {
+                        return Err(failed.into());
+                    }
+                    if Instant::now() < release_at {
+                        continue;
+                    }
                     let behind = self.subjects.marked_through().sequence() > self.checkpointed;
                     if behind && (self.failed || self.log.bytes() >= self.pressed_bytes) {
                         self.try_checkpoint();
@@ -76,6 +93,7 @@ impl Housekeeper {
                 }
             }
             self.release();
+            release_at = Instant::now() + RELEASE_EVERY;
             if Instant::now() >= verify_at {
                 self.verify()?;
                 verify_at = Instant::now() + RELEASE_EVERY;
@@ -112,7 +130,9 @@ impl Housekeeper {
     /// Lets the log trim what both the store and the checkpoint have.
     fn release(&self) {
         let projected = self.projected.borrow().sequence();
-        if let Err(error) = self.log.release(projected.min(self.checkpointed)) {
+        if let Err(error) = self.log.release(projected.min(self.checkpointed))
+            && !self.log.is_failed()
+        {
             tracing::warn!(%error, "the log was not trimmed; it is tried again");
         }
         self.index.trim();
