@@ -12,9 +12,9 @@ use crate::support::{Broker, Client, eventually};
 use crate::table::{Report, Run};
 
 /// How long health may go on to say SERVING after the failure.
-const NOT_SERVING_WITHIN: Duration = Duration::from_secs(1);
+pub const NOT_SERVING_WITHIN: Duration = Duration::from_secs(1);
 /// How long the process may live after the failure.
-const EXIT_WITHIN: Duration = Duration::from_secs(5);
+pub const EXIT_WITHIN: Duration = Duration::from_secs(5);
 /// How long the load may need until it meets the fault.
 const FAULT_WITHIN: Duration = Duration::from_secs(20);
 /// How long a control is given to go on as if nothing had happened.
@@ -59,7 +59,7 @@ async fn observe_end(broker: Broker, client: Client, load: Load, report: &mut Re
 }
 
 /// When health said NOT_SERVING, or could not be asked any more.
-async fn not_serving(client: Client) -> Instant {
+pub async fn not_serving(client: Client) -> Instant {
     let mut health = HealthClient::new(client.channel());
     loop {
         let answer = health.check(HealthCheckRequest { service: "broker.Broker".to_owned() }).await;

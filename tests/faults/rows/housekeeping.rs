@@ -19,6 +19,8 @@ const NEVER_AGAIN: Variant = Variant::Own("it goes on failing");
 enum Target {
     /// The first segment, which is the first to be trimmed.
     Segment,
+    /// The directory of the log.
+    Log,
     /// The checkpoint that is being written.
     Checkpoint,
     /// The directory of the checkpoint.
@@ -29,6 +31,7 @@ enum Target {
 pub fn rows() -> Vec<Row> {
     let operations = [
         ("rename of a trimmed segment", Target::Segment, "/^rename", "the log was not trimmed"),
+        ("fsync of the log directory after a trim", Target::Log, "fsync", "the log was not trimmed"),
         ("creation of an ids checkpoint", Target::Checkpoint, "/^open", "the ids checkpoint was not written"),
         ("write of an ids checkpoint", Target::Checkpoint, "pwrite64", "the ids checkpoint was not written"),
         ("fdatasync of an ids checkpoint", Target::Checkpoint, "fdatasync", "the ids checkpoint was not written"),
@@ -98,6 +101,7 @@ async fn path(broker: &Broker, target: Target) -> PathBuf {
             let log = broker.data().join("log");
             eventually("a segment", || async { newest(&log, "wal") }).await
         }
+        Target::Log => broker.data().join("log"),
         Target::Checkpoint => broker.data().join("ids/high-water-marks.tmp"),
         Target::Ids => broker.data().join("ids"),
     }

@@ -6,6 +6,7 @@ mod descriptors;
 mod disk_states;
 mod frozen;
 mod housekeeping;
+mod idle;
 mod invisible;
 mod io_errors;
 mod reused;
@@ -22,6 +23,7 @@ use crate::table::Row;
 pub fn all() -> Vec<Row> {
     let groups = [
         io_errors::rows(),
+        idle::rows(),
         write_back::rows(),
         housekeeping::rows(),
         start_up::rows(),
