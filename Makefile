@@ -5,6 +5,7 @@ SUITES ?=
 CYCLES ?=
 MESSAGES ?= 100000
 SEEDS ?= 10000
+SECONDS ?= 60
 FROM ?= 0
 FAULTS ?=
 
@@ -59,6 +60,10 @@ power-cut-control: ## The same with a build that skips fsync (10): fails if it l
 .PHONY: sim
 sim: ## Seeded runs of log, committer and recovery on a disk that crashes, fails and rots (SEEDS=10000 FROM=0, or SEED=n for one with its trace).
 	$(if $(SEED),WALCAST_SIM_SEED=$(SEED),WALCAST_SIM_SEEDS=$(SEEDS) WALCAST_SIM_FROM=$(FROM)) cargo test --lib simulation::no_seed -- --nocapture
+
+.PHONY: fuzz
+fuzz: ## Coverage-guided fuzzing of segments and records, SECONDS (60) each; KEEP=keep keeps what was found.
+	@tests/services/fuzz.sh $(SECONDS) $(KEEP)
 
 .PHONY: damage
 damage: ## Torn tails and flipped bits by the ten thousand: how many were injected, how many detected.

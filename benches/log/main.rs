@@ -25,10 +25,10 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug, Parser)]
 struct Args {
     /// Interleaved rounds; the figures are medians over them. Many short ones: a disk's weather changes within seconds.
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = 300)]
     rounds: usize,
     /// Measured seconds of each cell.
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = 0.02)]
     seconds: f64,
     /// Records in a batch.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 64, 256, 1024])]
@@ -53,7 +53,7 @@ struct Args {
 fn main() -> ExitCode {
     let mut args = Args::parse();
     if args.quick {
-        (args.rounds, args.seconds, args.sustained) = (3, 0.05, args.sustained.min(3.0));
+        (args.rounds, args.seconds, args.sustained) = (10, 0.02, args.sustained.min(3.0));
     }
     match compare(&args) {
         Ok(()) => ExitCode::SUCCESS,

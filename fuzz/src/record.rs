@@ -1,0 +1,21 @@
+//! Bytes as a record: what decodes is written back as the same bytes.
+
+use crate::event::record::{RecordError, decode, encode};
+
+/// Panics if the decoder breaks its word.
+pub fn check(input: &[u8]) {
+    match decode(input) {
+        Ok(record) => {
+            let mut written = Vec::new();
+            encode(&record, &mut written).expect("what was read can be written");
+            assert_eq!(written, input, "other bytes say the same");
+            if let Ok(message) = record.to_message() {
+                assert_eq!((message.subject.as_str(), &message.body[..]), (record.subject, record.body));
+            }
+            assert!(!(crate::planted() && record.id.get() > 1 << 24 && !record.body.is_empty()), "the planted mistake");
+        }
+        Err(RecordError::Empty) => assert!(input.is_empty()),
+        Err(RecordError::UnknownVersion { version }) => assert!(version != 1 && input[0] == version),
+        Err(RecordError::Malformed { .. }) => assert_eq!(input[0], 1),
+    }
+}
