@@ -19,6 +19,9 @@ fn floor(batch: usize) -> f64 {
     if batch <= 64 { 0.9 } else { 0.8 }
 }
 
+/// Beyond this many times between the bare loop's slow and quick rounds, the disk was somebody else's.
+const RESTLESS: f64 = 3.0;
+
 /// From this batch size on the log is to be ahead of okaywal.
 const AHEAD_FROM: usize = 8;
 
@@ -110,6 +113,15 @@ impl Measured {
                         "| {size} | {bytes} | {name} | {rate:.0} | {least:.0}-{most:.0} | {p99:.0} | {times:.2} | {least_times:.2}-{most_times:.2} |",
                         bytes = commit_bytes(*size)
                     ),
+                );
+            }
+            let bare = &cells[BARE].commits_per_second;
+            let spread = quantile(bare, 0.9) / quantile(bare, 0.1);
+            if spread > RESTLESS {
+                let words = "the machine is busy with something else, measure again";
+                line(
+                    &mut aims,
+                    format_args!("{size}: the bare loop's own rate varied {spread:.1}-fold (p10 to p90): {words}"),
                 );
             }
             let (ours, okay) = (quantile(&ratio(OURS), 0.5), OKAY.map(|who| quantile(&ratio(who), 0.5)));
