@@ -9,6 +9,8 @@ SECONDS ?= 60
 FROM ?= 0
 FAULTS ?=
 
+RECORDS ?= 1000000
+
 .PHONY: help
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +75,10 @@ damage: ## Torn tails and flipped bits by the ten thousand: how many were inject
 faults: ## The table of faults: each injected into the real broker under load, with what it did, what was lost, and a control that must fail.
 	@tests/services/install strace faults
 	@tests/services/faults.sh --all $(FAULTS)
+
+.PHONY: replay-check
+replay-check: ## A log of RECORDS (1,000,000) replayed into a second broker, killed three times on the way: nothing is lost.
+	WALCAST_REPLAY_RECORDS=$(RECORDS) cargo test --release --test it killed_three_times -- --nocapture
 
 .PHONY: bench
 bench: ## Throughput and cost beside a tonic server that does nothing, interleaved; prints the ratios.

@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::event::Sequence;
@@ -18,6 +20,8 @@ use super::segments::{Segment, SegmentInfo, SegmentState};
 
 /// How often the directory is listed anew when a running broker trims it meanwhile; each needs a trim in between.
 const LIST_ATTEMPTS_MAX: usize = 8;
+/// Threads that verify: reading and checksums of one segment overlap with those of another.
+const VERIFY_THREADS: usize = 2;
 
 /// The segments of a log as they were when it was looked at. Later frames of the newest segment are seen by a
 /// [`Scanner`], later segments are not.
@@ -111,7 +115,7 @@ impl Inspection {
         }
     }
 
-    /// Reads every byte of every segment.
+    /// Reads every byte of every segment, several segments at once.
     ///
     /// # Errors
     /// [`VerifyError`] for the first damage found, oldest segment first. Segments that are trimmed meanwhile do not count.
@@ -125,30 +129,78 @@ impl Inspection {
             torn_bytes: 0,
             elapsed: Duration::ZERO,
         };
-        let newest = self.segments.len().saturating_sub(1);
-        for (index, segment) in self.segments.iter().enumerate() {
-            let outcome = if index == newest {
-                recovery::tail(&*self.fs, segment).map(|tail| {
-                    verified.torn_bytes = tail.torn_bytes;
-                    (segment.bytes, tail.last.next().get() - segment.header.first.get())
-                })
-            } else {
-                recovery::verify_closed(&*self.fs, segment).map(|bytes| (bytes, segment.records()))
-            };
-            match outcome {
-                Ok((bytes, records)) => {
-                    verified.segments += 1;
-                    verified.bytes += bytes;
-                    verified.records += records;
+        let next = AtomicUsize::new(0);
+        let (sender, outcomes) = mpsc::channel();
+        let work = |sender: mpsc::Sender<_>| {
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                if index >= self.segments.len() {
+                    return;
                 }
-                Err(_) if is_gone(&*self.fs, segment) => verified.trimmed_meanwhile += 1,
-                Err(error) => return Err(error),
+                let outcome = self.verify_segment(index);
+                if outcome.is_err() {
+                    // Older ones are still under way; newer ones are not begun.
+                    next.store(self.segments.len(), Ordering::Relaxed);
+                }
+                if sender.send((index, outcome)).is_err() {
+                    return;
+                }
             }
-            progress(verified.bytes);
-        }
+        };
+        let mut damaged: Option<(usize, VerifyError)> = None;
+        thread::scope(|scope| {
+            for _ in 0..VERIFY_THREADS.min(self.segments.len()) {
+                let sender = sender.clone();
+                scope.spawn(|| work(sender));
+            }
+            drop(sender);
+            for (index, outcome) in outcomes {
+                match outcome {
+                    Ok(Some(checked)) => {
+                        verified.segments += 1;
+                        verified.bytes += checked.bytes;
+                        verified.records += checked.records;
+                        verified.torn_bytes += checked.torn_bytes;
+                    }
+                    Ok(None) => verified.trimmed_meanwhile += 1,
+                    Err(error) if damaged.as_ref().is_none_or(|(first, _)| index < *first) => {
+                        damaged = Some((index, error));
+                    }
+                    Err(_) => {}
+                }
+                progress(verified.bytes);
+            }
+        });
         verified.elapsed = started.elapsed();
-        Ok(verified)
+        damaged.map_or(Ok(verified), |(_, error)| Err(error))
     }
+
+    /// What a segment holds; None if it was trimmed meanwhile.
+    fn verify_segment(&self, index: usize) -> Result<Option<Checked>, VerifyError> {
+        let segment = &self.segments[index];
+        let checked = if index + 1 == self.segments.len() {
+            recovery::tail(&*self.fs, segment).map(|tail| Checked {
+                bytes: segment.bytes,
+                records: tail.last.next().get() - segment.header.first.get(),
+                torn_bytes: tail.torn_bytes,
+            })
+        } else {
+            let checked = recovery::verify_closed(&*self.fs, segment);
+            checked.map(|bytes| Checked { bytes, records: segment.records(), torn_bytes: 0 })
+        };
+        match checked {
+            Ok(checked) => Ok(Some(checked)),
+            Err(_) if is_gone(&*self.fs, segment) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What was found in one segment.
+struct Checked {
+    bytes: u64,
+    records: u64,
+    torn_bytes: u64,
 }
 
 /// Whether the file was trimmed, and perhaps used again, since it was looked at.

@@ -1,12 +1,12 @@
 //! `walcast log verify`: reads every byte and checks it.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::super::output::{self, Output};
+use super::super::output::Output;
 use super::super::{Exit, Failure};
+use super::progress::Progress;
 use super::{WAY_OUT, unreadable};
 use crate::event::Sequence;
 use crate::ingest::{CheckpointError, Checkpointer};
@@ -47,20 +47,13 @@ struct ShownVerified {
     mb_per_second: f64,
 }
 
-/// How often `verify` says how far it is.
-const PROGRESS_EVERY: Duration = Duration::from_secs(1);
-
 /// Checks the log and says how fast that went.
 pub(super) fn verify(inspection: &Inspection, json: bool, output: &mut Output) -> Result<(), Failure> {
     let total: u64 = inspection.segments().iter().map(|segment| segment.bytes).sum();
-    let mut said = Instant::now();
-    let mut progress = |bytes: u64| {
-        if said.elapsed() >= PROGRESS_EVERY {
-            said = Instant::now();
-            output::note(&format!("{} of {} MB", bytes / 1_000_000, total / 1_000_000));
-        }
-    };
-    let verified = inspection.verify(&mut progress).map_err(|error| unreadable(&error))?;
+    let mut progress = Progress::new("MB", total / 1_000_000);
+    let verified = inspection.verify(&mut |bytes| progress.set(bytes / 1_000_000));
+    progress.end();
+    let verified = verified.map_err(|error| unreadable(&error))?;
     let seconds = verified.elapsed.as_secs_f64();
     let shown = ShownVerified {
         segments: verified.segments,
