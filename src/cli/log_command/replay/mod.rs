@@ -25,7 +25,7 @@ use super::super::output::{self, Output};
 use super::super::{Exit, Failure, client};
 use super::look;
 use super::progress::Progress;
-use crate::config::Settings;
+use crate::config::{Settings, StoreKind};
 use crate::event::{Sequence, UnixMicros};
 use crate::projector::EmbeddedStore;
 use crate::wal::{DiskFileSystem, FileSystem as _, LockError};
@@ -119,6 +119,11 @@ pub(super) fn run(arguments: &ReplayArguments, settings: &Settings, output: &mut
     let log_dir = settings.log_dir();
     // The store belongs to one process, and the log that it is filled from must not move meanwhile.
     let _lock = match &arguments.into {
+        Target::Store if settings.store.kind != StoreKind::Embedded => {
+            let message =
+                "this data directory keeps no history of its own (store.kind): there is no store to replay into";
+            return Err(Failure::new(Exit::Usage, message));
+        }
         Target::Store => {
             super::must_exist(&log_dir)?;
             Some(lock(&log_dir.join("LOCK"))?)
@@ -144,6 +149,8 @@ pub(super) fn run(arguments: &ReplayArguments, settings: &Settings, output: &mut
         return Err(Failure::new(Exit::Failed, message));
     }
     let after = Sequence::new(start.position);
+    let oldest = inspection.segments().first().map_or_else(|| after.next(), |segment| segment.first);
+    begins_by(oldest, &start)?;
     let source = Source::start(&inspection, after, last, filter, start.arrived.clone())?;
     let keeper = arguments.checkpoint.clone().map(|path| Keeper::start(path, &start)).transpose()?;
     let mut replay = Replay::new(source, start, keeper, last, arguments.rate, stop);
@@ -163,6 +170,22 @@ pub(super) fn run(arguments: &ReplayArguments, settings: &Settings, output: &mut
         }
     };
     replay.end(done)
+}
+
+/// A replay that goes on must find the record that comes next.
+fn begins_by(oldest: Sequence, start: &Checkpoint) -> Result<(), Failure> {
+    let next = Sequence::new(start.position).next();
+    if oldest <= next {
+        return Ok(());
+    }
+    if start.position < start.filter.from {
+        output::note(&format!("the log begins at sequence {oldest}; what was before is trimmed"));
+        return Ok(());
+    }
+    let message = format!(
+        "the replay goes on at sequence {next}, and the log begins at {oldest}: what lies between was trimmed; begin anew there with --from {oldest} and another checkpoint"
+    );
+    Err(Failure::new(Exit::Failed, message))
 }
 
 fn lock(path: &std::path::Path) -> Result<Box<dyn crate::wal::FileLock>, Failure> {
@@ -279,5 +302,29 @@ impl Replay {
             return Err(Failure::new(Exit::Interrupted, message));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replay_that_goes_on_refuses_a_gap_and_a_new_one_takes_what_is_there() {
+        let filter = Filter { from: 1, to: None, subject: None, since: None, until: None };
+        let fresh = Checkpoint::new("0a".to_owned(), "stdout".to_owned(), filter);
+        assert_eq!(begins_by(Sequence::new(100), &fresh), Ok(()));
+        let started = Checkpoint { position: 50, ..fresh };
+        assert_eq!(begins_by(Sequence::new(51), &started), Ok(()));
+        let failure = begins_by(Sequence::new(52), &started).expect_err("one is missing");
+        assert!(failure.message().is_some_and(|message| message.contains("--from 52")), "{failure:?}");
+    }
+
+    #[test]
+    fn targets_are_told_apart() {
+        assert_eq!("stdout".parse(), Ok(Target::Stdout));
+        assert_eq!("store".parse(), Ok(Target::Store));
+        assert_eq!("http://h:1".parse(), Ok(Target::Broker("http://h:1".to_owned())));
+        assert!("h:1".parse::<Target>().is_err_and(|reason| reason.contains("http://HOST:PORT")));
     }
 }
