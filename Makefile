@@ -8,6 +8,7 @@ SEEDS ?= 10000
 SECONDS ?= 60
 FROM ?= 0
 FAULTS ?=
+RECORDS ?= 1000000
 
 RECORDS ?= 1000000
 
@@ -103,6 +104,11 @@ main-job-control: ## The same with a log that is lost on purpose: fails if the c
 	cargo build --release
 	@tests/services/install k6 mainjob
 	@loadtests/main-job-control --bin target/release/walcast --messages $(MESSAGES)
+
+.PHONY: format-check
+format-check: ## A second decoder, written from docs/log-format.md, against `walcast log show` (RECORDS=1000000).
+	cargo build --release
+	@tests/format/compare --bin target/release/walcast --records $(RECORDS)
 
 .PHONY: loadtest
 loadtest: ## The k6 scripts for 30 s each against a running broker (SERVER=127.0.0.1:50051 RATE=1000 MAX_P99_MS=50).

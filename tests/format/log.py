@@ -173,7 +173,7 @@ class Reader:
         if found.first != due:
             raise Damage(segment.name, found.offset, f"its frame begins with sequence {found.first}, due is {due}")
         if limit is not None and due + found.records > limit:
-            raise Damage(segment.name, found.offset, f"its frame reaches beyond sequence {limit}, where the next begins")
+            raise Damage(segment.name, found.offset, f"its frame reaches beyond sequence {limit - 1}, the last here")
         for _ in split(segment.name, found):
             pass
 

@@ -14,7 +14,7 @@ MAX_SUBJECT = 255  # bytes
 MAX_BODY = 16_777_216  # bytes
 
 # Microseconds between which `published_at` is a date.
-_EARLIEST, _LATEST = -377705023201000000, 253402207200999999
+_EARLIEST, _LATEST = -377705023201000000, 253402207200000000
 
 _U64 = struct.Struct("<Q")
 _MIDDLE = struct.Struct("<IqIQ")
