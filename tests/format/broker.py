@@ -66,12 +66,11 @@ class Broker:
             self._process.wait()
             self._process = None
 
-    def bench(self, count, body_bytes, subjects, expires):
-        """Starts `bench publish` in the background; `expires` in seconds."""
+    def bench(self, count, body_bytes, subjects, expires, pace=("--in-flight", "256")):
+        """Starts `bench publish` in the background; `expires` in seconds, `pace` as its options say it."""
         return subprocess.Popen(
             [self.binary, "bench", "publish", "--server", self._server, "--count", str(count), "--warmup", "0s",
-             "--in-flight", "256", "--body-bytes", f"{body_bytes}B", "--subjects", str(subjects),
-             "--expires", f"{expires}s"],
+             *pace, "--body-bytes", f"{body_bytes}B", "--subjects", str(subjects), "--expires", f"{expires}s"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
 

@@ -42,7 +42,12 @@ class LogCase(unittest.TestCase):
             if path.name not in files:
                 path.unlink()
         for name, content in files.items():
-            (self.folder / name).write_bytes(content)
+            path = self.folder / name
+            # In place, as a broker does: a reader may have the file open. Not over a length of 0, which makes some
+            # file systems write to the disk at once.
+            with open(path, "r+b" if path.exists() else "wb") as file:
+                file.write(content)
+                file.truncate()
 
     def read(self):
         """(sequences and messages, the end) of what the folder holds."""
