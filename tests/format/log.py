@@ -152,8 +152,6 @@ class Reader:
         """The frames of a segment from the due one on. `later` is the next segment, None for the newest."""
         limit = later.header.first if later else None
         with _File(os.path.join(self.directory, segment.name)) as file:
-            if file.read(0, BLOCK) != segment.header.block:
-                raise _Changed
             again = self._at[0] == segment.header.block
             offset = self._at[1] if again else BLOCK
             due = self._due if again else segment.header.first

@@ -53,6 +53,16 @@ class Frames(rig.LogCase):
             files = one_segment(forge.frame(1, [m]), bytes(gap), forge.frame(2, [m])[:32])
             self.damage(files, ONE, 4096 + 36 + len(m))
 
+    def test_the_length_of_a_torn_write(self):
+        whole, torn = forge.frame(1, [forge.message()]), forge.frame(2, [forge.message()])
+        for flags, rest, expected in (
+            (0, torn[:40] + bytes(10) + b"z" + bytes(100), len(torn)), (0, torn[:40] + bytes(60) + b"z" + bytes(9), 101),
+            (0, torn[:20], 20), (0, torn[:20] + bytes(50), 32), (1, torn[:-1] + b"\1zz", len(torn)), (1, torn[:40], 40),
+            (1, b"old bytes" + bytes(100), 0), (0, b"no frame" + bytes(100), 8), (0, bytes(100), 0), (0, b"", 0),
+        ):
+            self.put({ONE: forge.header(flags=flags) + whole + rest})
+            self.assertEqual(self.read()[1], log.End(ONE, 4096 + len(whole), expected), (flags, rest))
+
     def test_names_and_chain(self):
         for name in ("1.wal", "x.wal", "0" * 20 + ".wal", "9" * 20 + ".wal", ".wal", "0" * 21 + "1.wal"):
             self.damage({name: forge.header()}, name)
@@ -136,6 +146,32 @@ class WhileFilesChange(rig.LogCase):
         anew = forge.header(first=2, previous_first=1, epoch=2, salt=salt) + forge.frame(2, [m], salt=salt)
         self.put({**files, segment_name(2): anew})
         self.assertEqual([sequence for _, _, sequence, _ in found], [2])
+
+    def test_a_closed_segment_is_repaired(self):
+        m = forge.message()
+        later = {segment_name(3): forge.header(first=3, previous_first=1)}
+        self.put({**one_segment(forge.frame(1, [m]), forge.frame(2, [m])), **later})
+        found = log.Reader(self.folder).records()
+        self.assertEqual(next(found)[2], 1)
+        salt = b"salt of repairs."
+        anew = [forge.frame(1, [m], salt=salt), forge.frame(2, [m], salt=salt)]
+        self.put({ONE: forge.header(salt=salt) + b"".join(anew), **later})
+        self.assertEqual([sequence for _, _, sequence, _ in found], [2])
+
+    def test_a_listing_that_leaves_one_out(self):
+        self.put(golden_log("fresh"))
+        names, looks = log._names, []
+
+        def without_the_second(directory):
+            looks.append(directory)
+            found = names(directory)
+            return found if len(looks) > 1 else found[:1] + found[2:]
+
+        log._names = without_the_second
+        try:
+            self.assertEqual(len(self.read()[0]), 14)
+        finally:
+            log._names = names
 
     def test_a_frame_that_is_whole_at_the_second_look(self):
         m = forge.message()
