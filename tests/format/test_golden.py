@@ -13,7 +13,7 @@ import log
 import record
 from rig import flipped, golden_lines, golden_log, segment_name
 
-LOGS = ("fresh", "reused", "torn")
+LOGS = ("fresh", "reused", "repaired", "torn")
 DECODE = [sys.executable, str(rig.HERE / "decode")]
 
 
@@ -21,18 +21,18 @@ def segments_of(name):
     return {segment["file"]: segment for segment in golden_lines(f"log-v1/{name}.segments.jsonl")}
 
 
+def as_golden(sequence, message):
+    if message is None:
+        return {"sequence": sequence, "lost": True}
+    fields = message._asdict()
+    return {"sequence": sequence, "body_base64": base64.b64encode(fields.pop("body")).decode(), **fields}
+
+
 class Golden(rig.LogCase):
     def test_records(self):
         for name in LOGS:
             self.put(golden_log(name))
-            found = [
-                {
-                    "sequence": sequence, "subject": message.subject, "id": message.id,
-                    "published_at_us": message.published_at_us, "expiration_seconds": message.expiration_seconds,
-                    "body_base64": base64.b64encode(message.body).decode(),
-                }
-                for sequence, message in self.read()[0]
-            ]
+            found = [as_golden(sequence, message) for sequence, message in self.read()[0]]
             self.assertEqual(found, golden_lines(f"log-v1/{name}.records.jsonl"), name)
 
     def test_segments_and_frames(self):
@@ -49,6 +49,11 @@ class Golden(rig.LogCase):
                 base64.b64decode(expected["body_base64"]),
             ))
             self.assertEqual(record.broken_rules(message), [])
+
+    def test_a_lost_record(self):
+        for expected in golden_lines("record-v0.jsonl"):
+            self.assertIs(expected["lost"], True)
+            self.assertIsNone(record.decode("record-v0.jsonl", 0, base64.b64decode(expected["record_base64"])))
 
     def test_the_torn_write_is_told(self):
         self.put(golden_log("torn"))
@@ -123,7 +128,7 @@ class Changed(rig.LogCase):
                 whole = [frame for frame in segment["frames"] if frame["offset"] + frame["bytes"] <= cut]
                 if newest:
                     last = whole[-1]["first"] + whole[-1]["records"] - 1 if whole else segment["first"] - 1
-                    self.assertEqual(self.sequences(changed)[-1], last)
+                    self.assertEqual((self.sequences(changed) or [segment["first"] - 1])[-1], last)
                 else:
                     self.damage(changed, file, sum(frame["bytes"] for frame in whole) + 4096)
 
