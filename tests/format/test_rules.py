@@ -56,7 +56,8 @@ class Frames(rig.LogCase):
     def test_the_length_of_a_torn_write(self):
         whole, torn = forge.frame(1, [forge.message()]), forge.frame(2, [forge.message()])
         for flags, rest, expected in (
-            (0, torn[:40] + bytes(10) + b"z" + bytes(100), len(torn)), (0, torn[:40] + bytes(60) + b"z" + bytes(9), 101),
+            (0, torn[:40] + bytes(10) + b"z" + bytes(100), len(torn)),
+            (0, torn[:40] + bytes(60) + b"z" + bytes(9), 101),
             (0, torn[:20], 20), (0, torn[:20] + bytes(50), 32), (1, torn[:-1] + b"\1zz", len(torn)), (1, torn[:40], 40),
             (1, b"old bytes" + bytes(100), 0), (0, b"no frame" + bytes(100), 8), (0, bytes(100), 0), (0, b"", 0),
         ):
