@@ -4,6 +4,7 @@
 //! `WALCAST_REPLAY_RECORDS` makes the log larger.
 
 use std::collections::{HashMap, HashSet};
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -289,4 +290,34 @@ async fn a_replay_waits_for_a_broker_that_restarts_and_names_one_that_is_not_the
     let text = String::from_utf8_lossy(&other.stderr).into_owned();
     assert_eq!(other.status.code(), Some(2), "{text}");
     assert!(text.contains("is of a replay into"), "{text}");
+}
+
+/// Nobody reads the pipe: the first signal waits for the write, the second does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_a_replay_at_once() {
+    let source = Broker::start().await;
+    fill(&source, 1_000).await;
+    let mut command = replay(source.data(), "stdout", &[]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let unread = child.stdout.take();
+    let mut said = BufReader::new(child.stderr.take().expect("it is piped"));
+    let pid = rustix::process::Pid::from_child(&child);
+    let signal = || rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    // It has begun, and so it watches for signals.
+    eventually("a full pipe", || async { waits_for_a_pipe(child.id()).then_some(()) }).await;
+    signal();
+    let mut line = String::new();
+    said.read_line(&mut line).expect("text");
+    assert!(line.contains("a second signal ends at once"), "{line}");
+    assert_eq!(child.try_wait().expect("it was started"), None);
+    signal();
+    assert_eq!(wait(child, "the replay"), INTERRUPTED);
+    drop(unread);
+}
+
+/// Whether the main thread of a process is stuck in a write to a pipe.
+fn waits_for_a_pipe(process: u32) -> bool {
+    let state = std::fs::read_to_string(format!("/proc/{process}/syscall")).unwrap_or_default();
+    // The first argument of the call, whatever its number is here: standard output.
+    state.split(' ').nth(1) == Some("0x1")
 }
