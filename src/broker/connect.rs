@@ -11,11 +11,13 @@ use super::sink::Sink;
 use crate::api::{BrokerService, Lifecycle};
 use crate::config::Settings;
 use crate::delivery::{self, Delivery, Fanout};
+use crate::event::Sequence;
 use crate::fetch::{Fetch, HotTail};
 use crate::index::{Index, Indexer};
 use crate::ingest::{CheckpointTrigger, Committer, CommitterMetrics, Publisher, Releaser};
 use crate::projector::{self, ProjectionSink, Projector};
 use crate::telemetry::Metrics;
+use crate::wal::Log;
 
 /// A checkpoint of many subjects is large: it is due after this many times its own size of log.
 const CHECKPOINT_RATIO: u64 = 4;
@@ -52,7 +54,10 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
     let (wake, woken) = flume::bounded(1);
     let hot = Arc::new(HotTail::new(settings.limits.hot_tail_bytes));
     let (delivery, fanout) = Delivery::new(delivery_config(settings), durable_seen.clone(), metrics.delivery.clone());
-    let trigger = CheckpointTrigger { wake, every_bytes: checkpoint_every(settings, checkpoint_bytes), since_bytes: 0 };
+    // A broker that is killed before it has written as much itself must take a checkpoint, too.
+    let since_bytes = bytes_after(&tail.log, checkpointed);
+    let every_bytes = checkpoint_every(settings, checkpoint_bytes);
+    let trigger = CheckpointTrigger { wake, every_bytes, since_bytes };
     let observed = CommitterMetrics { ingest: metrics.ingest.clone(), wal: metrics.wal.clone() };
     let subjects = Arc::clone(&tail.subjects);
     let (publisher, committer, releaser) =
@@ -113,6 +118,12 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
         indexer,
         service,
     }
+}
+
+/// Bytes of the segments that a checkpoint at this sequence does not cover.
+fn bytes_after(log: &Log, checkpointed: Sequence) -> u64 {
+    let segments = log.segments().into_iter().filter(|segment| segment.records > 0 && segment.last > checkpointed);
+    segments.map(|segment| segment.bytes).sum()
 }
 
 fn checkpoint_every(settings: &Settings, checkpoint_bytes: u64) -> u64 {

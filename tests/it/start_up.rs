@@ -195,6 +195,32 @@ async fn a_store_that_is_far_behind_costs_no_memory_and_everything_is_found_in_t
     assert_eq!(broker.position("projected").await, 150.0);
 }
 
+/// None of the runs writes enough for a checkpoint of its own; without one nothing could ever be trimmed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_killed_again_and_again_still_takes_checkpoints_and_trims() {
+    let setup = Setup::new().set("log.segment_bytes", "2MiB").set("log.keep_bytes", "0");
+    let mut broker = setup.set("limits.body_bytes", "128KiB").start().await;
+    for round in 0..5 {
+        let client = broker.client().await;
+        for number in 0..6 {
+            client.publish_kept("s", random_bytes(number, 100_000)).await;
+        }
+        drop(client);
+        let durable = broker.position("durable").await;
+        eventually("everything in the store", || async {
+            (broker.position("projected").await == durable).then_some(())
+        })
+        .await;
+        if round == 4 {
+            eventually("old segments to be trimmed", || async {
+                (broker.position("trimmed").await >= 18.0).then_some(())
+            })
+            .await;
+        }
+        broker = broker.kill_nine().await.start().await;
+    }
+}
+
 /// What a start has no time to check is checked once it serves, and ends as it would have at the start.
 #[tokio::test(flavor = "multi_thread")]
 async fn damage_that_the_start_had_no_time_to_find_ends_the_broker_with_exit_3() {
