@@ -39,7 +39,12 @@ pub fn rows() -> Vec<Row> {
 
 /// What a broker says that has no room.
 pub fn announce_shortage(setup: Setup) -> Setup {
-    let said = ["log has no room", "the ids checkpoint was not written", "the log was not trimmed"];
+    let said = [
+        "log has no room",
+        "the ids checkpoint was not written",
+        "the log was not trimmed",
+        "the index of the log was not written",
+    ];
     said.into_iter().fold(setup, Setup::expect_log)
 }
 
