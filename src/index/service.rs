@@ -16,7 +16,7 @@ use crate::wal::{FileSystem, Log, Place, PlaceError, SegmentInfo};
 use super::entry::{Entry, Located, Run, SubjectHasher};
 use super::error::IndexError;
 use super::file::{FilePart, PartError};
-use super::format::is_ours;
+use super::format::{file_name, is_ours};
 use super::indexer::Indexer;
 use super::parts::Parts;
 use super::search::{Candidates, Failed};
@@ -304,9 +304,8 @@ fn existing(fs: &dyn FileSystem, dir: &std::path::Path, log: &Log) -> Result<Vec
     for name in names {
         let path = dir.join(&name);
         match FilePart::open(fs, &path) {
-            Ok(part) if fits(&part) && parts.last().is_none_or(|before| before.run().last < part.run().first) => {
-                parts.push(Arc::new(part));
-            }
+            // By its own name only: the file that is built for a gap takes the name of its run.
+            Ok(part) if fits(&part) && name == file_name(part.run().first) => parts.push(Arc::new(part)),
             // Best effort: what stays is removed at the next start.
             Ok(_) | Err(PartError::Damaged) => drop(fs.remove(&path)),
             Err(PartError::Io(error)) => {

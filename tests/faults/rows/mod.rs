@@ -7,6 +7,7 @@ mod disk_states;
 mod frozen;
 mod housekeeping;
 mod idle;
+mod index;
 mod invisible;
 mod io_errors;
 mod reused;
@@ -37,6 +38,7 @@ pub fn all() -> Vec<Row> {
         clock::rows(),
         surgery::rows(),
         bit_flips::rows(),
+        index::rows(),
         reused::rows(),
     ];
     groups.into_iter().flatten().collect()

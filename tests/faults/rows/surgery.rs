@@ -176,11 +176,11 @@ fn open(path: &Path) -> fs::File {
     fs::OpenOptions::new().read(true).write(true).open(path).expect("it can be opened")
 }
 
-fn cut(path: &Path, bytes: u64) {
+pub fn cut(path: &Path, bytes: u64) {
     open(path).set_len(bytes).expect("cut");
 }
 
-fn zero(path: &Path) {
+pub fn zero(path: &Path) {
     let length = fs::metadata(path).expect("it is there").len();
     fs::write(path, vec![0; usize::try_from(length).expect("small")]).expect("written");
 }
