@@ -74,7 +74,8 @@ pub fn make(args: &Args, dir: &Path) -> Result<Made, Failure> {
         let mut appended = Vec::with_capacity(FRAME_RECORDS as usize);
         for number in first..first + FRAME_RECORDS {
             let name = &names[(number % args.subjects as u64) as usize];
-            let (_, id) = table.issue(name)?;
+            let (key, id) = table.issue(name)?;
+            table.mark_durable(key, id);
             let body = body(number, args.body_bytes);
             let record = Record { subject: name.as_str(), id, published_at, expiration, body: &body };
             let pushed = batch.push(|buffer| record::encode(&record, buffer))?;

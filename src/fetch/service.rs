@@ -93,17 +93,17 @@ impl Fetch {
             }
             return Err(self.expired());
         }
-        self.read_files(subject, id, now).await
+        self.read_files(subject, (id, last), now).await
     }
 
     /// The message from the log or from the store.
     async fn read_files(
         &self,
         subject: &Subject,
-        id: MessageId,
+        (id, last): (MessageId, MessageId),
         now: UnixMicros,
     ) -> Result<EncodedMessage, FetchError> {
-        let mut lookup = self.read_log(subject, id).await?;
+        let mut lookup = self.read_log(subject, id, last).await?;
         if !matches!(lookup, Lookup::Found(_))
             && self.store.keeps_history()
             && let Some(stored) = self.store.fetch(subject, id, now).await?
@@ -116,7 +116,7 @@ impl Fetch {
         if lookup == Lookup::Unknown {
             // In vain if the log cannot be read or written to: then the broker is about to end, or its disk is full.
             drop(tokio::time::timeout(INDEX_WAIT, self.index.complete()).await);
-            lookup = self.read_log(subject, id).await?;
+            lookup = self.read_log(subject, id, last).await?;
         }
         match lookup {
             Lookup::Found(bytes) => self.answer(&bytes, now),
@@ -125,13 +125,13 @@ impl Fetch {
         }
     }
 
-    async fn read_log(&self, subject: &Subject, id: MessageId) -> Result<Lookup, FetchError> {
+    async fn read_log(&self, subject: &Subject, id: MessageId, last: MessageId) -> Result<Lookup, FetchError> {
         let ended = |error: &dyn std::fmt::Display| FetchError::ReadEnded(error.to_string());
         let permit = Arc::clone(&self.log_reads).acquire_owned().await.map_err(|closed| ended(&closed))?;
         let (index, subject) = (self.index.clone(), subject.clone());
         let read = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            index.message(&subject, id)
+            index.message(&subject, id, last)
         });
         Ok(read.await.map_err(|panicked| ended(&panicked))??)
     }

@@ -1,6 +1,6 @@
 //! Finding a message, or a subject's run of messages, in the parts that are in files.
 //!
-//! A subject's ids rise with the sequences, so the parts that may hold the subject are searched by halves.
+//! A subject's ids rise with the sequences, so the parts that may hold the subject are searched by guesses and halves.
 
 use std::sync::Arc;
 
@@ -29,15 +29,21 @@ impl<'a> Candidates<'a> {
         Self { fs, parts: files.iter().filter(|part| part.may_hold(hash)).collect(), hash }
     }
 
-    /// The message with this id; more than one only if hashes collide.
-    pub fn find(mut self, id: u32) -> Result<Vec<Located>, Failed> {
+    /// The message with this id; more than one only if hashes collide. `last` is the subject's last id, for a first guess.
+    pub fn find(mut self, id: u32, last: u32) -> Result<Vec<Located>, Failed> {
         let (mut low, mut high) = (0, self.parts.len());
+        // A subject's messages are spread evenly more often than not: then the second look finds the part. If they are not,
+        // halving is never worse than twice as many looks.
+        let mut guess = usize::try_from(u64::from(id) * high as u64 / (u64::from(last) + 1)).unwrap_or(0);
+        let mut looks = 0;
         while low < high {
-            let middle = low.midpoint(high);
+            let halve = looks >= 2 && looks % 2 == 0;
+            let middle = if halve { low.midpoint(high) } else { guess.clamp(low, high - 1) };
+            looks += 1;
             let part = self.parts[middle];
             let found = self.look(part, |reader, subject| {
                 if id < subject.first_id || subject.last_id < id {
-                    return Ok((subject.last_id < id, None));
+                    return Ok((subject, None));
                 }
                 let first = reader.first_from(&subject, id)?;
                 let end = subject.at.saturating_add(subject.count);
@@ -49,16 +55,24 @@ impl<'a> Candidates<'a> {
                     }
                     located.push(part.run().locate(&entry));
                 }
-                Ok((false, Some(located)))
+                Ok((subject, Some(located)))
             })?;
-            match found {
-                None => {
-                    self.parts.remove(middle);
-                    high -= 1;
-                }
-                Some((_, Some(located))) => return Ok(located),
-                Some((true, None)) => low = middle + 1,
-                Some((false, None)) => high = middle,
+            let Some((subject, located)) = found else {
+                self.parts.remove(middle);
+                high -= 1;
+                continue;
+            };
+            if let Some(located) = located {
+                return Ok(located);
+            }
+            // From here on, as many parts away as have that many ids of the subject.
+            let away = |ids: u32| 1 + (ids.saturating_sub(1) / subject.count.max(1)) as usize;
+            if subject.last_id < id {
+                low = middle + 1;
+                guess = middle.saturating_add(away(id - subject.last_id));
+            } else {
+                high = middle;
+                guess = middle.saturating_sub(away(subject.first_id - id));
             }
         }
         Ok(Vec::new())

@@ -122,12 +122,12 @@ impl Index {
         }
     }
 
-    /// The message `id` of `subject`, if the log has it. Reads files, so call it where blocking is allowed.
+    /// The message `id` of `subject`, whose last id is `last`, if the log has it. Reads files, so call it where blocking is allowed.
     ///
     /// # Errors
     /// [`IndexError`] if the system refuses a read. Damage is none: it becomes [`Lookup::Unknown`], and the indexer finds
     /// out whether the index or the log was damaged.
-    pub fn message(&self, subject: &Subject, id: MessageId) -> Result<Lookup, IndexError> {
+    pub fn message(&self, subject: &Subject, id: MessageId, last: MessageId) -> Result<Lookup, IndexError> {
         let hash = self.shared.hasher.hash(subject.as_str());
         let (located, files, complete) = {
             let parts = self.shared.parts.read();
@@ -136,7 +136,7 @@ impl Index {
         let absent = || if complete { Lookup::Absent } else { Lookup::Unknown };
         let located = match located.is_empty() {
             false => located,
-            true => match Candidates::new(&*self.shared.fs, &files, hash).find(id.get()) {
+            true => match Candidates::new(&*self.shared.fs, &files, hash).find(id.get(), last.get()) {
                 Ok(located) => located,
                 Err(failed) => return self.shared.failed(failed).map(|()| Lookup::Unknown),
             },
