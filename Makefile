@@ -1,6 +1,8 @@
 # Every task by name. `make` alone lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
+# A pipe fails with any of its parts.
+.SHELLFLAGS := -eo pipefail -c
 SUITES ?=
 CYCLES ?=
 MESSAGES ?= 100000
@@ -8,7 +10,6 @@ SEEDS ?= 10000
 SECONDS ?= 60
 FROM ?= 0
 FAULTS ?=
-RECORDS ?= 1000000
 
 RECORDS ?= 1000000
 
@@ -91,7 +92,7 @@ bench-backlog: ## Start-up, memory, Fetch and publishes with a log of 10 GiB, be
 
 .PHONY: bench-log
 bench-log: ## The log beside okaywal and a bare loop of pwrite + fdatasync, by batch size, and 60 s at 200 MB/s (ARGS=--quick).
-	cargo bench --bench log -- $(ARGS)
+	cargo bench --bench log -- --check $(ARGS)
 
 .PHONY: main-job
 main-job: ## 100,000 messages, 1,000 subjects, 100 subscribers, kill -9 in the middle; everything is checked.

@@ -45,6 +45,9 @@ struct Args {
     /// Where the files are written; must be a real disk for the figures to mean anything.
     #[arg(long, default_value = env!("CARGO_TARGET_TMPDIR"))]
     dir: PathBuf,
+    /// Ends with exit code 1 when a figure is beyond its bound.
+    #[arg(long)]
+    check: bool,
     /// Passed by `cargo bench`; means nothing here.
     #[arg(long, hide = true)]
     bench: bool,
@@ -56,7 +59,8 @@ fn main() -> ExitCode {
         (args.rounds, args.seconds, args.sustained) = (10, 0.02, args.sustained.min(3.0));
     }
     match compare(&args) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(within) if within || !args.check => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("log: {error}");
             ExitCode::FAILURE
@@ -64,14 +68,20 @@ fn main() -> ExitCode {
     }
 }
 
-fn compare(args: &Args) -> Result<(), Failure> {
+/// Prints the tables; whether every figure is within its bound.
+fn compare(args: &Args) -> Result<bool, Failure> {
+    let mut told = String::new();
     let dir = tempfile::Builder::new().prefix("bench-log-").tempdir_in(&args.dir)?;
     if !args.batch.is_empty() {
         let measured = batches::run(dir.path(), &args.batch, args.rounds, Duration::from_secs_f64(args.seconds))?;
-        print!("{}", measured.table());
+        let table = measured.table();
+        print!("{table}");
+        told += &table;
     }
     if args.sustained > 0.0 {
-        println!("{}", sustained::run(dir.path(), args.rate, Duration::from_secs_f64(args.sustained))?);
+        let lines = sustained::run(dir.path(), args.rate, Duration::from_secs_f64(args.sustained))?;
+        println!("{lines}");
+        told += &lines;
     }
-    Ok(())
+    Ok(!told.contains("MISSED"))
 }

@@ -208,7 +208,7 @@ mod tests {
     const BODY: &str = r#"{"version":"0.1.0","uptime_seconds":3700,"ready":true,"phase":"serving",
         "log":{"id":"ab","epoch":2,"durable":9,"projected":7,"trimmed":1,"bytes":134217728,"files":2},
         "ids":{"subjects":3},"queue":{"bytes":0,"bytes_max":268435456,"publishes":4},
-        "hot_tail":{"bytes":1024,"bytes_max":67108864,"unprojected":2},
+        "hot_tail":{"bytes":1024,"bytes_max":67108864},
         "projector":{"store":"embedded","lag_records":2},
         "delivery":{"subscribers":5,"topics":2,"bytes":0},"connections":6,
         "limits":{"subscribers":100000,"in_flight_publishes":65536,"later":1}}"#;

@@ -77,7 +77,7 @@ pub enum StoreKind {
     /// In the process, files under `data_dir/store`.
     #[default]
     Embedded,
-    /// No history: pure publish and subscribe, Fetch finds the hot tail only.
+    /// No history: pure publish and subscribe; Fetch finds what the log keeps.
     None,
 }
 
@@ -108,7 +108,7 @@ pub struct StoreSettings {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EmbeddedSettings {
     /// Cache of blocks read from disk, in bytes. Default 16MiB, 1MiB to 64GiB: recent messages come from the
-    /// hot tail, so the cache serves old ones only.
+    /// hot tail and the log, so the cache serves old ones only.
     pub cache_bytes: u64,
     /// Rows in memory that are not in a table yet, in bytes over all tables. Default 32MiB, 1MiB to 16GiB:
     /// more makes fewer, larger tables and a longer start.

@@ -47,6 +47,18 @@ pub enum FetchError {
     Store(#[from] StoreError),
 }
 
+/// Where a message was found.
+enum Found {
+    /// The record.
+    InLog(Bytes),
+    /// The response made of the row.
+    InStore(EncodedMessage),
+    /// In neither, for certain.
+    Nowhere,
+    /// Not in the store, and the log is not indexed as far as it would have to be.
+    Unknown,
+}
+
 /// Answers fetches; a clone is the same.
 #[derive(Debug, Clone)]
 pub struct Fetch {
@@ -93,41 +105,61 @@ impl Fetch {
             }
             return Err(self.expired());
         }
-        self.read_files(subject, (id, last), now).await
+        self.fetch_from_files(subject, (id, last), now).await
     }
 
-    /// The message from the log or from the store.
-    async fn read_files(
+    /// The message from the log or from the store; waits for the index if it is in neither.
+    async fn fetch_from_files(
         &self,
         subject: &Subject,
         (id, last): (MessageId, MessageId),
         now: UnixMicros,
     ) -> Result<EncodedMessage, FetchError> {
-        let mut lookup = self.read_log(subject, id, last).await?;
-        if !matches!(lookup, Lookup::Found(_))
-            && self.store.keeps_history()
-            && let Some(stored) = self.store.fetch(subject, id, now).await?
-        {
-            self.metrics.answered(Source::Store);
-            let (published_at, expiration) = (stored.published_at, stored.expiration);
-            let body = &stored.body;
-            return Ok(EncodedMessage::new(&Record { subject: subject.as_str(), id, published_at, expiration, body }));
-        }
-        if lookup == Lookup::Unknown {
+        let mut found = self.look_in_files(subject, (id, last), now).await;
+        if matches!(found, Ok(Found::Unknown)) {
             // In vain if the log cannot be read or written to: then the broker is about to end, or its disk is full.
             drop(tokio::time::timeout(INDEX_WAIT, self.index.complete()).await);
-            lookup = self.read_log(subject, id, last).await?;
+            // Both again: what was in neither may have moved from the log to the store meanwhile.
+            found = self.look_in_files(subject, (id, last), now).await;
         }
-        match lookup {
-            Lookup::Found(bytes) => self.answer(&bytes, now),
-            Lookup::Absent => Err(self.expired()),
-            Lookup::Unknown => Err(FetchError::NotIndexed),
+        match found? {
+            Found::InLog(bytes) => self.answer(&bytes, now),
+            Found::InStore(encoded) => {
+                self.metrics.answered(Source::Store);
+                Ok(encoded)
+            }
+            Found::Nowhere => Err(self.expired()),
+            Found::Unknown => Err(FetchError::NotIndexed),
         }
+    }
+
+    /// The log first, because what leaves it is in the store by then. A log that cannot be read is no reason not to ask the
+    /// store.
+    async fn look_in_files(
+        &self,
+        subject: &Subject,
+        (id, last): (MessageId, MessageId),
+        now: UnixMicros,
+    ) -> Result<Found, FetchError> {
+        let in_log = self.read_log(subject, id, last).await;
+        if let Ok(Lookup::Found(bytes)) = in_log {
+            return Ok(Found::InLog(bytes));
+        }
+        if self.store.keeps_history()
+            && let Some(stored) = self.store.fetch(subject, id, now).await?
+        {
+            let (published_at, expiration) = (stored.published_at, stored.expiration);
+            let body = &stored.body;
+            let record = Record { subject: subject.as_str(), id, published_at, expiration, body };
+            return Ok(Found::InStore(EncodedMessage::new(&record)));
+        }
+        Ok(if in_log? == Lookup::Absent { Found::Nowhere } else { Found::Unknown })
     }
 
     async fn read_log(&self, subject: &Subject, id: MessageId, last: MessageId) -> Result<Lookup, FetchError> {
         let ended = |error: &dyn std::fmt::Display| FetchError::ReadEnded(error.to_string());
-        let permit = Arc::clone(&self.log_reads).acquire_owned().await.map_err(|closed| ended(&closed))?;
+        let permit = tokio::time::timeout(INDEX_WAIT, Arc::clone(&self.log_reads).acquire_owned());
+        let permit = permit.await.map_err(|_| ended(&"others take too long"))?.map_err(|closed| ended(&closed))?;
         let (index, subject) = (self.index.clone(), subject.clone());
         let read = tokio::task::spawn_blocking(move || {
             let _permit = permit;

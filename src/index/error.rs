@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::event::Sequence;
+use crate::event::record::RecordError;
 use crate::wal::{PlaceError, ReadError};
 
 /// Why the index cannot be opened or asked.
@@ -33,8 +35,8 @@ pub enum IndexerError {
     #[error("index the record at sequence {sequence} of the log: {source}")]
     Record {
         /// Its place.
-        sequence: crate::event::Sequence,
+        sequence: Sequence,
         /// What is wrong with it.
-        source: crate::event::record::RecordError,
+        source: RecordError,
     },
 }

@@ -1,5 +1,6 @@
 //! A part in a file.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,6 +33,15 @@ pub(super) enum PartError {
     Io(io::Error),
     /// The file is not what was written: it is to be built again.
     Damaged,
+}
+
+impl fmt::Display for PartError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => error.fmt(formatter),
+            Self::Damaged => formatter.write_str("the file is not what was written"),
+        }
+    }
 }
 
 impl From<io::Error> for PartError {

@@ -21,7 +21,8 @@
 //! | 72 | 4 | entries |
 //! | 76 | 4 | subjects |
 //! | 80 | 4 | bytes of the filter |
-//! | 84 | 4008 | zeros |
+//! | 84 | 4 | records that are covered and lost; with the entries they are all of the run |
+//! | 88 | 4004 | zeros |
 //! | 4092 | 4 | CRC32C of bytes 0 to 4091 |
 //!
 //! An entry is a message: its id (4), its sequence counted from the first that is covered (4), and of its record the
@@ -57,6 +58,8 @@ pub(super) struct Header {
     pub entries: u32,
     pub subjects: u32,
     pub filter_bytes: u32,
+    /// Records of the run that are no messages: they were lost in a repair of the log.
+    pub lost: u32,
     /// CRC32C of fences and filter.
     pub resident_crc: u32,
 }
@@ -86,6 +89,7 @@ impl Header {
         page[72..76].copy_from_slice(&self.entries.to_le_bytes());
         page[76..80].copy_from_slice(&self.subjects.to_le_bytes());
         page[80..84].copy_from_slice(&self.filter_bytes.to_le_bytes());
+        page[84..88].copy_from_slice(&self.lost.to_le_bytes());
         seal(&mut page);
         page
     }
@@ -102,12 +106,13 @@ impl Header {
             entries: u32_at(page, 72),
             subjects: u32_at(page, 76),
             filter_bytes: u32_at(page, 80),
+            lost: u32_at(page, 84),
             resident_crc: u32_at(page, 12),
         };
         let run = &header.run;
         let sound = run.segment <= run.first
             && run.first <= run.last
-            && u64::from(header.entries) <= run.records()
+            && u64::from(header.entries) + u64::from(header.lost) == run.records()
             && header.subjects <= header.entries;
         sound.then_some(header)
     }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::event::Sequence;
+
 use super::PART_RECORDS_MAX;
 use super::entry::{Entry, Run};
 
@@ -24,9 +26,14 @@ pub(super) type SealedPart = Arc<MemoryPart>;
 
 impl MemoryPart {
     /// A part that will begin with the record `first`.
-    pub fn new(segment: crate::event::Sequence, first: crate::event::Sequence) -> Self {
+    pub fn new(segment: Sequence, first: Sequence) -> Self {
         let run = Run { segment, first, last: first.previous() };
         Self { run, chunks: Vec::new(), current: Vec::with_capacity(CHUNK_ENTRIES) }
+    }
+
+    /// The part of these entries, which are in order.
+    pub fn of(run: Run, entries: Vec<Entry>) -> Self {
+        Self { run, chunks: vec![entries.into_boxed_slice()], current: Vec::new() }
     }
 
     pub fn is_full(&self) -> bool {
@@ -80,6 +87,7 @@ impl MemoryPart {
 
     /// Bytes of memory of its entries.
     pub fn bytes(&self) -> usize {
-        (self.chunks.len() + 1) * CHUNK_ENTRIES * size_of::<Entry>()
+        let entries = self.chunks.iter().map(|chunk| chunk.len()).sum::<usize>() + self.current.capacity();
+        entries * size_of::<Entry>()
     }
 }

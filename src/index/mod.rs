@@ -28,8 +28,10 @@ pub use error::{IndexError, IndexerError};
 pub use indexer::Indexer;
 pub use service::{Appended, Index, Lookup};
 
-/// Records of a part at most: 12 MiB of memory while it grows, and as much again while it is written.
-pub const PART_RECORDS_MAX: usize = 512 * 1024;
+/// Records of a part at most: 6 MiB of memory, a segment of 64 MiB full of messages of 256 bytes. In all the index takes no
+/// more than 64 MiB: the part that grows, three sealed ones (`parts`), the sorted copy of one, its subjects and the sort's
+/// own memory while it is written, and 16 MiB of filters.
+pub const PART_RECORDS_MAX: usize = 256 * 1024;
 
 #[cfg(test)]
 mod tests;

@@ -10,13 +10,13 @@ use super::entry::{Entry, Located, Run};
 use super::file::FilePart;
 use super::memory::{MemoryPart, SealedPart};
 
-/// Sealed parts that wait to be written, at most: four of 12 MiB. A disk that takes no more index costs a part that is
+/// Sealed parts that wait to be written, at most: three of 6 MiB. A disk that takes no more index costs a part that is
 /// read again from the log later, not memory.
-const SEALED_MAX: usize = 4;
+const SEALED_MAX: usize = 3;
 
-/// Bytes of filters in memory, at most: 32 million subjects in all parts together. Beyond it the oldest parts go without,
+/// Bytes of filters in memory, at most: 16 million subjects in all parts together. Beyond it the oldest parts go without,
 /// and every question about an old message may cost a read of each of them.
-const FILTERS_BYTES_MAX: usize = 32 * 1024 * 1024;
+const FILTERS_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// All parts and gaps of a log: together they cover what is in it and durable.
 #[derive(Debug, Default)]
@@ -71,6 +71,11 @@ impl Parts {
         let mut files = self.files.to_vec();
         let at = files.partition_point(|other| other.run().first < run.first);
         files.insert(at, part);
+        self.set_files(files);
+    }
+
+    /// Takes these files, which are in order, as the parts in files.
+    pub fn set_files(&mut self, files: Vec<Arc<FilePart>>) {
         let mut bytes: usize = files.iter().map(|part| part.filter_bytes()).sum();
         for oldest in &files {
             if bytes <= FILTERS_BYTES_MAX {
@@ -80,6 +85,21 @@ impl Parts {
             oldest.drop_filter();
         }
         self.files = Arc::new(files);
+    }
+
+    /// Turns a gap, or its beginning, that was read and could not be written into a sealed part, if one more may wait.
+    pub fn keep_in_memory(&mut self, part: MemoryPart) {
+        let run = part.run;
+        if self.sealed.len() >= SEALED_MAX {
+            return;
+        }
+        let Some(at) = self.gaps.iter().position(|gap| gap.first == run.first) else { return };
+        let gap = self.gaps.remove(at);
+        if run.last < gap.last {
+            self.add_gap(Run { first: run.last.next(), ..gap });
+        }
+        let at = self.sealed.partition_point(|sealed| sealed.run.first < run.first);
+        self.sealed.insert(at, Arc::new(part));
     }
 
     /// Turns a part that is not to be trusted into a gap. False if it is not one of these any more.
@@ -135,10 +155,11 @@ impl Parts {
         self.in_memory().map(locate).find(|located| !located.is_empty()).unwrap_or_default()
     }
 
-    /// The subject's messages above `after` in the parts in memory, in order.
-    pub fn after_in_memory(&self, hash: u64, after: u32) -> Vec<Located> {
+    /// Up to `limit` of the subject's messages above `after` in the parts in memory, in order.
+    pub fn after_in_memory(&self, hash: u64, after: u32, limit: usize) -> Vec<Located> {
         self.in_memory()
             .flat_map(|part| part.after(hash, after).into_iter().map(|entry| part.run.locate(&entry)))
+            .take(limit)
             .collect()
     }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use flume::{Receiver, Sender};
@@ -61,18 +62,10 @@ pub(super) struct Shared {
     /// Gaps that are left.
     gaps: watch::Sender<usize>,
     /// Wakes the indexer; one wake-up in the channel is enough.
-    wake: Sender<Wake>,
+    wake: Sender<()>,
+    /// Tells the indexer to end.
+    pub stopping: AtomicBool,
 }
-
-/// What the indexer is woken for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wake {
-    Work,
-    Stop,
-}
-
-/// Room for a wake-up and the order to stop.
-const WAKES: usize = 2;
 
 impl Index {
     /// Opens the index of `log` in `dir`, which exists. What is there and does not fit the log is removed; what is missing
@@ -83,25 +76,34 @@ impl Index {
     pub fn open(fs: Arc<dyn FileSystem>, dir: PathBuf, log: Log) -> Result<(Self, Indexer), IndexError> {
         let found = existing(&*fs, &dir, &log)?;
         let mut parts = Parts::default();
+        let mut runs = found.iter().map(|part| part.run()).peekable();
         for segment in log.segments() {
             let mut next = segment.first;
-            for part in found.iter().filter(|part| part.run().segment == segment.first) {
-                let run = part.run();
+            while let Some(run) = runs.next_if(|run| run.segment == segment.first) {
                 if next < run.first {
-                    parts.add_gap(Run { segment: segment.first, first: next, last: run.first.previous() });
+                    parts.gaps.push(Run { segment: segment.first, first: next, last: run.first.previous() });
                 }
-                parts.add_file(Arc::clone(part));
                 next = run.last.next();
             }
             if next <= segment.last {
-                parts.add_gap(Run { segment: segment.first, first: next, last: segment.last });
+                parts.gaps.push(Run { segment: segment.first, first: next, last: segment.last });
             }
         }
-        let (wake, woken) = flume::bounded(WAKES);
+        parts.set_files(found);
+        let (wake, woken) = flume::bounded(1);
         tracing::debug!(files = parts.files.len(), gaps = parts.gaps.len(), "opened the index of the log");
         let (gaps, _) = watch::channel(parts.gaps.len());
         let hasher = SubjectHasher::new(log.log_id());
-        let shared = Arc::new(Shared { fs, dir, log, hasher, parts: RwLock::new(parts), gaps, wake });
+        let shared = Arc::new(Shared {
+            fs,
+            dir,
+            log,
+            hasher,
+            parts: RwLock::new(parts),
+            gaps,
+            wake,
+            stopping: AtomicBool::new(false),
+        });
         Ok((Self { shared: Arc::clone(&shared) }, Indexer::new(shared, woken)))
     }
 
@@ -178,15 +180,17 @@ impl Index {
         let hash = self.shared.hasher.hash(subject.as_str());
         let (newest, files, complete) = {
             let parts = self.shared.parts.read();
-            (parts.after_in_memory(hash, after), Arc::clone(&parts.files), parts.gaps.is_empty())
+            (parts.after_in_memory(hash, after, limit), Arc::clone(&parts.files), parts.gaps.is_empty())
         };
         if !complete {
             return Ok(None);
         }
         match Candidates::new(&*self.shared.fs, &files, hash).after(after, limit) {
             Ok(mut located) => {
-                let room = limit - located.len();
-                located.extend(newest.into_iter().take(room));
+                located.extend(newest);
+                // A part that is in memory because it could not be written may be older than one that is in a file.
+                located.sort_unstable_by_key(|located| located.sequence);
+                located.truncate(limit);
                 Ok(Some(located))
             }
             Err(failed) => self.shared.failed(failed).map(|()| None),
@@ -211,8 +215,9 @@ impl Index {
 
     /// Tells the indexer to write what is in memory and to end.
     pub fn stop(&self) {
-        // There is room, or it is ending already.
-        let _ending_already = self.shared.wake.send(Wake::Stop);
+        self.shared.stopping.store(true, Ordering::Release);
+        // Full means that it is awake already, and looks.
+        let _awake_already = self.shared.wake.try_send(());
     }
 
     /// Records of the log that are not indexed yet.
@@ -236,12 +241,15 @@ impl Shared {
     pub fn changed(&self) {
         self.gaps_changed();
         // Full means that it is awake already.
-        let _awake_already = self.wake.try_send(Wake::Work);
+        let _awake_already = self.wake.try_send(());
     }
 
     pub fn gaps_changed(&self) {
-        let gaps = self.parts.read().gaps.len();
-        self.gaps.send_if_modified(|before| std::mem::replace(before, gaps) != gaps);
+        self.gaps.send_if_modified(|before| {
+            // Counted here, where one comes after the other.
+            let gaps = self.parts.read().gaps.len();
+            std::mem::replace(before, gaps) != gaps
+        });
     }
 
     /// A part did not answer: it is built again, unless the system refused to read it.
@@ -251,13 +259,12 @@ impl Shared {
             return Ok(());
         }
         match error {
-            PartError::Io(source) if source.kind() != io::ErrorKind::NotFound => {
+            PartError::Io(source) if passes(&source) => {
                 return Err(IndexError::Io { action: "read", path: part.path.clone(), source });
             }
             PartError::Io(_) | PartError::Damaged => {
                 if self.parts.write().forget_file(&part) {
                     tracing::warn!(file = %part.path.display(), "a file of the log's index is missing or damaged; it is built again");
-                    self.remove(&part.path);
                 }
             }
         }
@@ -287,12 +294,20 @@ impl Shared {
     }
 }
 
+/// Whether the failure passes: something is short. Any other makes the file as good as damaged.
+fn passes(error: &io::Error) -> bool {
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    error.kind() == io::ErrorKind::OutOfMemory || matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
+}
+
 /// The parts in `dir` that fit the log, in order; removes the others.
 fn existing(fs: &dyn FileSystem, dir: &std::path::Path, log: &Log) -> Result<Vec<Arc<FilePart>>, IndexError> {
     let segments = log.segments();
     let fits = |part: &FilePart| {
         let run = part.run();
-        let segment = segments.iter().find(|segment| segment.first == run.segment);
+        let segment = segments.binary_search_by_key(&run.segment, |segment| segment.first);
+        let segment = segment.ok().and_then(|at| segments.get(at));
         part.header.log_id == log.log_id()
             && segment.is_some_and(|segment| segment.salt == part.header.salt && run.last <= segment.last)
     };
@@ -305,7 +320,13 @@ fn existing(fs: &dyn FileSystem, dir: &std::path::Path, log: &Log) -> Result<Vec
         let path = dir.join(&name);
         match FilePart::open(fs, &path) {
             // By its own name only: the file that is built for a gap takes the name of its run.
-            Ok(part) if fits(&part) && name == file_name(part.run().first) => parts.push(Arc::new(part)),
+            Ok(part)
+                if fits(&part)
+                    && name == file_name(part.run().first)
+                    && parts.last().is_none_or(|before| before.run().last < part.run().first) =>
+            {
+                parts.push(Arc::new(part));
+            }
             // Best effort: what stays is removed at the next start.
             Ok(_) | Err(PartError::Damaged) => drop(fs.remove(&path)),
             Err(PartError::Io(error)) => {
@@ -317,4 +338,4 @@ fn existing(fs: &dyn FileSystem, dir: &std::path::Path, log: &Log) -> Result<Vec
 }
 
 /// What the indexer is woken by.
-pub(super) type Woken = Receiver<Wake>;
+pub(super) type Woken = Receiver<()>;

@@ -21,6 +21,8 @@ pub(super) struct Identity {
     /// Of the segment.
     pub salt: [u8; 16],
     pub run: Run,
+    /// Records of the run that are no messages.
+    pub lost: u32,
 }
 
 /// Writes the part of these entries, which are in order, and names it. Nothing is synced: what a crash leaves of it does
@@ -43,7 +45,7 @@ fn write_to(file: &dyn LogFile, identity: Identity, entries: &[Entry]) -> io::Re
     subjects.iter().for_each(|subject| filter.insert(subject.hash));
     let fences = subjects.chunks(SUBJECTS_PER_PAGE).flat_map(|page| page[0].hash.to_le_bytes());
     let resident: Vec<u8> = fences.chain(filter.bytes().iter().copied()).collect();
-    let Identity { log_id, salt, run } = identity;
+    let Identity { log_id, salt, run, lost } = identity;
     // A part has at most `PART_RECORDS_MAX` entries, and a filter about as many bytes.
     let header = Header {
         log_id,
@@ -52,6 +54,7 @@ fn write_to(file: &dyn LogFile, identity: Identity, entries: &[Entry]) -> io::Re
         entries: entries.len() as u32,
         subjects: subjects.len() as u32,
         filter_bytes: filter.bytes().len() as u32,
+        lost,
         resident_crc: crc32c::crc32c(&resident),
     };
     let mut writer = BufWriter::with_capacity(WRITE_BUFFER_BYTES, Sequential { file, offset: 0 });

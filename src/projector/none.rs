@@ -1,4 +1,4 @@
-//! `none`: the store of pure pub/sub. Messages live in the log and the hot tail only.
+//! `none`: the store of pure pub/sub. Messages live in the log, for as long as it keeps them.
 
 use std::sync::Arc;
 

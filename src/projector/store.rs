@@ -132,7 +132,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// The kind's name as in `store.kind`.
     fn kind(&self) -> &'static str;
 
-    /// Whether rows can be fetched at all; false for `none`, whose messages live in the hot tail only.
+    /// Whether rows can be fetched at all; false for `none`, whose messages live in the log only.
     fn keeps_history(&self) -> bool {
         true
     }

@@ -45,7 +45,7 @@ pub struct Config {
     pub batch_bytes: usize,
     /// Time from the start of one batch to the start of the next while records keep coming. Default 500 ms, so at
     /// 40,000 records a second batches are full; with 1,000 rows instead of 8,000 a row costs twice the CPU. What
-    /// waits is served from the hot tail meanwhile.
+    /// waits is served from the log meanwhile.
     pub gather: Duration,
     /// Time between two calls of [`Store::expire`]. Default 10 s.
     pub expire_every: Duration,
