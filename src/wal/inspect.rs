@@ -1,4 +1,5 @@
-//! A read-only look at a log's directory, without its lock: for tools beside a running broker or a stopped one.
+//! A look at a log's directory, without its lock: for tools beside a running broker or a stopped one. It only reads, but
+//! for [`Inspection::make_end_durable`].
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,7 +15,7 @@ use super::error::{DamageReason, VerifyError};
 use super::file_system::FileSystem;
 use super::format::LogId;
 use super::frame::Frame;
-use super::recovery::{self, VERIFY_READ_BYTES, io_error};
+use super::recovery::{self, Tail, VERIFY_READ_BYTES, io_error};
 use super::scan::{ScanError, SegmentScan};
 use super::segments::{Segment, SegmentInfo, SegmentState};
 
@@ -30,6 +31,8 @@ pub struct Inspection {
     fs: Arc<dyn FileSystem>,
     dir: PathBuf,
     segments: Vec<Segment>,
+    /// Of the newest one.
+    tail: Option<Tail>,
 }
 
 /// What [`Inspection::verify`] has read.
@@ -58,25 +61,24 @@ pub fn inspect(fs: Arc<dyn FileSystem>, dir: &Path) -> Result<Inspection, Verify
     for _ in 1..LIST_ATTEMPTS_MAX {
         let before = names();
         match look(&*fs, dir) {
-            Ok(segments) => return Ok(Inspection { fs, dir: dir.to_owned(), segments }),
+            Ok((segments, tail)) => return Ok(Inspection { fs, dir: dir.to_owned(), segments, tail }),
             Err(error) if names() == before => return Err(error),
             // A running broker trimmed or rotated meanwhile.
             Err(_) => {}
         }
     }
-    let segments = look(&*fs, dir)?;
-    Ok(Inspection { fs, dir: dir.to_owned(), segments })
+    let (segments, tail) = look(&*fs, dir)?;
+    Ok(Inspection { fs, dir: dir.to_owned(), segments, tail })
 }
 
-fn look(fs: &dyn FileSystem, dir: &Path) -> Result<Vec<Segment>, VerifyError> {
+fn look(fs: &dyn FileSystem, dir: &Path) -> Result<(Vec<Segment>, Option<Tail>), VerifyError> {
     let listing = recovery::list(fs, dir)?;
     let mut segments = recovery::chain(fs, dir, &listing)?;
-    if let Some(newest) = segments.last_mut() {
-        let tail = recovery::tail(fs, newest)?;
-        newest.last = tail.last;
-        newest.end = Some(tail.end);
-    }
-    Ok(segments)
+    let Some(newest) = segments.last_mut() else { return Ok((segments, None)) };
+    let tail = recovery::tail(fs, newest)?;
+    newest.last = tail.last;
+    newest.end = Some(tail.end);
+    Ok((segments, Some(tail)))
 }
 
 impl Inspection {
@@ -100,6 +102,21 @@ impl Inspection {
         let newest = self.segments.len().saturating_sub(1);
         let state_of = |index| if index == newest { SegmentState::Active } else { SegmentState::Closed };
         self.segments.iter().enumerate().map(|(index, segment)| segment.info(state_of(index))).collect()
+    }
+
+    /// Makes durable what was found: the last frame may be in the page cache only, if its writer was killed before the
+    /// sync or the sync failed. For whoever puts records elsewhere that must not be ahead of the log; the caller holds
+    /// the log's lock. A torn write behind the end is left to the next opening.
+    ///
+    /// # Errors
+    /// [`VerifyError::Io`]: nothing may be assumed of the last frame then.
+    pub fn make_end_durable(&self) -> Result<(), VerifyError> {
+        let (Some(newest), Some(tail)) = (self.segments.last(), &self.tail) else { return Ok(()) };
+        let made = self.fs.open_for_writing(&newest.path).and_then(|file| {
+            recovery::rewrite_last_frame(&*file, tail)?;
+            file.sync_data()
+        });
+        made.map_err(|source| io_error("make durable the end of", &newest.path, source))
     }
 
     /// All valid frames with records after `after`, in order. Starts at the oldest record if `after` is before it.

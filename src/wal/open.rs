@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::event::{Durable, Sequence, Trimmed};
 
 use super::error::{OpenError, RoomError, VerifyError};
-use super::file_system::{FileSystem, LockError, read_full};
+use super::file_system::{FileSystem, LockError};
 use super::format::{LogId, making_name, spare_name};
 use super::log::Log;
 use super::options::{Options, Preparation};
@@ -274,16 +274,9 @@ fn clean_up(fs: &dyn FileSystem, dir: &Path, listing: &Listing, segment_bytes: u
 }
 
 /// Ends a recovered segment where its last valid frame ends, durably.
-///
-/// The last frame is written once more: after a failed fdatasync it may be in the page cache, marked as written, and
-/// not on the disk. No frame before it can be, because nothing is written after a failure.
 fn cut(fs: &dyn FileSystem, newest: &mut Segment, tail: &Tail) -> io::Result<()> {
     let file = fs.open_for_writing(&newest.path)?;
-    if let Some(start) = tail.last_frame {
-        let mut frame = vec![0; usize::try_from(tail.end - start).unwrap_or(0)];
-        read_full(&*file, &mut frame, start)?;
-        file.write_all_at(&frame, start)?;
-    }
+    recovery::rewrite_last_frame(&*file, tail)?;
     file.set_len(tail.end)?;
     file.sync_data()?;
     newest.bytes = tail.end;

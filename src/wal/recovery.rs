@@ -105,7 +105,7 @@ pub(super) fn read_header(fs: &dyn FileSystem, path: &Path) -> Result<SegmentHea
 }
 
 /// Where the newest segment ends.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Tail {
     /// The last valid record, the one before the first if there is none.
     pub last: Sequence,
@@ -149,6 +149,17 @@ pub(super) fn tail(fs: &dyn FileSystem, segment: &Segment) -> Result<Tail, Verif
         broken_inside = Some((offset, DamageReason::BrokenInside { expected, later, later_offset }));
         scan.forget_read_ahead();
     }
+}
+
+/// Writes the last frame once more, so that the next sync reaches it: after a failed fdatasync it may be in the page
+/// cache, marked as written, and not on the disk. No frame before it can be, because nothing is written after a failure.
+pub(super) fn rewrite_last_frame(file: &dyn LogFile, tail: &Tail) -> std::io::Result<()> {
+    let Some(start) = tail.last_frame else { return Ok(()) };
+    let mut frame = vec![0; usize::try_from(tail.end - start).unwrap_or(0)];
+    if read_full(file, &mut frame, start)? < frame.len() {
+        return Err(std::io::ErrorKind::UnexpectedEof.into());
+    }
+    file.write_all_at(&frame, start)
 }
 
 struct Rest {

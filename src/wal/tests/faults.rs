@@ -52,6 +52,28 @@ fn what_recovery_finds_in_the_page_cache_only_is_written_again() {
     }
 }
 
+/// The same for a tool that puts what it reads elsewhere; the control is the same without it.
+#[test]
+fn what_a_tool_finds_in_the_page_cache_only_can_be_made_durable() {
+    let left = |made_durable: bool| {
+        let fs = SimFileSystem::new(2);
+        let mut opened = open_sim(&fs, options());
+        append_numbered(&mut opened.writer, 3, 1);
+        fs.fault_at(fs.operations() + 1, Fault::Error(EIO));
+        opened.writer.append(&batch(&[&record(4)])).expect_err("the sync fails");
+        drop(opened);
+        let inspection = inspect(Arc::new(fs.clone()), Path::new("/log")).expect("readable");
+        assert_eq!(inspection.last(), Sequence::new(4));
+        if made_durable {
+            inspection.make_end_durable().expect("the disk is well again");
+        }
+        let found = |seed| open_sim(&fs.after_crash(seed), options()).log.durable().sequence();
+        (0..20).filter(|seed| found(*seed) == Sequence::new(4)).count()
+    };
+    assert_eq!(left(true), 20);
+    assert_eq!(left(false), 0);
+}
+
 /// Whatever operation of a run fails once with whatever error: no acknowledged record is lost, and a restart works.
 #[test]
 fn an_error_at_any_operation_loses_nothing() {

@@ -135,6 +135,11 @@ pub(super) fn run(arguments: &ReplayArguments, settings: &Settings, output: &mut
         output::note("the log is empty: there is nothing to replay");
         return Ok(());
     };
+    if arguments.into == Target::Store {
+        // What a killed broker wrote last may not be on the disk yet: a power cut would leave a store that is ahead of
+        // its log.
+        inspection.make_end_durable().map_err(|error| super::unreadable(&error))?;
+    }
     let filter = arguments.filter();
     let mut start = Checkpoint::new(log_id.to_string(), arguments.into.name().to_owned(), filter.clone());
     if let Some(path) = &arguments.checkpoint {
