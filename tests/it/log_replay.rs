@@ -202,8 +202,7 @@ async fn a_checkpoint_that_runs_ahead_is_found_out_as_a_loss() {
     let mut first = replay(source.data(), &into, &[&flags[..], &["--rate", "100"]].concat());
     let child = first.stderr(Stdio::null()).spawn().expect("it runs");
     eventually("some records", || async { (position(&checkpoint) >= 20).then_some(()) }).await;
-    let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    terminate(&child);
     assert_eq!(wait(child, "the interrupted replay"), INTERRUPTED);
     let mut ahead: Value = serde_json::from_slice(&std::fs::read(&checkpoint).expect("kept")).expect("JSON");
     let arrived = ahead["position"].as_u64().expect("a position");
@@ -301,18 +300,71 @@ async fn a_second_signal_ends_a_replay_at_once() {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
     let unread = child.stdout.take();
     let mut said = BufReader::new(child.stderr.take().expect("it is piped"));
-    let pid = rustix::process::Pid::from_child(&child);
-    let signal = || rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
     // It has begun, and so it watches for signals.
     eventually("a full pipe", || async { waits_for_a_pipe(child.id()).then_some(()) }).await;
-    signal();
+    terminate(&child);
     let mut line = String::new();
     said.read_line(&mut line).expect("text");
     assert!(line.contains("a second signal ends at once"), "{line}");
     assert_eq!(child.try_wait().expect("it was started"), None);
-    signal();
+    terminate(&child);
     assert_eq!(wait(child, "the replay"), INTERRUPTED);
     drop(unread);
+}
+
+/// At one record a second the frame that a signal finds would take minutes. What was written before it counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_replay_to_standard_output_ends_inside_a_frame_and_goes_on_there() {
+    let source = Broker::start().await;
+    fill(&source, 1_000).await;
+    let checkpoint = source.data().join("replay.json");
+    let flags = ["--checkpoint", checkpoint.to_str().expect("UTF-8")];
+    let mut slow = replay(source.data(), "stdout", &[&flags[..], &["--rate", "1"]].concat());
+    let mut child = slow.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it runs");
+    let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+    let mut text =
+        |count: usize| -> Vec<String> { lines.by_ref().take(count).map(|line| line.expect("text")).collect() };
+    let mut taken = text(2);
+    terminate(&child);
+    taken.extend(text(usize::MAX));
+    assert_eq!(wait(child, "the slow replay"), INTERRUPTED);
+    assert_eq!(position(&checkpoint), taken.len() as u64);
+    assert!(taken.len() < 100, "{} records came in the end", taken.len());
+    let rest = replay(source.data(), "stdout", &flags).output().expect("it runs").stdout;
+    taken.extend(String::from_utf8(rest).expect("text").lines().map(str::to_owned));
+    let all = walcast(&["log", "show", "--data-dir"]).arg(source.data()).output().expect("it runs").stdout;
+    assert_eq!(taken, String::from_utf8(all).expect("text").lines().collect::<Vec<_>>());
+}
+
+/// The same into the store: what was gathered is committed, and the next replay has the rest to do.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_replay_into_the_store_ends_inside_a_frame_and_goes_on_there() {
+    let source = Broker::start().await;
+    fill(&source, 300).await;
+    let stopped = source.stop().await;
+    let store = stopped.data().join("store");
+    std::fs::remove_dir_all(&store).expect("removed");
+    let checkpoint = stopped.data().join("replay.json");
+    let flags = ["--checkpoint", checkpoint.to_str().expect("UTF-8")];
+    let mut slow = replay(stopped.data(), "store", &[&flags[..], &["--rate", "1"]].concat());
+    let child = slow.stderr(Stdio::null()).spawn().expect("it runs");
+    eventually("an open store", || async { store.is_dir().then_some(()) }).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    terminate(&child);
+    assert_eq!(wait(child, "the slow replay"), INTERRUPTED);
+    let reached = position(&checkpoint);
+    assert!(reached < 100, "it came to {reached}");
+    let output = replay(stopped.data(), "store", &flags).output().expect("it runs");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains(&format!("{} records replayed", 300 - reached)), "{reached}: {text}");
+    let broker = stopped.start().await;
+    assert_eq!(broker.position("projected").await, 300.0);
+}
+
+fn terminate(child: &Child) {
+    let pid = rustix::process::Pid::from_child(child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
 }
 
 /// Whether the main thread of a process is stuck in a write to a pipe.

@@ -261,6 +261,14 @@ impl Replay {
         Some(chunk)
     }
 
+    /// Waits until then, or until the replay is to end.
+    async fn pause(&self, until: tokio::time::Instant) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = tokio::time::sleep_until(until) => {}
+        }
+    }
+
     /// Everything up to `position` has arrived, and what `arrived` tells behind it.
     fn reached(&mut self, position: Sequence, arrived: impl Fn() -> Ranges) -> Result<(), Failure> {
         self.checkpoint.position = position.get();

@@ -28,6 +28,11 @@ impl Pace {
         self.next = Some(at + self.per_record);
         at
     }
+
+    /// Counts a record; when it may be sent, if not at once.
+    pub fn wait(&mut self) -> Option<Instant> {
+        Some(self.next()).filter(|at| *at > Instant::now())
+    }
 }
 
 #[cfg(test)]

@@ -1,21 +1,27 @@
 //! Into standard output.
 
-use tokio::time::sleep_until;
-
 use super::super::super::Failure;
 use super::super::super::output::Output;
 use super::super::show::shown_record;
 use super::Replay;
 use super::checkpoint::Ranges;
+use crate::event::Sequence;
 use crate::event::record::Record;
 
-/// Writes every record as a JSON line; a frame has arrived once the reader has taken it.
+/// Writes every record as a JSON line; it has arrived once the reader has taken it. They are handed over a frame at once,
+/// and before every wait.
 pub(super) async fn replay(replay: &mut Replay, output: &mut Output) -> Result<Ranges, Failure> {
-    while !replay.stop.is_cancelled() {
-        let Some(chunk) = replay.next().await else { break };
+    let mut through = Sequence::new(replay.after);
+    'frames: while let Some(chunk) = replay.next().await {
         let chunk = chunk?;
         for selected in &chunk.selected {
-            sleep_until(replay.pace.next()).await;
+            if let Some(turn) = replay.pace.wait() {
+                hand_over(through, replay, output)?;
+                replay.pause(turn).await;
+            }
+            if replay.stop.is_cancelled() {
+                break 'frames;
+            }
             let message = &selected.message;
             let record = Record {
                 subject: message.subject.as_str(),
@@ -26,9 +32,20 @@ pub(super) async fn replay(replay: &mut Replay, output: &mut Output) -> Result<R
             };
             output.json(&shown_record(selected.sequence, &record, false))?;
             replay.arrived += 1;
+            through = selected.sequence;
         }
-        output.flush()?;
-        replay.reached(chunk.through, Ranges::default)?;
+        through = chunk.through;
+        hand_over(through, replay, output)?;
+        if replay.stop.is_cancelled() {
+            break;
+        }
     }
+    hand_over(through, replay, output)?;
     Ok(Ranges::default())
+}
+
+/// Everything up to `through` was written.
+fn hand_over(through: Sequence, replay: &mut Replay, output: &mut Output) -> Result<(), Failure> {
+    output.flush()?;
+    replay.reached(through, Ranges::default)
 }

@@ -3,8 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tokio::time::sleep_until;
-
 use super::super::super::{Exit, Failure};
 use super::Replay;
 use super::checkpoint::Ranges;
@@ -29,19 +27,27 @@ pub(super) async fn replay(replay: &mut Replay, store: Arc<dyn Store>) -> Result
         return Err(Failure::new(Exit::Usage, message));
     }
     let mut target = Into { store, projected, moves_on, batch: Gathered::new(Sequence::new(replay.after)) };
-    while !replay.stop.is_cancelled() {
-        let Some(chunk) = replay.next().await else { break };
+    'frames: while let Some(chunk) = replay.next().await {
         let chunk = chunk?;
         target.refuse_gap(&chunk)?;
         for selected in chunk.selected.iter() {
-            sleep_until(replay.pace.next()).await;
+            if let Some(turn) = replay.pace.wait() {
+                replay.pause(turn).await;
+            }
+            if replay.stop.is_cancelled() {
+                break 'frames;
+            }
             target.add(selected, replay);
         }
         target.batch.through = chunk.through;
         if target.batch.rows.len() + target.batch.again.len() >= BATCH_ROWS || target.batch.bytes >= BATCH_BYTES {
             target.commit(replay).await?;
         }
+        if replay.stop.is_cancelled() {
+            break;
+        }
     }
+    // Also what was gathered when it was to end.
     target.commit(replay).await?;
     Ok(Ranges::default())
 }
@@ -92,6 +98,7 @@ impl Into {
 
     fn add(&mut self, selected: &Selected, replay: &mut Replay) {
         let Selected { sequence, message } = selected;
+        self.batch.through = *sequence;
         let new = self.moves_on && *sequence > self.projected.sequence();
         self.batch.records += 1;
         if new {
