@@ -44,32 +44,32 @@ pub(super) async fn replay(replay: &mut Replay, server: &str) -> Result<Ranges, 
     let mut lanes = Lanes::new(client::connect(server).await?, server, replay.after);
     let mut phase = Phase::Reading;
     let mut failed = None;
-    let mut give_up = Instant::now();
     loop {
         let free_at = lanes.dispatch(replay);
+        let (now, give_up) = (Instant::now(), phase.gives_up_at());
         if phase != Phase::Reading && lanes.is_idle() {
             break;
         }
         tokio::select! {
             biased;
-            () = stop.cancelled(), if phase != Phase::Ending => {
-                (phase, give_up) = (Phase::Ending, Instant::now() + END_WITHIN);
+            () = stop.cancelled(), if give_up.is_none() => {
+                phase.end(Instant::now());
                 lanes.forget_waiting();
             }
-            () = sleep_until(give_up), if phase == Phase::Ending => break,
+            () = sleep_until(give_up.unwrap_or(now)), if give_up.is_some() => break,
             Some(done) = lanes.calls.next(), if !lanes.calls.is_empty() => {
                 if let Err(failure) = lanes.done(done, replay) {
                     failed.get_or_insert(failure);
-                    (phase, give_up) = (Phase::Ending, Instant::now() + END_WITHIN);
+                    phase.end(Instant::now());
                     lanes.forget_waiting();
                 }
             }
-            () = sleep_until(free_at.unwrap_or(give_up)), if free_at.is_some() => {}
+            () = sleep_until(free_at.unwrap_or(now)), if free_at.is_some() => {}
             chunk = replay.next(), if phase == Phase::Reading && lanes.steps.is_empty() => match chunk {
                 Some(Ok(chunk)) => lanes.take(chunk),
                 Some(Err(failure)) => {
                     failed.get_or_insert(failure);
-                    (phase, give_up) = (Phase::Ending, Instant::now() + END_WITHIN);
+                    phase.end(Instant::now());
                 }
                 None => phase = Phase::Finishing,
             },
@@ -90,8 +90,26 @@ enum Phase {
     Reading,
     /// Everything was read.
     Finishing,
-    /// Nothing more is sent; what is under way is waited for.
-    Ending,
+    /// Nothing more is sent; what is under way is waited for, no longer than until then.
+    Ending {
+        give_up: Instant,
+    },
+}
+
+impl Phase {
+    /// What fails or is asked for while the replay ends makes it no longer.
+    fn end(&mut self, now: Instant) {
+        if self.gives_up_at().is_none() {
+            *self = Self::Ending { give_up: now + END_WITHIN };
+        }
+    }
+
+    fn gives_up_at(self) -> Option<Instant> {
+        match self {
+            Self::Reading | Self::Finishing => None,
+            Self::Ending { give_up } => Some(give_up),
+        }
+    }
 }
 
 /// What is to be done next, in log order.
@@ -267,6 +285,17 @@ mod tests {
 
     use super::*;
     use crate::event::{MessageId, Subject};
+
+    #[test]
+    fn an_end_is_not_put_off_by_what_fails_meanwhile() {
+        let now = Instant::now();
+        let mut phase = Phase::Reading;
+        assert_eq!(phase.gives_up_at(), None);
+        for later in [0, 1, 9] {
+            phase.end(now + Duration::from_secs(later));
+            assert_eq!(phase.gives_up_at(), Some(now + END_WITHIN));
+        }
+    }
 
     #[test]
     fn an_expiration_keeps_what_is_left_of_it() {
