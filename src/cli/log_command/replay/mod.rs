@@ -289,10 +289,8 @@ impl Replay {
             Ok(arrived) => (arrived, Ok(())),
             Err(failure) => (Ranges::default(), Err(failure)),
         };
-        let kept = self.keeper.is_some();
-        if let Some(keeper) = self.keeper.take() {
-            keeper.finish(self.checkpoint.now(&arrived))?;
-        }
+        let keeps = self.keeper.is_some();
+        let kept = self.keeper.take().map_or(Ok(()), |keeper| keeper.finish(self.checkpoint.now(&arrived)));
         let seconds = self.started.elapsed().as_secs_f64();
         let rate = self.arrived as f64 / seconds.max(f64::EPSILON);
         let mut line = format!("{} records replayed in {seconds:.1} s, {rate:.0}/s", self.arrived);
@@ -306,11 +304,11 @@ impl Replay {
             }
         }
         output::note(&line);
-        done?;
+        first_of(done, kept)?;
         if self.stop.is_cancelled() && self.checkpoint.position < self.last.get() {
             let position = self.checkpoint.position;
             let way_on =
-                if kept { "the same command goes on from there" } else { "there is no --checkpoint to go on from" };
+                if keeps { "the same command goes on from there" } else { "there is no --checkpoint to go on from" };
             let message = format!("interrupted: everything up to sequence {position} has arrived; {way_on}");
             return Err(Failure::new(Exit::Interrupted, message));
         }
@@ -318,9 +316,27 @@ impl Replay {
     }
 }
 
+/// Why the replay ended comes first. That the checkpoint could not be written may be the cause, and is told beside it.
+fn first_of(done: Result<(), Failure>, kept: Result<(), Failure>) -> Result<(), Failure> {
+    if let (Err(_), Err(beside)) = (&done, &kept) {
+        output::note(beside.message().unwrap_or("the checkpoint could not be written"));
+    }
+    done.and(kept)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn why_a_replay_ended_comes_before_what_went_wrong_then() {
+        let ended = || Err(Failure::new(Exit::Unavailable, "nobody is there"));
+        let unkept = || Err(Failure::new(Exit::Failed, "the disk is full"));
+        assert_eq!(first_of(ended(), unkept()), ended());
+        assert_eq!(first_of(ended(), Ok(())), ended());
+        assert_eq!(first_of(Ok(()), unkept()), unkept());
+        assert_eq!(first_of(Ok(()), Ok(())), Ok(()));
+    }
 
     #[test]
     fn a_replay_that_goes_on_refuses_a_gap_and_a_new_one_takes_what_is_there() {
