@@ -66,6 +66,12 @@ async fn a_repair_needs_a_decision_and_a_stopped_broker() {
     let (code, text, _) = repair(stopped.data(), &["--yes"]);
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("nothing is damaged"), "{text}");
+    // A look makes no store where there is none.
+    let store = stopped.data().join("store");
+    fs::remove_dir_all(&store).and_then(|()| fs::create_dir(&store)).expect("emptied");
+    let (code, text, _) = repair(stopped.data(), &["--dry-run"]);
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(fs::read_dir(&store).expect("listed").count(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

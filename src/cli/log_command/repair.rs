@@ -22,7 +22,9 @@ use crate::wal::{DiskFileSystem, LogId};
 
 #[derive(Debug, Clone, Args)]
 pub struct RepairArguments {
-    /// List what is damaged and what is lost for good; change nothing
+    /// List what is damaged and what is lost for good; change no file of the log. The broker must be stopped: the log's
+    /// lock is taken (LOCK then holds this process' id), and the embedded store is opened as the broker opens it, which
+    /// may tidy its files. For a look without any write copy the data directory
     #[arg(long, conflicts_with = "yes")]
     pub dry_run: bool,
     /// Repair: everything valid is kept, the damaged files are moved into a folder beside the log
@@ -93,7 +95,9 @@ fn known(settings: &Settings, log_id: Option<LogId>) -> Result<KnownOutside, Fai
 /// Up to where the embedded store is; a store that cannot be opened says nothing.
 fn projected(settings: &Settings, log_id: LogId) -> Sequence {
     let dir = settings.store_dir();
-    if settings.store.kind != StoreKind::Embedded || !dir.is_dir() {
+    // Opening makes a store where none is; a look must not.
+    let is_empty = std::fs::read_dir(&dir).map_or(true, |mut entries| entries.next().is_none());
+    if settings.store.kind != StoreKind::Embedded || is_empty {
         return Sequence::ZERO;
     }
     let config = embedded::Config::default();
