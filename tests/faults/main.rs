@@ -14,6 +14,8 @@ mod disks;
 #[cfg(test)]
 mod ending;
 #[cfg(test)]
+mod fetches;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod judge;

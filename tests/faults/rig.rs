@@ -6,10 +6,10 @@ use crate::needs;
 use crate::support::Setup;
 use crate::table::{Run, Variant};
 
-/// Small segments, so that the next one is needed soon.
+/// Small segments, so that the next one is needed soon, and a small hot tail, so that the log is asked soon.
 pub fn small_segments() -> Setup {
     let setup = Setup::new().set("limits.body_bytes", "256KiB").set("log.segment_bytes", "1MiB");
-    setup.set("log.keep_bytes", "64MiB")
+    setup.set("log.keep_bytes", "64MiB").set("limits.hot_tail_bytes", "1MiB")
 }
 
 /// What a broker with a failed log says.

@@ -10,11 +10,11 @@ use walcast::proto::client::PublishRequest;
 use walcast::proto::client::broker_client::BrokerClient;
 
 use crate::disks::LoopDisk;
+use crate::fetches::one_from_the_log;
 use crate::judge::{is_alive, judge};
 use crate::load::{Load, Truth};
 use crate::needs::Need;
 use crate::rig::for_run;
-use crate::support::oracle::Ledger;
 use crate::support::{Broker, Setup, random_bytes};
 use crate::table::{Report, Row, Run, Variant};
 
@@ -34,15 +34,16 @@ pub fn rows() -> Vec<Row> {
 
 async fn rig(run: Run) -> Report {
     let plain = Setup::new().set("limits.in_flight_bytes", "8MiB").set("limits.request_bytes", "16MiB");
-    let plain = plain.set("limits.subscriber_bytes", "4MiB").set("limits.hot_tail_bytes", "8MiB");
-    let plain = plain.set("limits.connection_window_bytes", "1MiB");
+    let plain = plain.set("limits.subscriber_bytes", "4MiB").set("limits.hot_tail_bytes", "1MiB");
+    let plain = plain.set("limits.body_bytes", "768KiB").set("limits.connection_window_bytes", "1MiB");
     let log = plain.data().join("log");
     let disk = LoopDisk::new(&plain, &plain.folder().join("image"), 128, &[], &log);
     let broker = for_run(plain.clone(), run).start().await;
     let mut report = Report::default();
     let truth = Truth::new(6);
     let mut load = Load::start(&broker, &truth, 6).await;
-    load.acknowledges(500).await;
+    // More than the hot tail holds.
+    load.acknowledges(2_000).await;
     let before_bytes = broker.resident_bytes();
 
     let frozen = (run.variant != Variant::NoFault).then(|| disk.freeze());
@@ -92,9 +93,8 @@ async fn while_frozen(broker: &Broker, load: &Load, length: Duration, report: &m
             Err(code) => report.check(false, || format!("a publish with a deadline ended with {code:?}")),
         }
         waited = waited.max(asked.elapsed());
-        let found = client.fetch(&Ledger::name(0), 1).await;
-        let answered = found.as_ref().map_or_else(|status| status.message().contains("expired"), |_| true);
-        report.check(answered, || format!("Fetch does not go on: {found:?}"));
+        let found = one_from_the_log(broker, &client).await;
+        report.check(found.is_ok(), || format!("Fetch does not go on: {found:?}"));
         highest = highest.max(broker.resident_bytes());
     }
     let acknowledged = load.acknowledged() - before;
