@@ -10,6 +10,7 @@ mod idle;
 mod index;
 mod invisible;
 mod io_errors;
+mod log_full;
 mod reused;
 mod shortages;
 mod slow;
@@ -30,6 +31,7 @@ pub fn all() -> Vec<Row> {
         start_up::rows(),
         shortages::rows(),
         disk_states::rows(),
+        log_full::rows(),
         descriptors::rows(),
         invisible::rows(),
         frozen::rows(),

@@ -19,7 +19,14 @@ impl Mounted {
     /// # Panics
     /// When mounting is not allowed.
     pub fn tmpfs(setup: &Setup, options: &str) -> Self {
-        let at = setup.folder().join("disk");
+        Self::tmpfs_at(setup, setup.folder().join("disk"), options)
+    }
+
+    /// The same in a folder within it.
+    ///
+    /// # Panics
+    /// When mounting is not allowed.
+    pub fn tmpfs_at(setup: &Setup, at: PathBuf, options: &str) -> Self {
         fs::create_dir_all(&at).expect("a folder");
         Self::mount(&["-t", "tmpfs", "-o", options, "tmpfs"], &at);
         Self { at, _folder: setup.clone() }
