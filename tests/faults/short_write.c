@@ -2,10 +2,12 @@
  *   FAULT_EVERY   N
  *   FAULT_SUFFIX  the end of the path, such as ".wal"
  *   FAULT_COUNT   a file that gets one byte for each write that was cut
- *   FAULT_LIE     if set, the caller is told that everything was written (the negative control)
+ *   FAULT_LIE     if set, the caller is told that everything was written (a negative control)
+ *   FAULT_EIO     if set, the caller is told that it failed (another)
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -41,5 +43,9 @@ ssize_t pwrite64(int fd, const void *bytes, size_t length, off64_t offset) {
         return real(fd, bytes, length, offset);
     count();
     ssize_t written = real(fd, bytes, length / 2, offset);
+    if (written > 0 && getenv("FAULT_EIO")) {
+        errno = EIO;
+        return -1;
+    }
     return written > 0 && getenv("FAULT_LIE") ? (ssize_t)length : written;
 }
