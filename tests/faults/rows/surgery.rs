@@ -138,17 +138,26 @@ pub async fn log_with_segments(setup: &Setup, truth: &Truth, messages: u64) {
     assert!(segments(setup.data()).len() >= 2, "there are segments to work on");
 }
 
-/// Starts it and checks that it refuses as it must.
+/// Starts it and checks that it refuses as it must, naming all of these.
 pub async fn refused(setup: &Setup, parts: &[&str], report: &mut Report) {
+    let Some(said) = refusal(setup, report).await else { return };
+    for part in parts {
+        report.check(said.contains(part), || format!("{part:?} is not named in: {said}"));
+    }
+}
+
+/// Starts it and checks that it refuses as for damage; gives what it said.
+pub async fn refusal(setup: &Setup, report: &mut Report) -> Option<String> {
     match setup.clone().try_start().await {
-        Ok(_broker) => report.violations.push("it was not refused".to_owned()),
+        Ok(_broker) => {
+            report.violations.push("it was not refused".to_owned());
+            None
+        }
         Err((status, said)) => {
             report.detected = Some(report.injected);
             report.check(status.code() == Some(DAMAGED), || format!("it ended with {status}: {said}"));
-            for part in parts {
-                report.check(said.contains(part), || format!("{part:?} is not named in: {said}"));
-            }
             report.check(!said.contains("panicked"), || format!("it panicked: {said}"));
+            Some(said)
         }
     }
 }
