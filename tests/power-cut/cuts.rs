@@ -15,6 +15,9 @@ const STARTS_PER_CUT: u32 = 4;
 /// Longer than most starts.
 const START_MS: u64 = 1_500;
 
+/// From so many cuts on, segments must have been trimmed and their files used again, or the rig has not seen it.
+const CYCLES_THAT_TRIM: u64 = 50;
+
 /// What the cuts amounted to.
 #[derive(Debug, Default)]
 struct Figures {
@@ -110,4 +113,8 @@ async fn nothing_acknowledged_is_lost_in_a_power_cut() {
     assert_eq!(load.broken(), [""; 0], "after cut {} of seed {seed}", figures.under_load);
     let acknowledged = load.with(|ledger| ledger.acknowledged_count()) as u64;
     assert!(acknowledged > cycles * 10, "the load was on");
+    if cycles >= CYCLES_THAT_TRIM {
+        assert!(figures.segments_reused > 0, "no segment was written into a used file");
+        assert!(figures.segments_trimmed > 0, "no segment was trimmed");
+    }
 }
