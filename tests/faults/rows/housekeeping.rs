@@ -7,7 +7,9 @@ use crate::judge::{is_alive, judge};
 use crate::load::{Load, Truth};
 use crate::needs::Need;
 use crate::rig::{for_run, newest, small_segments};
-use crate::strace::Injection;
+use crate::rows::surgery::log_with_segments;
+use crate::snapshot::segments;
+use crate::strace::{Injection, injected};
 use crate::support::{Broker, eventually};
 use crate::table::{Report, Row, Run, Variant};
 
@@ -42,7 +44,60 @@ pub fn rows() -> Vec<Row> {
         let row = Row::new(format!("EIO at {name}"), move |run| rig(target, calls, says, run));
         row.needs(&[Need::Strace]).control(Variant::NoFault).control(NEVER_AGAIN).slow()
     };
-    operations.into_iter().map(row).collect()
+    let removal = Row::new("EIO at removal of a trimmed segment", removal);
+    let removal = removal.needs(&[Need::Strace]).control(Variant::NoFault).control(NEVER_AGAIN).slow();
+    operations.into_iter().map(row).chain([removal]).collect()
+}
+
+/// Two trimmed files become spares and the others are removed: so several are trimmed at once, by a broker that keeps less
+/// than the one before.
+async fn removal(run: Run) -> Report {
+    let plain = small_segments();
+    let truth = Truth::new(19);
+    log_with_segments(&plain, &truth, 6_000).await;
+    let files = segments(plain.data());
+    let how = match run.variant {
+        Variant::NoFault => "",
+        NEVER_AGAIN => "error=EIO:when=1+",
+        _ => "error=EIO:when=1",
+    };
+    let trace = plain.folder().join("trace");
+    let injection = Injection { calls: "/^unlink", how, files: &files, thread: None };
+    // With -D the broker is the child, and strace its grandchild.
+    let mut strace: Vec<std::ffi::OsString> = vec!["strace".into(), "-D".into(), "-f".into()];
+    strace.extend(injection.options(&trace));
+    let setup = plain.set("log.keep_bytes", "0").expect_log("the log was not trimmed");
+    let broker = for_run(setup.clone().under(strace), run).start().await;
+    let injected = || injected(&std::fs::read_to_string(&trace).unwrap_or_default());
+    let mut report = Report::default();
+    let time = if run.variant.is_control() { TRIMMED_WITHIN / 3 } else { TRIMMED_WITHIN };
+    let failed = eventually("a removal", || async { (injected() > 0).then_some(()) });
+    let failed = tokio::time::timeout(time, failed).await.is_ok();
+    report.check(failed, || "nothing was injected".to_owned());
+    // All but the active one, and one that housekeeping may not have released.
+    let removed = eventually("the files to go", || async {
+        (files.iter().filter(|file| file.exists()).count() <= 2).then_some(())
+    });
+    let removed = tokio::time::timeout(time, removed).await.is_ok();
+    report.check(removed, || format!("trimmed segments are still there, {TRIMMED_WITHIN:.0?} after the fault"));
+    report.injected = injected();
+    let mut load = Load::start(&broker, &truth, 19).await;
+    load.acknowledges(500).await;
+    load.stop().await;
+    report.check(load.refused() == 0, || format!("{} publishes were refused", load.refused()));
+    report.check(load.seen.others().is_empty(), || format!("answered otherwise: {:?}", load.seen.others()));
+    let stopped = broker.kill_nine().await;
+    drop(load.ends().await);
+    if run.variant.is_control() {
+        return report;
+    }
+    report.detected = Some(stopped.logged("the log was not trimmed") as u64);
+    report.check(report.detected > Some(0), || "the failure is not in its log".to_owned());
+    drop(stopped);
+    let broker = setup.start().await;
+    judge(&broker, &truth, &mut report).await;
+    is_alive(&broker, &truth, &mut report).await;
+    report
 }
 
 async fn rig(target: Target, calls: &'static str, says: &'static str, run: Run) -> Report {
