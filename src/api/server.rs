@@ -11,6 +11,7 @@ use super::edge::{Edge, EdgeConfig};
 use super::lifecycle::{Lifecycle, Phase};
 use super::meter::Meter;
 use super::transport::{self, Connections, Deadline, Http2};
+use crate::event::limits::BODY_BYTES_CEILING;
 use crate::proto::DESCRIPTORS;
 use crate::proto::server::broker_server::BrokerServer;
 use crate::telemetry::metrics::ApiMetrics;
@@ -77,7 +78,8 @@ pub async fn serve(
     let lifecycle = service.lifecycle.clone();
     let broker = BrokerServer::new(service)
         .max_decoding_message_size(config.body_bytes_max + REQUEST_OVERHEAD_BYTES)
-        .max_encoding_message_size(config.body_bytes_max + RESPONSE_OVERHEAD_BYTES);
+        // A message may have been published when the limit was higher.
+        .max_encoding_message_size(BODY_BYTES_CEILING + RESPONSE_OVERHEAD_BYTES);
     let (reporter, health) = tonic_health::server::health_reporter();
     let reflection =
         || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);

@@ -298,6 +298,21 @@ fn an_index_that_cannot_be_written_is_kept_in_memory() {
 }
 
 #[test]
+fn a_folder_that_was_removed_is_made_again() {
+    let mut rig = several_segments().indexed().reopened();
+    fs::remove_dir_all(rig.folder.path().join("index")).expect("removed");
+    assert_eq!(rig.index.message(&subject("always"), id(1), id(960)).expect("readable"), Lookup::Unknown);
+    for name in rig.published.keys().cloned().collect::<Vec<_>>() {
+        for number in 1..=rig.published[&name].len() {
+            drop(rig.index.message(&subject(&name), id(number), rig.last(&name)).expect("readable"));
+        }
+    }
+    rig = rig.indexed();
+    rig.check();
+    assert!(!rig.files().is_empty());
+}
+
+#[test]
 fn a_record_larger_than_todays_frames_is_found() {
     let mut rig = Rig::new();
     let name = "l".repeat(200);

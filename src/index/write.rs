@@ -30,7 +30,14 @@ pub(super) struct Identity {
 pub(super) fn write(fs: &dyn FileSystem, dir: &Path, identity: Identity, entries: &[Entry]) -> io::Result<PathBuf> {
     let path = dir.join(file_name(identity.run.first));
     let temporary = path.with_extension("idx.tmp");
-    let written = fs.create(&temporary).and_then(|file| write_to(&*file, identity, entries));
+    let created = match fs.create(&temporary) {
+        // Somebody has removed the folder.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs.create_dir_all(dir).and_then(|()| fs.create(&temporary))
+        }
+        other => other,
+    };
+    let written = created.and_then(|file| write_to(&*file, identity, entries));
     if let Err(error) = written.and_then(|()| fs.rename(&temporary, &path)) {
         // The first error is the one to report; a file left behind is replaced by the next attempt.
         drop(fs.remove(&temporary));

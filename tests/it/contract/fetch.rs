@@ -73,6 +73,20 @@ async fn the_cases_are_told_apart_without_a_store() {
     answers_the_table(&broker.client().await, true).await;
 }
 
+/// The limit is on what is published, not on what was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_larger_than_todays_limit_is_found_in_the_log_and_in_the_store() {
+    for store in ["none", "embedded"] {
+        let setup = Setup::new().store(store).set("limits.body_bytes", "128KiB");
+        let broker = setup.clone().start().await;
+        let body = vec![7; 100_000];
+        broker.client().await.publish_kept("large", body.clone()).await;
+        drop(broker.stop().await);
+        let broker = setup.set("limits.body_bytes", "1KiB").start().await;
+        assert!(broker.client().await.fetch_body("large", 1).await == body, "{store}");
+    }
+}
+
 /// Segments that a few messages fill and that are not kept.
 fn small_segments() -> Setup {
     let setup = Setup::new().set("limits.body_bytes", "64KiB").set("log.segment_bytes", "256KiB");
