@@ -137,6 +137,18 @@ impl Inspection {
     /// # Errors
     /// [`VerifyError`] for the first damage found, oldest segment first. Segments that are trimmed meanwhile do not count.
     pub fn verify(&self, progress: &mut dyn FnMut(u64)) -> Result<Verified, VerifyError> {
+        self.verify_with(&|_, _| (), progress)
+    }
+
+    /// As [`Self::verify`]; `each` gets every valid frame with its segment's file, in no order, from several threads.
+    ///
+    /// # Errors
+    /// [`VerifyError`], as [`Self::verify`].
+    pub fn verify_with(
+        &self,
+        each: &(dyn Fn(&Path, &Frame) + Sync),
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Verified, VerifyError> {
         let started = Instant::now();
         let mut verified = Verified {
             segments: 0,
@@ -154,7 +166,7 @@ impl Inspection {
                 if index >= self.segments.len() {
                     return;
                 }
-                let outcome = self.verify_segment(index);
+                let outcome = self.verify_segment(index, each);
                 if outcome.is_err() {
                     // Older ones are still under way; newer ones are not begun.
                     next.store(self.segments.len(), Ordering::Relaxed);
@@ -193,16 +205,17 @@ impl Inspection {
     }
 
     /// What a segment holds; None if it was trimmed meanwhile.
-    fn verify_segment(&self, index: usize) -> Result<Option<Checked>, VerifyError> {
+    fn verify_segment(&self, index: usize, each: &dyn Fn(&Path, &Frame)) -> Result<Option<Checked>, VerifyError> {
         let segment = &self.segments[index];
+        let each = |frame: &Frame| each(&segment.path, frame);
         let checked = if index + 1 == self.segments.len() {
-            recovery::tail(&*self.fs, segment).map(|tail| Checked {
+            recovery::tail_with(&*self.fs, segment, &each).map(|tail| Checked {
                 bytes: segment.bytes,
                 records: tail.last.next().get() - segment.header.first.get(),
                 torn_bytes: tail.torn_bytes,
             })
         } else {
-            let checked = recovery::verify_closed(&*self.fs, segment);
+            let checked = recovery::verify_closed_with(&*self.fs, segment, &each);
             checked.map(|bytes| Checked { bytes, records: segment.records(), torn_bytes: 0 })
         };
         match checked {

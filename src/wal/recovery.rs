@@ -14,6 +14,7 @@ use super::file_system::{FileSystem, LogFile, read_full};
 use super::format::{
     FORMAT_VERSION, FRAME_HEADER_BYTES, FileName, SEGMENT_HEADER_BYTES, Salted, SegmentHeader, SegmentHeaderError,
 };
+use super::frame::Frame;
 use super::scan::{ScanError, SegmentScan};
 use super::segments::Segment;
 
@@ -119,6 +120,11 @@ pub(super) struct Tail {
 
 /// Reads the newest segment to its end, every byte of it.
 pub(super) fn tail(fs: &dyn FileSystem, segment: &Segment) -> Result<Tail, VerifyError> {
+    tail_with(fs, segment, &|_| ())
+}
+
+/// As [`tail`]; `each` gets every valid frame.
+pub(super) fn tail_with(fs: &dyn FileSystem, segment: &Segment, each: &dyn Fn(&Frame)) -> Result<Tail, VerifyError> {
     let path = &segment.path;
     let file = fs.open(path).map_err(|source| io_error("open", path, source))?;
     let mut scan = SegmentScan::new(path, Arc::clone(&file), &segment.header, segment.bytes, VERIFY_READ_BYTES);
@@ -127,7 +133,8 @@ pub(super) fn tail(fs: &dyn FileSystem, segment: &Segment) -> Result<Tail, Verif
     loop {
         let offset = scan.offset();
         let reason = match scan.next_frame() {
-            Ok(_frame) => {
+            Ok(frame) => {
+                each(&frame);
                 last_frame = Some(offset);
                 continue;
             }
@@ -209,12 +216,21 @@ fn search_rest(file: &dyn LogFile, header: &SegmentHeader, end: u64, length: u64
 
 /// Reads every frame of a closed segment. Returns the bytes checked.
 pub(super) fn verify_closed(fs: &dyn FileSystem, segment: &Segment) -> Result<u64, VerifyError> {
+    verify_closed_with(fs, segment, &|_| ())
+}
+
+/// As [`verify_closed`]; `each` gets every valid frame.
+pub(super) fn verify_closed_with(
+    fs: &dyn FileSystem,
+    segment: &Segment,
+    each: &dyn Fn(&Frame),
+) -> Result<u64, VerifyError> {
     let path = &segment.path;
     let file = fs.open(path).map_err(|source| io_error("open", path, source))?;
     let mut scan = SegmentScan::new(path, file, &segment.header, segment.bytes, VERIFY_READ_BYTES);
     while scan.next_sequence() <= segment.last {
         match scan.next_frame() {
-            Ok(_frame) => {}
+            Ok(frame) => each(&frame),
             Err(ScanError::Io(source)) => return Err(io_error("read", path, source)),
             Err(ScanError::Fault(reason)) => return Err(scan.damage(reason).into()),
         }

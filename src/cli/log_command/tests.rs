@@ -10,10 +10,13 @@ use crate::wal::{Batch, Options, open};
 
 const FRAME_BYTES_MAX: usize = 64 * 1024;
 
+fn options(dir: &Path) -> Options {
+    Options { segment_bytes: 1024 * 1024, frame_bytes_max: FRAME_BYTES_MAX, ..Options::new(dir) }
+}
+
 /// A log of three records on two subjects, and one that was lost.
 fn log(dir: &Path) -> Inspection {
-    let options = Options { segment_bytes: 1024 * 1024, frame_bytes_max: FRAME_BYTES_MAX, ..Options::new(dir) };
-    let mut opened = open(Arc::new(DiskFileSystem), options).expect("opens");
+    let mut opened = open(Arc::new(DiskFileSystem), options(dir)).expect("opens");
     let mut batch = Batch::new(FRAME_BYTES_MAX);
     for (subject, id, body) in [("orders.eu", 1, &b"one"[..]), ("bills", 1, b"\xff"), ("orders.us", 1, b"three")] {
         let record = Record {
@@ -92,6 +95,36 @@ fn segments_are_listed_and_verified() {
     let verified = written(|output| verify(&inspection, true, output));
     let verified: serde_json::Value = serde_json::from_str(&verified).expect("JSON");
     assert_eq!((&verified["records"], &verified["torn_bytes"]), (&4.into(), &0.into()));
+}
+
+/// Whole frames with right checksums are not enough: what this build cannot decode stops the broker.
+#[test]
+fn verify_names_the_first_record_that_does_not_decode() {
+    for (bad, says) in
+        [(&b""[..], "is empty"), (b"\xc8", "version 200"), (b"\x01\x05", "does not decode"), (b"\x00\x00", "version 0")]
+    {
+        let dir = tempfile::tempdir().expect("a folder");
+        drop(log(dir.path()));
+        let mut opened = open(Arc::new(DiskFileSystem), options(dir.path())).expect("opens");
+        let mut batch = Batch::new(FRAME_BYTES_MAX);
+        for bytes in [record::LOST, bad, bad] {
+            batch
+                .push(|buffer| {
+                    buffer.extend_from_slice(bytes);
+                    Ok::<(), record::RecordError>(())
+                })
+                .expect("fits");
+        }
+        opened.writer.append(&batch).expect("appended");
+        drop(opened);
+        let inspection = look(dir.path()).expect("a log");
+        let mut output = Output::to(Captured::default());
+        let failure = verify(&inspection, false, &mut output).expect_err("a bad record");
+        assert_eq!(failure.exit(), Exit::Damaged);
+        let message = failure.message().expect("a reason");
+        let names = ["record 6 ", "00000000000000000005.wal", says];
+        assert!(names.iter().all(|name| message.contains(name)), "{message}");
+    }
 }
 
 #[test]

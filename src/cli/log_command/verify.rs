@@ -1,7 +1,8 @@
-//! `walcast log verify`: reads every byte and checks it.
+//! `walcast log verify`: reads every byte and checks it, and decodes every record.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::super::output::Output;
@@ -9,8 +10,9 @@ use super::super::{Exit, Failure};
 use super::progress::Progress;
 use super::{WAY_OUT, unreadable};
 use crate::event::Sequence;
+use crate::event::record::{self, RecordError};
 use crate::ingest::{CheckpointError, Checkpointer};
-use crate::wal::{DiskFileSystem, Inspection};
+use crate::wal::{DiskFileSystem, Frame, Inspection};
 
 /// How far the log was durable when the ids checkpoint was taken.
 pub(super) fn known_durable(ids_dir: &Path) -> Result<Sequence, Failure> {
@@ -47,13 +49,38 @@ struct ShownVerified {
     mb_per_second: f64,
 }
 
+/// A record that is as it was written and does not decode.
+#[derive(Debug)]
+struct Unread {
+    sequence: Sequence,
+    file: PathBuf,
+    error: RecordError,
+}
+
+/// Decodes the records of a frame; `first` has the first one of all that does not.
+fn decode_all(file: &Path, frame: &Frame, first: &Mutex<Option<Unread>>) {
+    let failed = frame.iter().find_map(|(sequence, bytes)| Some((sequence, record::decode(&bytes).err()?)));
+    let Some((sequence, error)) = failed else { return };
+    let mut first = first.lock();
+    if first.as_ref().is_none_or(|known| sequence < known.sequence) {
+        *first = Some(Unread { sequence, file: file.to_owned(), error });
+    }
+}
+
 /// Checks the log and says how fast that went.
 pub(super) fn verify(inspection: &Inspection, json: bool, output: &mut Output) -> Result<(), Failure> {
     let total: u64 = inspection.segments().iter().map(|segment| segment.bytes).sum();
     let mut progress = Progress::new("MB", total / 1_000_000);
-    let verified = inspection.verify(&mut |bytes| progress.set(bytes / 1_000_000));
+    let first_unread = Mutex::new(None);
+    let each = |file: &Path, frame: &Frame| decode_all(file, frame, &first_unread);
+    let verified = inspection.verify_with(&each, &mut |bytes| progress.set(bytes / 1_000_000));
     progress.end();
     let verified = verified.map_err(|error| unreadable(&error))?;
+    if let Some(Unread { sequence, file, error }) = first_unread.into_inner() {
+        let file = file.display();
+        let message = format!("record {sequence} of the log, in {file}, cannot be read by this build: {error}");
+        return Err(Failure::new(Exit::Damaged, message));
+    }
     let seconds = verified.elapsed.as_secs_f64();
     let shown = ShownVerified {
         segments: verified.segments,
