@@ -8,9 +8,11 @@ mod frozen;
 mod housekeeping;
 mod idle;
 mod index;
+mod index_errors;
 mod invisible;
 mod io_errors;
 mod log_full;
+mod reads;
 mod reused;
 mod shortages;
 mod slow;
@@ -41,6 +43,8 @@ pub fn all() -> Vec<Row> {
         surgery::rows(),
         bit_flips::rows(),
         index::rows(),
+        index_errors::rows(),
+        reads::rows(),
         reused::rows(),
     ];
     groups.into_iter().flatten().collect()
