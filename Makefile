@@ -66,7 +66,7 @@ sim: ## Seeded runs of log, committer and recovery on a disk that crashes, fails
 	$(if $(SEED),WALCAST_SIM_SEED=$(SEED),WALCAST_SIM_SEEDS=$(SEEDS) WALCAST_SIM_FROM=$(FROM)) cargo test --lib simulation::no_seed -- --nocapture
 
 .PHONY: fuzz
-fuzz: ## Coverage-guided fuzzing of segments and records, SECONDS (60) each; KEEP=keep keeps what was found.
+fuzz: ## Coverage-guided fuzzing of segments, records and index files, SECONDS (60) each; KEEP=keep keeps what was found.
 	@tests/services/fuzz.sh $(SECONDS) $(KEEP)
 
 .PHONY: damage

@@ -1,6 +1,6 @@
 //! What the fuzz targets do with their bytes.
 //!
-//! The rooms `event` and `wal` are compiled into this crate from their sources, not linked: so they, and nothing
+//! The rooms `event`, `wal` and `index` are compiled into this crate from their sources, not linked: so they, and nothing
 //! else, are built with coverage counters, without a second build of all that the broker depends on. A file system in
 //! memory comes from the log's own tests.
 //!
@@ -8,6 +8,8 @@
 
 #[path = "../../src/event/mod.rs"]
 pub mod event;
+#[path = "../../src/index/mod.rs"]
+pub mod index;
 #[path = "../../src/wal/mod.rs"]
 pub mod wal;
 
@@ -17,6 +19,7 @@ use wal as file_system;
 #[path = "../../src/wal/sim.rs"]
 mod sim;
 
+pub mod index_file;
 mod naive;
 pub mod record;
 pub mod segment;

@@ -6,7 +6,7 @@ set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 seconds=${1:-30}
 keep=${2:-}
-targets=(segment record)
+targets=(segment record index)
 build=$root/target/fuzz
 
 check "the fuzz targets are built" env RUSTC_WORKSPACE_WRAPPER="$root/fuzz/instrument" \
