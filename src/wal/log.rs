@@ -54,7 +54,7 @@ impl Log {
     /// Number of its files, spare ones included.
     pub fn files(&self) -> usize {
         let state = self.shared.state.lock();
-        state.segments.len() + state.spares.len() + usize::from(state.making)
+        state.segments.len() + state.spares.len() + usize::from(state.making) + state.in_transit as usize
     }
 
     /// Its segments, oldest first.

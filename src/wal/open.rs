@@ -141,6 +141,7 @@ pub fn open_beside(
         segments,
         spares,
         making: false,
+        in_transit: 0,
         obstacle: None,
         stop: false,
         released: Sequence::ZERO,

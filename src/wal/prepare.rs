@@ -27,7 +27,7 @@ const FILL_BYTES: usize = 1024 * 1024;
 /// Zeros written between two syncs, so that a commit never waits behind a whole file of them.
 const SYNC_EVERY_BYTES: u64 = 8 * 1024 * 1024;
 
-/// Takes a spare; waits for one that is being filled.
+/// Takes a spare, which is in transit then; waits for one that is being filled.
 pub(super) fn take_spare(shared: &Shared) -> Result<Spare, RoomError> {
     let mut state = shared.state.lock();
     loop {
@@ -35,6 +35,7 @@ pub(super) fn take_spare(shared: &Shared) -> Result<Spare, RoomError> {
             return Err(RoomError::Failed(failed.clone()));
         }
         if let Some(spare) = state.spares.pop() {
+            state.in_transit += 1;
             shared.changed.notify_all();
             return Ok(spare);
         }

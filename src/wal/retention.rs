@@ -53,6 +53,7 @@ fn trim_oldest(shared: &Shared, due: impl Fn(&Shared, &State) -> bool) -> Result
             shared.options.dir.join(spare_name(state.next_number, true))
         });
         shared.set_trimmed(state.segments[0].last);
+        state.in_transit += 1;
         (state.segments.pop_front().expect("there is a front"), recycle_as)
     };
     let dir = &shared.options.dir;
@@ -68,6 +69,7 @@ fn trim_oldest(shared: &Shared, due: impl Fn(&Shared, &State) -> bool) -> Result
     // Each one before the next, so that a crash never leaves a hole; and before its blocks are written again.
     let outcome = gone.and_then(|()| shared.fs.sync_dir(dir));
     let mut state = shared.state.lock();
+    state.in_transit -= 1;
     match outcome {
         Ok(()) => {
             tracing::debug!(file = %segment.path.display(), trimmed = segment.last.get(), "segment trimmed");

@@ -38,6 +38,8 @@ pub(super) struct State {
     pub spares: Vec<Spare>,
     /// Whether a spare is being filled.
     pub making: bool,
+    /// Files in neither list: on their way from a spare to a segment, or from a segment to a spare or to nothing.
+    pub in_transit: u64,
     pub obstacle: Option<Obstacle>,
     /// Set when the writer goes away.
     pub stop: bool,
@@ -131,7 +133,7 @@ impl Shared {
 
     /// Bytes of all files of the log, the one being filled included.
     pub fn bytes(&self, state: &State) -> u64 {
-        let spares = state.spares.len() as u64 + u64::from(state.making);
+        let spares = state.spares.len() as u64 + u64::from(state.making) + state.in_transit;
         state.segments.iter().map(|segment| segment.bytes).sum::<u64>() + spares * self.options.segment_bytes
     }
 

@@ -111,9 +111,12 @@ impl Writer {
     fn rotate(&self, spare: Spare) -> Result<Active, RoomError> {
         let shared = &*self.shared;
         let previous_first = shared.state.lock().segments.back().map_or(Sequence::ZERO, |last| last.header.first);
-        let (active, segment) = Active::start(shared, spare, self.appended.next(), previous_first)?;
+        let started = Active::start(shared, spare, self.appended.next(), previous_first);
+        let mut state = shared.state.lock();
+        state.in_transit -= 1;
+        let (active, segment) = started?;
         tracing::debug!(file = %segment.path.display(), reused = segment.header.reused, "segment started");
-        shared.state.lock().segments.push_back(segment);
+        state.segments.push_back(segment);
         Ok(active)
     }
 }
