@@ -62,7 +62,7 @@ fn failure(error: &RepairError) -> Failure {
     let exit = match error {
         RepairError::InUse { .. } => Exit::InUse,
         RepairError::Newer(_) | RepairError::StillDamaged(_) => Exit::Damaged,
-        RepairError::Io { .. } => Exit::Failed,
+        RepairError::Io { .. } | RepairError::InTheWay { .. } => Exit::Failed,
     };
     Failure::new(exit, error.to_string())
 }

@@ -1,6 +1,7 @@
 //! Carrying a plan out, so that a crash at any point leaves what another repair can go on from: a segment is replaced by a
-//! rename, once its successor and a copy of itself are on the disk.
+//! rename, once its successor and a copy of itself are on the disk; files that have each other's names give them up first.
 
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +13,7 @@ use super::plan::{Plan, Rewrite, Step};
 use super::salvage::{self, Part};
 use crate::event::Sequence;
 use crate::wal::file_system::{FileSystem, LogFile};
-use crate::wal::format::{FRAME_HEADER_BYTES, RECORD_PREFIX_BYTES, Salted, SegmentHeader, segment_name};
+use crate::wal::format::{FRAME_HEADER_BYTES, FileName, RECORD_PREFIX_BYTES, Salted, SegmentHeader, segment_name};
 use crate::wal::frame::Frame;
 
 /// Most markers of a frame: as many records as the broker puts into one.
@@ -22,22 +23,64 @@ const WRITE_BYTES: usize = 1024 * 1024;
 /// What a segment is called until it is whole. Nobody takes it for one.
 const UNFINISHED_SUFFIX: &str = ".repair";
 
+/// What follows the name of a segment that has given its name up, until it gets its own. Another repair takes it for a
+/// segment with a wrong name, and goes on.
+const MOVING: &str = "moving";
+
 /// Does every step. `lost` is what stands in the place of each lost record. Returns where damaged files are now; None if
 /// there are none.
 pub(super) fn apply(fs: &dyn FileSystem, dir: &Path, plan: &Plan, lost: &[u8]) -> Result<Option<PathBuf>, RepairError> {
     remove_unfinished(fs, dir).map_err(RepairError::io("clean up", dir))?;
     let mut aside = Aside { fs, dir, folder: None };
     for step in &plan.steps {
+        if let Step::MoveAside(path) = step {
+            aside.take(path).map_err(RepairError::io("move aside", path))?;
+        }
+    }
+    let moving = give_names_up(fs, dir, &plan.steps)?;
+    for step in &plan.steps {
         match step {
-            Step::MoveAside(path) => aside.take(path).map_err(RepairError::io("move aside", path))?,
+            Step::MoveAside(_) => {}
             Step::PutBack { from, to } => {
+                let from = moving.get(from).unwrap_or(from);
+                must_be_free(fs, from, to)?;
                 let renamed = fs.rename(from, to).and_then(|()| fs.sync_dir(dir));
                 renamed.map_err(RepairError::io("rename", from))?;
             }
-            Step::Write(rewrite) => write(&mut aside, rewrite, lost)?,
+            Step::Write(rewrite) => write(&mut aside, rewrite, &moving, lost)?,
         }
     }
     Ok(aside.folder)
+}
+
+/// Every file that has the name of a segment, but not its own, gets one that no segment has: a permutation has no order
+/// in which each name is free when it is needed. Returns the new paths by the old ones.
+fn give_names_up(fs: &dyn FileSystem, dir: &Path, steps: &[Step]) -> Result<HashMap<PathBuf, PathBuf>, RepairError> {
+    let entries = fs.list(dir).map_err(RepairError::io("list", dir))?;
+    let mut taken: HashSet<String> = entries.into_iter().map(|entry| entry.name).collect();
+    let mut moving = HashMap::new();
+    for (from, _) in steps.iter().filter_map(|step| step.moves(dir)) {
+        let name = from.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let FileName::Segment(first) = FileName::parse(name) else { continue };
+        let names = (1..).map(|number: u64| format!("{:020}.{MOVING}-{number}.wal", first.get()));
+        let to = names.into_iter().find(|name| !taken.contains(name)).expect("there are more numbers than files");
+        fs.rename(from, &dir.join(&to)).map_err(RepairError::io("rename", from))?;
+        moving.insert(from.to_owned(), dir.join(&to));
+        taken.insert(to);
+    }
+    if !moving.is_empty() {
+        fs.sync_dir(dir).map_err(RepairError::io("sync", dir))?;
+    }
+    Ok(moving)
+}
+
+/// The last guard: nothing takes the place of a file of which no copy was kept.
+fn must_be_free(fs: &dyn FileSystem, from: &Path, to: &Path) -> Result<(), RepairError> {
+    match fs.open(to) {
+        Ok(_) => Err(RepairError::InTheWay { from: from.to_owned(), to: to.to_owned() }),
+        Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(RepairError::io("open", to)(source)),
+    }
 }
 
 fn remove_unfinished(fs: &dyn FileSystem, dir: &Path) -> io::Result<()> {
@@ -87,9 +130,9 @@ impl Aside<'_> {
         self.fs.sync_dir(self.dir)
     }
 
-    /// A copy, so that the file keeps its name until another takes it.
-    fn copy(&mut self, path: &Path) -> io::Result<()> {
-        let (to, folder) = self.place(path)?;
+    /// A copy under the name it had, so that the file itself stays until another takes its place.
+    fn copy(&mut self, path: &Path, named: &Path) -> io::Result<()> {
+        let (to, folder) = self.place(named)?;
         let bytes = read_whole(self.fs, path).map_err(|error| io::Error::other(error.to_string()))?;
         let file = self.fs.create(&to)?;
         file.write_all_at(&bytes, 0)?;
@@ -98,28 +141,36 @@ impl Aside<'_> {
     }
 }
 
-fn write(aside: &mut Aside<'_>, rewrite: &Rewrite, lost: &[u8]) -> Result<(), RepairError> {
+fn write(
+    aside: &mut Aside<'_>,
+    rewrite: &Rewrite,
+    moving: &HashMap<PathBuf, PathBuf>,
+    lost: &[u8],
+) -> Result<(), RepairError> {
     let (fs, dir) = (aside.fs, aside.dir);
     let name = segment_name(rewrite.header.first);
     let path = dir.join(&name);
     let unfinished = dir.join(format!("{name}{UNFINISHED_SUFFIX}"));
     let mut parts = Vec::new();
-    if let Some(source) = &rewrite.source {
-        let bytes = read_whole(fs, &source.path)?;
+    let source_path = rewrite.source.as_ref().map(|source| moving.get(&source.path).unwrap_or(&source.path));
+    if let (Some(source), Some(at)) = (&rewrite.source, source_path) {
+        let bytes = read_whole(fs, at)?;
         parts = salvage::salvage(&bytes, source.salted, rewrite.header.first, source.last).parts;
     }
     if let Some((first, last)) = rewrite.lost {
         parts.push(Part::Lost { first, records: last.next().get() - first.get() });
     }
     write_segment(fs, &unfinished, &rewrite.header, &parts, lost).map_err(RepairError::io("write", &unfinished))?;
-    if let Some(source) = &rewrite.source {
-        aside.copy(&source.path).map_err(RepairError::io("copy", &source.path))?;
+    if let (Some(source), Some(at)) = (&rewrite.source, source_path) {
+        aside.copy(at, &source.path).map_err(RepairError::io("copy", at))?;
+    }
+    if source_path != Some(&path) {
+        must_be_free(fs, &unfinished, &path)?;
     }
     fs.rename(&unfinished, &path).and_then(|()| fs.sync_dir(dir)).map_err(RepairError::io("replace", &path))?;
-    if let Some(source) = rewrite.source.as_ref().filter(|source| source.path != path) {
+    if let Some(at) = source_path.filter(|at| **at != path) {
         // It was misnamed; the folder has a copy of it.
-        let removed = fs.remove(&source.path).and_then(|()| fs.sync_dir(dir));
-        removed.map_err(RepairError::io("remove", &source.path))?;
+        fs.remove(at).and_then(|()| fs.sync_dir(dir)).map_err(RepairError::io("remove", at))?;
     }
     Ok(())
 }
@@ -179,5 +230,27 @@ impl Out<'_> {
         self.offset += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wal::sim::SimFileSystem;
+
+    #[test]
+    fn a_rename_onto_a_file_that_nobody_keeps_is_refused() {
+        let fs = SimFileSystem::new(1);
+        let dir = Path::new("/log");
+        let (from, to) = (dir.join("x.wal"), dir.join(segment_name(Sequence::new(1))));
+        for path in [&from, &to] {
+            fs.create(path).expect("made").write_all_at(path.as_os_str().as_encoded_bytes(), 0).expect("written");
+        }
+        let plan = Plan { steps: vec![Step::PutBack { from: from.clone(), to: to.clone() }], ..Plan::default() };
+        let error = apply(&fs, dir, &plan, b"\0").expect_err("in the way");
+        assert!(matches!(&error, RepairError::InTheWay { to: at, .. } if *at == to), "{error}");
+        for path in [&from, &to] {
+            assert_eq!(read_whole(&fs, path).expect("still there"), path.as_os_str().as_encoded_bytes());
+        }
     }
 }

@@ -84,6 +84,18 @@ pub enum RepairError {
         /// What the system said.
         source: io::Error,
     },
+    /// A file would have to give way of which nothing says what it is; something else changes the files.
+    #[error(
+        "cannot rename {} to {}: there is a file of that name, and no copy of it was kept; run the repair again",
+        from.display(),
+        to.display()
+    )]
+    InTheWay {
+        /// The file to be renamed.
+        from: PathBuf,
+        /// The name that is taken.
+        to: PathBuf,
+    },
     /// Everything was done, and the log is still not whole: something else changes the files.
     #[error("the log is still damaged after the repair: {0}")]
     StillDamaged(VerifyError),

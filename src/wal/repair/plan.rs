@@ -23,6 +23,18 @@ pub(super) enum Step {
     Write(Rewrite),
 }
 
+impl Step {
+    /// From where to where a file is moved within the log.
+    pub fn moves(&self, dir: &Path) -> Option<(&Path, PathBuf)> {
+        let (from, to) = match self {
+            Self::MoveAside(_) => return None,
+            Self::PutBack { from, to } => (from, to.clone()),
+            Self::Write(rewrite) => (&rewrite.source.as_ref()?.path, dir.join(segment_name(rewrite.header.first))),
+        };
+        (*from != to).then_some((from, to))
+    }
+}
+
 /// A segment to be written.
 #[derive(Debug)]
 pub(super) struct Rewrite {

@@ -262,6 +262,40 @@ fn a_renamed_segment_gets_its_name_back() {
     }
 }
 
+/// Gives each segment the name that stands at its place; a crash in between must not make a difference.
+fn with_names(fs: &SimFileSystem, segments: &[PathBuf], names: &[PathBuf]) {
+    let contents: Vec<_> = segments.iter().map(|path| content(fs, path)).collect();
+    for path in segments {
+        fs.remove(path).expect("removed");
+    }
+    for (name, bytes) in names.iter().zip(&contents) {
+        put(fs, name, bytes);
+    }
+}
+
+#[test]
+fn segments_that_have_each_others_names_get_their_own() {
+    let sample = sample();
+    let segments = sample.segments();
+    let [a, b, c, d] = &segments[..] else { panic!("{segments:?}") };
+    let free = Path::new(DIR).join("00000000000000000999.wal");
+    let permuted: [[&PathBuf; 4]; 7] =
+        [[b, a, c, d], [a, b, d, c], [d, b, c, a], [b, c, d, a], [d, a, b, c], [b, a, d, c], [b, c, d, &free]];
+    for names in permuted {
+        let names: Vec<PathBuf> = names.into_iter().cloned().collect();
+        let fs = sample.copy();
+        with_names(&fs, &segments, &names);
+        for seed in 0..4 {
+            assert_eq!(crash_everywhere(&fs, seed, Pretend::Nothing), Ok(()), "{names:?}");
+        }
+        let (findings, lost) = repaired(&fs, sample.last);
+        assert!(lost.is_empty(), "{findings:#?}");
+        for path in &segments {
+            assert!(content(&fs, path) == content(&sample.fs, path), "{} as it was: {names:?}", path.display());
+        }
+    }
+}
+
 #[test]
 fn a_newer_format_and_a_log_in_use_are_refused() {
     let sample = sample();
@@ -355,10 +389,14 @@ proptest! {
     fn a_crash_in_a_repair_loses_nothing_more(
         harms in prop::collection::vec((any::<usize>(), any::<u64>()), 1..4),
         gone in prop::option::of(0..8_usize),
+        names in prop::option::of(Just(sample().segments()).prop_shuffle()),
         seed: u64,
     ) {
         let sample = sample();
         let fs = harm(&sample, &harms);
+        if let Some(names) = names {
+            with_names(&fs, &sample.segments(), &names);
+        }
         if let Some(gone) = gone {
             let segments = sample.segments();
             let path = &segments[gone % segments.len()];
