@@ -21,7 +21,7 @@ pub const RECORD_PREFIX_BYTES: usize = 4;
 pub const FORMAT_VERSION: u32 = 1;
 
 const SEGMENT_MAGIC: [u8; 8] = *b"\x89WALSEG\n";
-const FRAME_MAGIC: [u8; 4] = *b"\xD7WF\n";
+pub(super) const FRAME_MAGIC: [u8; 4] = *b"\xD7WF\n";
 const BLOCK: usize = SEGMENT_HEADER_BYTES as usize;
 const CRC_AT: usize = BLOCK - 4;
 const FLAG_REUSED: u32 = 1;
@@ -272,7 +272,7 @@ pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(array_at(bytes, at))
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(array_at(bytes, at))
 }
 

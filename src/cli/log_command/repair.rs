@@ -158,6 +158,9 @@ struct ShownFinding {
     lost_first: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     lost_last: Option<u64>,
+    /// Set if records behind `lost_last` may be lost as well: how many bytes of the file are not zero.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unknown_behind_bytes: Option<u64>,
     /// Lost records that can still be read; their bytes are not proven.
     readable: Vec<ShownReadable>,
 }
@@ -231,6 +234,7 @@ impl ShownFinding {
             },
             lost_first: finding.lost.map(|(first, _)| first.get()),
             lost_last: finding.lost.map(|(_, last)| last.get()),
+            unknown_behind_bytes: finding.unknown_behind,
             readable: lost.into_iter().flatten().map(of).collect(),
         }
     }
@@ -244,6 +248,11 @@ impl ShownFinding {
         };
         let and = if lost.is_empty() { "" } else { "; " };
         output.line(format!("  {lost}{and}{}", self.remedy))?;
+        if let (Some(bytes), Some(last)) = (self.unknown_behind_bytes, self.lost_last) {
+            output.line(format!(
+                "  that is the least: the segment's name says that it began, {bytes} bytes of it are not zero, and how many records came after {last} is unknown; ids of those may be given again"
+            ))?;
+        }
         for ShownReadable { sequence, record } in &self.readable {
             let Readable { subject, id, published_at, body_bytes } = record;
             let when = published_at.as_deref().map(|when| format!(", published {when}"));

@@ -164,7 +164,9 @@ fn write(
     if let (Some(source), Some(at)) = (&rewrite.source, source_path) {
         aside.copy(at, &source.path).map_err(RepairError::io("copy", at))?;
     }
-    if source_path != Some(&path) {
+    if rewrite.replaces {
+        aside.copy(&path, &path).map_err(RepairError::io("copy", &path))?;
+    } else if source_path != Some(&path) {
         must_be_free(fs, &unfinished, &path)?;
     }
     fs.rename(&unfinished, &path).and_then(|()| fs.sync_dir(dir)).map_err(RepairError::io("replace", &path))?;

@@ -9,6 +9,7 @@
 
 mod apply;
 mod candidates;
+mod ends;
 mod plan;
 mod salvage;
 
@@ -52,6 +53,8 @@ pub struct Finding {
     pub damage: Damage,
     /// First and last record that are lost by it; None if it costs none.
     pub lost: Option<(Sequence, Sequence)>,
+    /// Set if more records than these may be lost, behind the last one: how many bytes of the file are not zero.
+    pub unknown_behind: Option<u64>,
     /// What the repair does.
     pub remedy: Remedy,
 }
@@ -187,7 +190,7 @@ impl Repair {
         (self.plan.first, self.plan.last)
     }
 
-    /// How many records are lost.
+    /// How many records are lost, at least: [`Finding::unknown_behind`].
     pub fn lost(&self) -> u64 {
         let lost = self.plan.findings.iter().filter_map(|finding| finding.lost);
         lost.map(|(first, last)| last.next().get() - first.get()).sum()

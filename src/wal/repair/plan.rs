@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::candidates::{self, Candidate, Candidates};
+use super::ends::{self, Ends, GivenUp};
 use super::salvage::{self, Salvaged};
 use super::{Finding, Known, Remedy};
 use crate::event::Sequence;
@@ -42,6 +43,8 @@ pub(super) struct Rewrite {
     pub header: SegmentHeader,
     /// Where its frames are read from; None if nothing is left of it.
     pub source: Option<Source>,
+    /// Whether a file of its name, of which nothing can be used, has to give way.
+    pub replaces: bool,
     /// Sequences behind those of the source that get markers, first and last.
     pub lost: Option<(Sequence, Sequence)>,
 }
@@ -76,16 +79,19 @@ pub(super) fn plan(
 ) -> Result<Plan, VerifyError> {
     let Candidates { usable, useless, log_id } = candidates::collect(fs, dir, known.log_id)?;
     let mut plan = Plan::default();
-    for damage in useless {
+    let chain = chain(usable, &mut plan);
+    let (ends, strangers) = Ends::of(useless, &chain);
+    for damage in strangers {
         plan.move_aside(damage);
     }
-    let chain = chain(usable, &mut plan);
     let log_id = log_id.unwrap_or(LogId::from_bytes([0; 16]));
-    let mut walk = Walk { fs, dir, known, log_id, suspect, plan, before: None };
+    let mut walk = Walk { fs, dir, known, log_id, suspect, plan, before: None, newer: ends.newer };
+    walk.older(&ends.older, chain.first());
     let mut rest = chain.iter().peekable();
     while let Some(candidate) = rest.next() {
         walk.segment(candidate, rest.peek().copied())?;
     }
+    walk.newer()?;
     walk.missing_end();
     Ok(walk.plan)
 }
@@ -111,7 +117,7 @@ fn chain(mut usable: Vec<Candidate>, plan: &mut Plan) -> Vec<Candidate> {
 impl Plan {
     fn move_aside(&mut self, damage: Damage) {
         self.steps.push(Step::MoveAside(damage.file.clone()));
-        self.findings.push(Finding { damage, lost: None, remedy: Remedy::MovedAside });
+        self.findings.push(Finding { damage, lost: None, unknown_behind: None, remedy: Remedy::MovedAside });
     }
 }
 
@@ -125,6 +131,8 @@ struct Walk<'a> {
     plan: Plan,
     /// The segment before, as it will be, and its last record.
     before: Option<(SegmentHeader, Sequence)>,
+    /// Files behind the newest segment of which only the name is left.
+    newer: Vec<GivenUp>,
 }
 
 /// What a segment has, and where it ends.
@@ -144,7 +152,7 @@ impl Walk<'_> {
         let extent = match (next, missing) {
             (Some(next), None) => self.closed(candidate, &own, next.first.previous())?,
             (Some(_), Some(missing)) => self.open_ended(candidate, &own, None, Some(missing.previous()))?,
-            (None, _) => self.open_ended(candidate, &own, Some(self.known.durable), None)?,
+            (None, _) => self.newest(candidate, &own)?,
         };
         self.plan.segments += 1;
         if self.before.is_none() {
@@ -159,7 +167,12 @@ impl Walk<'_> {
             let reason = DamageReason::MissingBefore { expected: missing };
             let all = (extent.last.next(), next.first.previous());
             let damage = Damage { file: next.path.clone(), offset: 0, reason };
-            self.plan.findings.push(Finding { damage, lost: Some(all), remedy: Remedy::Inserted });
+            self.plan.findings.push(Finding {
+                damage,
+                lost: Some(all),
+                unknown_behind: None,
+                remedy: Remedy::Inserted,
+            });
             let tail = Some((extent.last.next(), missing.previous())).filter(|(first, last)| first <= last);
             written_anew |= tail.is_some() && extent.last < header.first;
             lost = if written_anew { tail } else { None };
@@ -171,6 +184,97 @@ impl Walk<'_> {
             self.insert(next.first.previous());
         }
         Ok(())
+    }
+
+    /// The newest segment: it ends where its frames do, or before the files behind it, or where it was durable.
+    fn newest(&mut self, candidate: &Candidate, own: &SegmentHeader) -> Result<Extent, VerifyError> {
+        let mut durable = self.known.durable;
+        if !self.newer.is_empty() {
+            let last = self.open_ended(candidate, own, None, None)?.last;
+            for stranger in ends::drop_implausible(&mut self.newer, last, candidate.bytes) {
+                self.plan.move_aside(stranger);
+            }
+            if let Some(next) = self.newer.first() {
+                durable = next.first.previous();
+            }
+        }
+        self.open_ended(candidate, own, Some(durable), None)
+    }
+
+    /// Markers in the place of files before the oldest segment of which only the name is left.
+    fn older(&mut self, older: &[GivenUp], oldest: Option<&Candidate>) {
+        let Some(oldest) = oldest else { return };
+        for (at, given_up) in older.iter().enumerate() {
+            let end = older.get(at + 1).map_or(oldest.first, |next| next.first);
+            let through = oldest.known().map_or(end, |own| own.previous_first);
+            let through = if through > given_up.first && through < end { through } else { end };
+            self.replace(given_up, end.previous(), through.previous(), None, oldest.known());
+            self.insert(end.previous());
+        }
+    }
+
+    /// The same behind the newest segment; how far the last one went is not known.
+    fn newer(&mut self) -> Result<(), VerifyError> {
+        if self.before.is_none() {
+            for stranger in ends::drop_implausible_alone(&mut self.newer, self.known.durable) {
+                self.plan.move_aside(stranger);
+            }
+        }
+        let newer = std::mem::take(&mut self.newer);
+        for (at, given_up) in newer.iter().enumerate() {
+            let next = newer.get(at + 1).map(|next| next.first.previous());
+            let (last, unknown) = match next {
+                Some(last) => (last, None),
+                None => {
+                    let bytes = candidates::read_whole(self.fs, &given_up.damage.file)?;
+                    let seen = ends::last_seen(&bytes, given_up.first);
+                    (seen.max(self.known.durable), Some(bytes.iter().filter(|byte| **byte != 0).count() as u64))
+                }
+            };
+            self.replace(given_up, last, last, unknown, None);
+        }
+        Ok(())
+    }
+
+    /// A segment of markers through `through` in the place of a file by which the records up to `last` are lost.
+    fn replace(
+        &mut self,
+        given_up: &GivenUp,
+        last: Sequence,
+        through: Sequence,
+        unknown_behind: Option<u64>,
+        like: Option<&SegmentHeader>,
+    ) {
+        let first = given_up.first;
+        let mut header =
+            self.before.as_ref().map(|(header, _)| header).or(like).cloned().unwrap_or_else(|| self.blank(first));
+        header.previous_first = self.before.as_ref().map_or_else(|| first.previous(), |(before, _)| before.first);
+        header.first = first;
+        if self.before.is_none() {
+            self.plan.first = first;
+        }
+        let lost = Some((first, last));
+        let damage = given_up.damage.clone();
+        self.plan.findings.push(Finding { damage, lost, unknown_behind, remedy: Remedy::Inserted });
+        let rewrite = Rewrite { header: header.clone(), source: None, replaces: true, lost: Some((first, through)) };
+        self.plan.steps.push(Step::Write(rewrite));
+        self.plan.segments += 1;
+        self.plan.last = through;
+        self.before = Some((header, through));
+    }
+
+    /// The header of a log's first segment.
+    fn blank(&self, first: Sequence) -> SegmentHeader {
+        SegmentHeader {
+            node_id: 0,
+            log_id: self.log_id,
+            epoch: 1,
+            salt: [0; 16],
+            first,
+            previous_first: Sequence::ZERO,
+            created_at: self.fs.now(),
+            reused: false,
+        }
     }
 
     /// The header with what follows from the segment before.
@@ -239,12 +343,13 @@ impl Walk<'_> {
         let misnamed = matches!(candidate.damage, Some(DamageReason::Name | DamageReason::Doubled { .. }));
         if let Some(damage) = candidate.as_damage() {
             let remedy = if misnamed { Remedy::PutBack } else { Remedy::Rewritten };
-            self.plan.findings.push(Finding { damage, lost: None, remedy });
+            self.plan.findings.push(Finding { damage, lost: None, unknown_behind: None, remedy });
         }
         if let Some(salvaged) = &extent.salvaged {
             self.plan.findings.extend(salvaged.places.iter().map(|place| Finding {
                 damage: Damage { file: candidate.path.clone(), offset: place.offset, reason: place.reason.clone() },
                 lost: place.lost,
+                unknown_behind: None,
                 remedy: Remedy::Rewritten,
             }));
             for (sequence, bytes) in &salvaged.suspects {
@@ -270,9 +375,14 @@ impl Walk<'_> {
                 // Its frames are whole; it is the header that does not fit to the segment before.
                 let reason = self.misfit(candidate);
                 let damage = Damage { file: candidate.path.clone(), offset: 0, reason };
-                self.plan.findings.push(Finding { damage, lost: None, remedy: Remedy::Rewritten });
+                self.plan.findings.push(Finding {
+                    damage,
+                    lost: None,
+                    unknown_behind: None,
+                    remedy: Remedy::Rewritten,
+                });
             }
-            self.plan.steps.push(Step::Write(Rewrite { header: header.clone(), source, lost }));
+            self.plan.steps.push(Step::Write(Rewrite { header: header.clone(), source, replaces: false, lost }));
         } else if candidate.path != name {
             self.plan.steps.push(Step::PutBack { from: candidate.path.clone(), to: name });
         }
@@ -295,7 +405,12 @@ impl Walk<'_> {
             return;
         }
         let header = SegmentHeader { first, previous_first: before.first, ..before.clone() };
-        self.plan.steps.push(Step::Write(Rewrite { header: header.clone(), source: None, lost: Some((first, last)) }));
+        self.plan.steps.push(Step::Write(Rewrite {
+            header: header.clone(),
+            source: None,
+            replaces: false,
+            lost: Some((first, last)),
+        }));
         self.plan.segments += 1;
         self.plan.last = last;
         self.before = Some((header, last));
@@ -308,20 +423,21 @@ impl Walk<'_> {
             return;
         }
         let first = Sequence::ZERO.next();
-        let header = SegmentHeader {
-            node_id: 0,
-            log_id: self.log_id,
-            epoch: 1,
-            salt: [0; 16],
-            first,
-            previous_first: Sequence::ZERO,
-            created_at: self.fs.now(),
-            reused: false,
-        };
+        let header = self.blank(first);
         let file = self.dir.join(segment_name(first));
         let damage = Damage { file, offset: 0, reason: DamageReason::Frame { expected: first } };
-        self.plan.findings.push(Finding { damage, lost: Some((first, durable)), remedy: Remedy::Inserted });
-        self.plan.steps.push(Step::Write(Rewrite { header, source: None, lost: Some((first, durable)) }));
+        self.plan.findings.push(Finding {
+            damage,
+            lost: Some((first, durable)),
+            unknown_behind: None,
+            remedy: Remedy::Inserted,
+        });
+        self.plan.steps.push(Step::Write(Rewrite {
+            header,
+            source: None,
+            replaces: false,
+            lost: Some((first, durable)),
+        }));
         (self.plan.segments, self.plan.first, self.plan.last) = (1, first, durable);
     }
 }

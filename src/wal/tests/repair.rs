@@ -157,7 +157,7 @@ fn a_segment_header_that_is_gone_costs_nothing() {
 fn a_segment_without_header_and_first_frame_is_lost_as_a_whole() {
     let sample = sample();
     let extents = extents(&sample);
-    for (path, first, last) in [&extents[1], &extents[2], extents.last().expect("segments")] {
+    for (path, first, last) in [&extents[0], &extents[1], &extents[2], &extents[3]] {
         let fs = sample.copy();
         let mut bytes = content(&fs, path);
         bytes[..4200].fill(0);
@@ -165,6 +165,65 @@ fn a_segment_without_header_and_first_frame_is_lost_as_a_whole() {
         let (findings, lost) = repaired(&fs, sample.last);
         assert_eq!(lost, set(*first..=*last), "{findings:#?}");
     }
+}
+
+/// Nobody else knows how far the log went: the names and what looks like frames tell the least of it.
+#[test]
+fn a_segment_at_an_end_is_never_given_up_without_a_word() {
+    let sample = sample();
+    let extents = extents(&sample);
+    let other = SimFileSystem::new(99);
+    append_numbered(&mut open(Arc::new(other.clone()), tight()).expect("opens").writer, 40, 2);
+    let foreign = content(&other, &extents[0].0);
+    let (newest, first, last) = &extents[3];
+    let whole = content(&sample.fs, newest);
+    let without_start = [vec![0; 4296], whole[4296..].to_vec()].concat();
+    for (bytes, through) in
+        [(&[][..], *first), (&whole[..100], *first), (&without_start, *last), (&foreign, *first), (b"a text", *first)]
+    {
+        let fs = sample.copy();
+        put(&fs, newest, bytes);
+        let (findings, lost) = repaired(&fs, 0);
+        assert_eq!(lost, set(*first..=through), "{findings:#?}");
+        let open_end = findings.last().and_then(|finding| finding.unknown_behind);
+        assert_eq!(open_end, Some(bytes.iter().filter(|byte| **byte != 0).count() as u64), "{findings:#?}");
+        let aside = Path::new(DIR).join("damaged-20231114T221320Z").join(newest.file_name().expect("named"));
+        assert!(content(&fs, &aside) == bytes, "kept aside");
+        let fs = sample.copy();
+        put(&fs, newest, bytes);
+        assert_eq!(crash_from(&fs, 0, 5, Pretend::Nothing), Ok(()));
+    }
+    for bytes in [&[][..], &foreign, b"a text"] {
+        // The two oldest ones, and the two newest ones.
+        for (harmed, lost) in [(0..1, 1..=extents[0].2), (0..2, 1..=extents[1].2), (2..4, extents[2].1..=*first)] {
+            let fs = sample.copy();
+            for (path, ..) in &extents[harmed.clone()] {
+                put(&fs, path, bytes);
+            }
+            // Two segments of another log and two of this one: nobody could tell which is which.
+            if bytes != foreign || harmed.len() == 1 {
+                assert_eq!(crash_from(&fs, 0, 6, Pretend::Nothing), Ok(()), "{harmed:?}");
+                assert_eq!(repaired(&fs, 0).1, set(lost), "{harmed:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn names_alone_tell_the_least_that_a_log_had() {
+    let sample = sample();
+    let extents = extents(&sample);
+    for (durable, last) in [(0, extents[3].1), (80, 80)] {
+        let fs = sample.copy();
+        for (path, ..) in &extents {
+            put(&fs, path, b"");
+        }
+        assert_eq!(crash_from(&fs, durable, 7, Pretend::Nothing), Ok(()));
+        assert_eq!(repaired(&fs, durable).1, set(1..=last));
+    }
+    let fs = SimFileSystem::new(5);
+    put(&fs, &Path::new(DIR).join("00000000000000000999.wal"), b"");
+    assert_eq!(repaired(&fs, 80).1, set(1..=80));
 }
 
 #[test]
@@ -230,7 +289,7 @@ fn what_is_no_part_of_the_log_is_moved_aside() {
         (name("00000000000000000999.wal"), &copy),
         (name("00000000000000000999.wal"), &foreign),
         (name("00000000000000000005.wal"), b""),
-        (name("00000000000000000998.wal"), &copy[..100]),
+        (name("00000000000000009998.wal"), &copy[..100]),
         (name("x.wal"), b"a text"),
     ];
     for (path, bytes) in strangers {
@@ -346,24 +405,28 @@ fn harm(sample: &Sample, harms: &[(usize, u64)]) -> SimFileSystem {
 
 /// Repairs with a crash at every operation in turn, then once more: the same is lost, and nothing else.
 fn crash_everywhere(fs: &SimFileSystem, seed: u64, pretend: Pretend) -> Result<(), String> {
-    let lost = lost_of(examine(fs, 80).findings());
+    crash_from(fs, 80, seed, pretend)
+}
+
+fn crash_from(fs: &SimFileSystem, durable: u64, seed: u64, pretend: Pretend) -> Result<(), String> {
+    let lost = lost_of(examine(fs, durable).findings());
     for at in 0.. {
         let crashing = fs.after_crash(seed);
         crashing.pretend(pretend);
-        let repair = examine(&crashing, 80);
+        let repair = examine(&crashing, durable);
         crashing.fault_at(crashing.operations() + at, Fault::Crash);
         let done = repair.run(MARKER).is_ok();
         drop(repair);
         let after = crashing.after_crash(seed ^ at);
         after.pretend(Pretend::Nothing);
-        let again = examine(&after, 80);
+        let again = examine(&after, durable);
         let lost_again = lost_of(again.findings());
         if !lost_again.is_subset(&lost) {
             return Err(format!("crash at {at}: {lost_again:?} is lost, {lost:?} before"));
         }
         again.run(MARKER).map_err(|error| error.to_string())?;
         drop(again);
-        let marked = markers(&after, 80);
+        let marked = markers(&after, durable);
         if marked != lost {
             return Err(format!("crash at {at}: {marked:?} is marked, {lost:?} was lost"));
         }
