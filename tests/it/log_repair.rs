@@ -13,10 +13,14 @@ const USAGE: i32 = 2;
 const DAMAGED: i32 = 3;
 const IN_USE: i32 = 4;
 
-/// Exit code, standard output, standard error.
 fn repair(data: &Path, flags: &[&str]) -> (i32, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_walcast"));
-    let output = command.args(["log", "repair", "--data-dir"]).arg(data).args(flags).output().expect("it runs");
+    log("repair", data, flags)
+}
+
+/// Exit code, standard output, standard error.
+fn log(command: &str, data: &Path, flags: &[&str]) -> (i32, String, String) {
+    let mut walcast = Command::new(env!("CARGO_BIN_EXE_walcast"));
+    let output = walcast.args(["log", command, "--data-dir"]).arg(data).args(flags).output().expect("it runs");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().expect("an exit code"), text(&output.stdout), text(&output.stderr))
 }
@@ -131,4 +135,36 @@ async fn a_lost_end_is_filled_and_no_id_is_given_twice() {
     let broker = setup.start().await;
     let client = broker.client().await;
     assert_eq!(client.publish_kept("s", "x").await, 21);
+}
+
+/// Neither checkpoint nor store knows anything; the name and the frames that still look like some do.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_segment_is_not_given_up_in_silence() {
+    let stopped = stopped().await;
+    let segment = segments(stopped.data()).remove(0);
+    let file = fs::OpenOptions::new().write(true).open(&segment).expect("a segment");
+    // Its header and the start of its first frame.
+    file.write_all_at(&[0; 4296], 0).expect("written");
+    for name in ["store", "ids"] {
+        let folder = stopped.data().join(name);
+        if folder.exists() {
+            fs::remove_dir_all(folder).expect("removed");
+        }
+    }
+    let (code, text, _) = log("verify", stopped.data(), &["--json"]);
+    assert_eq!(code, DAMAGED, "{text}");
+    let damaged = &json(&text)["damaged"];
+    assert!(damaged["file"].as_str().is_some_and(|file| Path::new(file) == segment), "{text}");
+    assert_eq!(damaged["offset"], 0, "{text}");
+
+    let (code, text, _) = repair(stopped.data(), &["--dry-run", "--json"]);
+    assert_eq!(code, 0, "{text}");
+    let finding = &json(&text)["damaged"][0];
+    assert_eq!((&finding["lost_first"], &finding["lost_last"]), (&1.into(), &20.into()), "{text}");
+    assert!(finding["unknown_behind_bytes"].as_u64().is_some_and(|bytes| bytes > 100_000), "{text}");
+    let (code, text, _) = repair(stopped.data(), &["--yes"]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("that is the least"), "{text}");
+    let (code, text, _) = log("verify", stopped.data(), &["--json"]);
+    assert_eq!((code, &json(&text)["records"]), (0, &20.into()), "{text}");
 }

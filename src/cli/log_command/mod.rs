@@ -65,13 +65,7 @@ pub fn run(arguments: &LogArguments, output: &mut Output) -> Result<(), Failure>
     let log = || look(&settings.log_dir());
     match &arguments.command {
         LogCommand::Ls { json } => ls::list(&log()?, *json, output),
-        LogCommand::Verify { json } => {
-            // Before the log is looked at: a broker beside this may go on.
-            let known = verify::known_durable(&settings.ids_dir())?;
-            let inspection = log()?;
-            verify::verify(&inspection, *json, output)?;
-            verify::refuse_lost(&inspection, known, &settings.log_dir())
-        }
+        LogCommand::Verify { json } => verify::run(&settings, *json, output),
         LogCommand::Show(show) => show::print(&log()?, show, output),
         LogCommand::Replay(arguments) => replay::run(arguments, &settings, output),
         LogCommand::Repair(arguments) => repair::run(arguments, &settings, output),
