@@ -44,7 +44,7 @@ pub fn announce_shortage(setup: Setup) -> Setup {
         "log has no room",
         "the ids checkpoint was not written",
         "the log was not trimmed",
-        "the index of the log was not written",
+        "the index of the log is not complete",
     ];
     said.into_iter().fold(setup, Setup::expect_log)
 }
