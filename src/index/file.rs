@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use crate::wal::{FileSystem, LogFile};
+use crate::wal::{FileSystem, LogFile, read_full};
 
 use super::entry::{Entry, Run};
 use super::filter::Filter;
@@ -180,14 +180,6 @@ fn slots(number: u64, items: u32, per_page: usize) -> usize {
 
 /// Fills the buffer; a file that ends before is damaged.
 fn fill(file: &dyn LogFile, buffer: &mut [u8], offset: u64) -> Result<(), PartError> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
-            Ok(0) => return Err(PartError::Damaged),
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
+    let read = read_full(file, buffer, offset)?;
+    if read == buffer.len() { Ok(()) } else { Err(PartError::Damaged) }
 }

@@ -108,8 +108,7 @@ impl Indexer {
         };
         let Some(segment) = self.shared.segment(run.segment) else {
             // Trimmed meanwhile.
-            self.shared.parts.write().trim(self.shared.log.trimmed().sequence());
-            self.shared.gaps_changed();
+            self.shared.trim();
             return Ok(());
         };
         let identity = Identity { log_id: self.shared.log.log_id(), salt: segment.salt, run, lost };
@@ -121,9 +120,7 @@ impl Indexer {
                 self.shared.parts.write().add_file(Arc::new(part));
                 self.failed_until = None;
                 // It may have been trimmed while it was written.
-                let gone = self.shared.parts.write().trim(self.shared.log.trimmed().sequence());
-                gone.iter().for_each(|part| self.shared.remove(&part.path));
-                self.shared.gaps_changed();
+                self.shared.trim();
             }
             Err(error) => {
                 self.failed(&error);
@@ -142,8 +139,7 @@ impl Indexer {
     fn read(&mut self, gap: Run) -> Result<Option<(Run, Vec<Entry>, u32)>, IndexerError> {
         match self.read_from(gap) {
             Err(IndexerError::Read(ReadError::Trimmed { .. })) => {
-                self.shared.parts.write().trim(self.shared.log.trimmed().sequence());
-                self.shared.gaps_changed();
+                self.shared.trim();
                 Ok(None)
             }
             Err(IndexerError::Read(error @ ReadError::Io { .. })) => {

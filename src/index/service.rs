@@ -205,12 +205,7 @@ impl Index {
 
     /// Drops what covers records that the log no longer has. Removes files.
     pub fn trim(&self) {
-        let trimmed = self.shared.log.trimmed().sequence();
-        let gone = self.shared.parts.write().trim(trimmed);
-        for part in gone {
-            self.shared.remove(&part.path);
-        }
-        self.shared.gaps_changed();
+        self.shared.trim();
     }
 
     /// Tells the indexer to write what is in memory and to end.
@@ -242,6 +237,15 @@ impl Shared {
         self.gaps_changed();
         // Full means that it is awake already.
         let _awake_already = self.wake.try_send(());
+    }
+
+    /// Drops what covers records that the log no longer has, and removes the files of it.
+    pub fn trim(&self) {
+        let gone = self.parts.write().trim(self.log.trimmed().sequence());
+        for part in gone {
+            self.remove(&part.path);
+        }
+        self.gaps_changed();
     }
 
     pub fn gaps_changed(&self) {

@@ -1,18 +1,15 @@
 //! Writing a part to a file.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::wal::{FileSystem, LogFile, LogId};
+use crate::wal::{FileSystem, LogId, write_unsynced};
 
 use super::entry::{Entry, Run};
 use super::filter::Filter;
 use super::format::{
     ENTRIES_PER_PAGE, Header, PAGE_BYTES, SUBJECTS_PER_PAGE, SubjectEntry, file_name, put_entry, put_subject, seal,
 };
-
-/// Bytes gathered before a write: large enough that system calls do not matter.
-const WRITE_BUFFER_BYTES: usize = 1024 * 1024;
 
 /// What a part is written with, beside its entries.
 #[derive(Debug, Clone, Copy)]
@@ -28,25 +25,20 @@ pub(super) struct Identity {
 /// Writes the part of these entries, which are in order, and names it. Nothing is synced: what a crash leaves of it does
 /// not pass its checksums, and is built again.
 pub(super) fn write(fs: &dyn FileSystem, dir: &Path, identity: Identity, entries: &[Entry]) -> io::Result<PathBuf> {
-    let path = dir.join(file_name(identity.run.first));
-    let temporary = path.with_extension("idx.tmp");
-    let created = match fs.create(&temporary) {
+    let name = file_name(identity.run.first);
+    let mut content = |writer: &mut dyn Write| write_to(writer, identity, entries);
+    match write_unsynced(fs, dir, &name, &mut content) {
         // Somebody has removed the folder.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs.create_dir_all(dir).and_then(|()| fs.create(&temporary))
+            fs.create_dir_all(dir)?;
+            write_unsynced(fs, dir, &name, &mut content)?;
         }
-        other => other,
-    };
-    let written = created.and_then(|file| write_to(&*file, identity, entries));
-    if let Err(error) = written.and_then(|()| fs.rename(&temporary, &path)) {
-        // The first error is the one to report; a file left behind is replaced by the next attempt.
-        drop(fs.remove(&temporary));
-        return Err(error);
+        other => other?,
     }
-    Ok(path)
+    Ok(dir.join(name))
 }
 
-fn write_to(file: &dyn LogFile, identity: Identity, entries: &[Entry]) -> io::Result<()> {
+fn write_to(writer: &mut dyn Write, identity: Identity, entries: &[Entry]) -> io::Result<()> {
     let subjects = subjects(entries);
     let mut filter = Filter::for_subjects(subjects.len());
     subjects.iter().for_each(|subject| filter.insert(subject.hash));
@@ -64,12 +56,10 @@ fn write_to(file: &dyn LogFile, identity: Identity, entries: &[Entry]) -> io::Re
         lost,
         resident_crc: crc32c::crc32c(&resident),
     };
-    let mut writer = BufWriter::with_capacity(WRITE_BUFFER_BYTES, Sequential { file, offset: 0 });
     writer.write_all(&header.encode())?;
-    write_pages(&mut writer, entries.chunks(ENTRIES_PER_PAGE), put_entry)?;
-    write_pages(&mut writer, subjects.chunks(SUBJECTS_PER_PAGE), put_subject)?;
-    writer.write_all(&resident)?;
-    writer.flush()
+    write_pages(writer, entries.chunks(ENTRIES_PER_PAGE), put_entry)?;
+    write_pages(writer, subjects.chunks(SUBJECTS_PER_PAGE), put_subject)?;
+    writer.write_all(&resident)
 }
 
 fn write_pages<'a, T: 'a>(
@@ -98,21 +88,4 @@ fn subjects(entries: &[Entry]) -> Vec<SubjectEntry> {
         }
     }
     subjects
-}
-
-struct Sequential<'a> {
-    file: &'a dyn LogFile,
-    offset: u64,
-}
-
-impl Write for Sequential<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write_all_at(bytes, self.offset)?;
-        self.offset += bytes.len() as u64;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

@@ -153,7 +153,7 @@ pub trait FileSystem: Debug + Send + Sync {
     }
 }
 
-/// Bytes gathered before a write of [`write_atomically`]: large enough that system calls do not matter.
+/// Bytes gathered before a write of [`write_atomically`] or [`write_unsynced`]: large enough that system calls do not matter.
 const WRITE_BUFFER_BYTES: usize = 1024 * 1024;
 
 /// Replaces the small state file `dir/name` as a whole: after a crash at any point it has either its old or its new
@@ -168,27 +168,53 @@ pub fn write_atomically(
     name: &str,
     content: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<()> {
-    let temporary = dir.join(format!("{name}.tmp"));
-    let written = write_and_sync(fs, &temporary, content).and_then(|()| fs.rename(&temporary, &dir.join(name)));
-    if let Err(error) = written {
-        // The first error is the one to report; a file left behind is replaced by the next attempt.
-        drop(fs.remove(&temporary));
-        return Err(error);
-    }
+    write_and_rename(fs, dir, name, &|file| file.sync_data(), content)?;
     fs.sync_dir(dir)
 }
 
-fn write_and_sync(
+/// As [`write_atomically`] while the machine stays up: nothing is synced, so after a power cut the file may be anything.
+/// For what carries its own checksums and can be made again.
+///
+/// # Errors
+/// What the system or `content` says; the old file is untouched.
+pub fn write_unsynced(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    name: &str,
+    content: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    write_and_rename(fs, dir, name, &|_| Ok(()), content)
+}
+
+fn write_and_rename(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    name: &str,
+    finish: &dyn Fn(&dyn LogFile) -> io::Result<()>,
+    content: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    let temporary = dir.join(format!("{name}.tmp"));
+    let written = write_to(fs, &temporary, content)
+        .and_then(|file| finish(&*file))
+        .and_then(|()| fs.rename(&temporary, &dir.join(name)));
+    if written.is_err() {
+        // The first error is the one to report; a file left behind is replaced by the next attempt.
+        drop(fs.remove(&temporary));
+    }
+    written
+}
+
+fn write_to(
     fs: &dyn FileSystem,
     path: &Path,
     content: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
-) -> io::Result<()> {
+) -> io::Result<Arc<dyn LogFile>> {
     let file = fs.create(path)?;
     let mut writer = BufWriter::with_capacity(WRITE_BUFFER_BYTES, SequentialWriter { file: &*file, offset: 0 });
     content(&mut writer)?;
     writer.flush()?;
     drop(writer);
-    file.sync_data()
+    Ok(file)
 }
 
 struct SequentialWriter<'a> {
@@ -209,7 +235,10 @@ impl Write for SequentialWriter<'_> {
 }
 
 /// Fills `buffer` from `offset` on as far as the file goes.
-pub(super) fn read_full(file: &dyn LogFile, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+///
+/// # Errors
+/// What the system says; an interrupted read goes on.
+pub fn read_full(file: &dyn LogFile, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match file.read_at(&mut buffer[filled..], offset + filled as u64) {

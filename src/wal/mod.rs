@@ -65,7 +65,9 @@ pub use error::{
     AppendError, Damage, DamageReason, LogFailed, OpenError, OpenErrorKind, ReadError, ReleaseError, RoomError,
     VerifyError,
 };
-pub use file_system::{DiskSpace, FileEntry, FileLock, FileSystem, LockError, LogFile, write_atomically};
+pub use file_system::{
+    DiskSpace, FileEntry, FileLock, FileSystem, LockError, LogFile, read_full, write_atomically, write_unsynced,
+};
 pub use format::LogId;
 pub use frame::Frame;
 pub use inspect::{Inspection, Scanner, Verified, inspect};
