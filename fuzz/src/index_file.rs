@@ -108,7 +108,7 @@ fn append(writer: &mut Writer, index: &Index, id: u32) {
             record::encode(&record, buffer).expect("it can be written");
             Ok::<(), Infallible>(())
         };
-        let place = frame.of(batch.push(encode).expect("it fits"));
+        let place = frame.of(batch.push(encode).expect("it fits"), record::crc(&record));
         appended.push(Appended { subject, id: record.id, sequence: first.plus(number), place });
     }
     writer.append(&batch).expect("the disk is well");

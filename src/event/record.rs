@@ -22,6 +22,9 @@ pub const LOST: &[u8] = &[0];
 /// Largest record in bytes that is written or accepted.
 pub const RECORD_BYTES_MAX: usize = RECORD_OVERHEAD_BYTES + SUBJECT_BYTES_MAX + BODY_BYTES_CEILING;
 
+/// The length of the body stands before it as a u64.
+const BODY_LENGTH_BYTES: usize = 8;
+
 const LAYOUT: Configuration<LittleEndian, Fixint, Limit<RECORD_BYTES_MAX>> =
     bincode::config::legacy().with_limit::<RECORD_BYTES_MAX>();
 
@@ -85,14 +88,29 @@ pub enum RecordError {
 /// [`RecordError::Malformed`] if it would be larger than [`RECORD_BYTES_MAX`]; admission refuses such bodies before.
 pub fn encode(record: &Record<'_>, buffer: &mut Vec<u8>) -> Result<(), RecordError> {
     buffer.push(RECORD_VERSION);
-    let fields = RecordV1 {
+    bincode::encode_into_std_write(fields(record), buffer, LAYOUT).map(drop).map_err(|error| malformed(&error))
+}
+
+fn fields<'a>(record: &Record<'a>) -> RecordV1<'a> {
+    RecordV1 {
         subject: record.subject,
         id: record.id.get(),
         published_at_us: record.published_at.as_micros(),
         expiration_seconds: record.expiration.seconds(),
         body: record.body,
-    };
-    bincode::encode_into_std_write(fields, buffer, LAYOUT).map(drop).map_err(|error| malformed(&error))
+    }
+}
+
+/// CRC32C of the bytes that [`encode`] appends for this record, without a copy of the body.
+pub fn crc(record: &Record<'_>) -> u32 {
+    let mut head = [0; RECORD_OVERHEAD_BYTES + SUBJECT_BYTES_MAX];
+    head[0] = RECORD_VERSION;
+    let fields = RecordV1 { body: &[], ..fields(record) };
+    let used = 1 + bincode::encode_into_slice(fields, &mut head[1..], LAYOUT)
+        .expect("the fields of a valid subject take less than the overhead of a record and the longest subject");
+    // The length of the body is the last field before it.
+    head[used - BODY_LENGTH_BYTES..used].copy_from_slice(&(record.body.len() as u64).to_le_bytes());
+    crc32c::crc32c_append(crc32c::crc32c(&head[..used]), record.body)
 }
 
 /// Reads a record without copying its subject or body.
@@ -164,7 +182,17 @@ mod tests {
             encode(&sample(body), &mut bytes).expect("fits");
             assert!(bytes.len() <= RECORD_OVERHEAD_BYTES + "orders.größe".len() + body.len());
             assert_eq!(decode(&bytes), Ok(Logged::Message(sample(body))));
+            assert_eq!(crc(&sample(body)), crc32c::crc32c(&bytes));
         }
+    }
+
+    #[test]
+    fn the_checksum_of_the_longest_subject_needs_no_more_room() {
+        let subject = "s".repeat(SUBJECT_BYTES_MAX);
+        let record = Record { subject: &subject, ..sample(b"body") };
+        let mut bytes = Vec::new();
+        encode(&record, &mut bytes).expect("fits");
+        assert_eq!(crc(&record), crc32c::crc32c(&bytes));
     }
 
     #[test]

@@ -106,8 +106,8 @@ impl Rig {
                 expiration: Expiration::FIRE_AND_FORGET,
                 body: bodies.last().expect("it was pushed").as_bytes(),
             };
-            let pushed = batch.push(|buffer| record::encode(&record, buffer)).expect("it fits");
-            let (sequence, place) = (first.plus(number), frame.of(pushed));
+            let offset = batch.push(|buffer| record::encode(&record, buffer)).expect("it fits");
+            let (sequence, place) = (first.plus(number), frame.of(offset, record::crc(&record)));
             appended.push(Appended { subject: name, id: record.id, sequence, place });
         }
         self.writer.append(&batch).expect("the disk works");

@@ -202,6 +202,7 @@ impl Committer {
                 return Ok(());
             }
         }
+        let frame = self.writer.next_frame();
         let (messages, acks) = self.encode(queued)?;
         if messages.is_empty() {
             return Ok(());
@@ -219,7 +220,7 @@ impl Committer {
         self.observe(started.elapsed());
         self.durable.send_replace(durable);
         // The releaser ends after this thread only; if it is gone, so is the process.
-        drop(self.committed.send(Committed { durable, messages, acks }));
+        drop(self.committed.send(Committed { durable, frame, messages, acks }));
         Ok(())
     }
 
@@ -230,7 +231,6 @@ impl Committer {
         let mut messages = Vec::with_capacity(queued.len());
         let mut acks = UnreleasedAcks::with_capacity(queued.len());
         let mut sequence = self.writer.next_sequence();
-        let frame = self.writer.next_frame();
         for Queued { publish, charge, reply } in queued {
             let (key, id) = match self.subjects.issue(&publish.subject) {
                 Ok(issued) => issued,
@@ -247,10 +247,9 @@ impl Committer {
                 expiration: publish.expiration,
                 body: &publish.body,
             };
-            let pushed = self.batch.push(|buffer| record::encode(&record, buffer))?;
+            let offset = self.batch.push(|buffer| record::encode(&record, buffer))?;
             acks.push(sequence, id, reply);
-            let place = frame.of(pushed);
-            messages.push(CommittedMessage { publish, key, id, sequence, published_at, place, charge });
+            messages.push(CommittedMessage { publish, key, id, sequence, published_at, offset, charge });
             sequence = sequence.next();
         }
         Ok((messages, acks))

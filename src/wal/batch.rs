@@ -3,7 +3,6 @@
 use parking_lot::Mutex;
 
 use super::format::{FRAME_HEADER_BYTES, RECORD_PREFIX_BYTES};
-use super::place::Pushed;
 
 /// A reusable buffer of the records that are appended together: all of them become durable, or none.
 #[derive(Debug)]
@@ -44,12 +43,12 @@ impl Batch {
         }
     }
 
-    /// Adds the record that `encode` appends to the buffer it is given. It must only append. Tells where the record is
-    /// in the frame.
+    /// Adds the record that `encode` appends to the buffer it is given. It must only append. Returns the bytes from
+    /// the frame's start to the record's length prefix, for [`super::FramePlace::of`].
     ///
     /// # Errors
     /// [`PushError`]; the batch is as it was before.
-    pub fn push<E>(&mut self, encode: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<Pushed, PushError<E>> {
+    pub fn push<E>(&mut self, encode: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<u32, PushError<E>> {
         let frame = self.frame.get_mut();
         let start = frame.len();
         frame.extend_from_slice(&[0; RECORD_PREFIX_BYTES]);
@@ -65,9 +64,8 @@ impl Batch {
                 frame[start..start + RECORD_PREFIX_BYTES].copy_from_slice(&record_bytes.to_le_bytes());
                 self.records += 1;
                 self.payload_bytes = bytes;
-                let crc = crc32c::crc32c(&frame[start + RECORD_PREFIX_BYTES..]);
                 // A frame is shorter than 4 GiB: `Options` bounds it.
-                Ok(Pushed { offset: start as u32, crc })
+                Ok(start as u32)
             }
             _ => {
                 frame.truncate(start);

@@ -74,7 +74,7 @@ pub use inspect::{Inspection, Scanner, Verified, inspect};
 pub use log::Log;
 pub use open::{Opened, Recovery, TornTail, open, open_beside};
 pub use options::{Options, Preparation};
-pub use place::{FramePlace, Place, PlaceError, Pushed};
+pub use place::{FramePlace, Place, PlaceError};
 pub use reader::Reader;
 pub use segments::{SegmentInfo, SegmentState};
 pub use writer::Writer;

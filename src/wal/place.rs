@@ -14,15 +14,6 @@ use super::shared::Shared;
 /// Bytes of the first read of a record: its length and, with bodies of a few KiB, all of it.
 const READ_BYTES: usize = 4 * 1024;
 
-/// A record's place in the frame that it was pushed to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pushed {
-    /// Bytes from the frame's start to the record's length prefix.
-    pub offset: u32,
-    /// CRC32C of the record's bytes, without the prefix.
-    pub crc: u32,
-}
-
 /// Where the next frame goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FramePlace {
@@ -44,9 +35,9 @@ pub struct Place {
 }
 
 impl FramePlace {
-    /// The place of a record that was pushed to the frame.
-    pub fn of(&self, pushed: Pushed) -> Place {
-        Place { segment: self.segment, offset: self.offset + pushed.offset, crc: pushed.crc }
+    /// The place of the record that was pushed at `offset`, as [`super::Batch::push`] tells, whose bytes have this CRC32C.
+    pub fn of(&self, offset: u32, crc: u32) -> Place {
+        Place { segment: self.segment, offset: self.offset + offset, crc }
     }
 }
 
