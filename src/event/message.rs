@@ -12,6 +12,9 @@ use super::{Subject, UnixMicros};
 pub struct MessageId(u32);
 
 impl MessageId {
+    /// The last id that a subject can have.
+    pub const MAX: Self = Self(MESSAGE_ID_MAX);
+
     /// The id `value`, if it is in 1..=2^31 - 1.
     pub const fn new(value: u32) -> Option<Self> {
         if value == 0 || value > MESSAGE_ID_MAX { None } else { Some(Self(value)) }

@@ -58,6 +58,17 @@ impl Store for NoneStore {
         Ok(None)
     }
 
+    async fn after(
+        &self,
+        _subject: &Subject,
+        _after: u32,
+        _messages_max: usize,
+        _bytes_max: usize,
+        _now: UnixMicros,
+    ) -> Result<Vec<(MessageId, StoredMessage)>, StoreError> {
+        Ok(Vec::new())
+    }
+
     async fn high_water_mark(&self, _subject: &Subject) -> Result<Option<MessageId>, StoreError> {
         Ok(None)
     }

@@ -68,6 +68,14 @@ pub enum StoreError {
         /// What was found, where.
         reason: String,
     },
+    /// Another process writes to it: a second broker, or a newer start of this one. This one has to stop.
+    #[error("the {store} store belongs to another walcast now: {reason}")]
+    Fenced {
+        /// Which kind of store.
+        store: &'static str,
+        /// Who has it.
+        reason: String,
+    },
     /// It failed and cannot go on without being opened again. Trying again does not help.
     #[error("the {store} store failed: {reason}; remove the cause and start walcast again")]
     Failed {
@@ -99,6 +107,13 @@ pub enum ApplyError {
         /// [`StoreBatch::previous`].
         expected: Projected,
     },
+    /// The store does not take one of the rows, for what is in it. Trying again does not help; halves of the batch tell
+    /// which row it is.
+    #[error("the store does not take a row of the batch: {reason}")]
+    Rejected {
+        /// What the store said.
+        reason: String,
+    },
 }
 
 impl ApplyError {
@@ -106,7 +121,7 @@ impl ApplyError {
     pub fn retryable(&self) -> bool {
         match self {
             Self::Store(error) => error.retryable(),
-            Self::WrongPosition { .. } => false,
+            Self::WrongPosition { .. } | Self::Rejected { .. } => false,
         }
     }
 }
@@ -116,7 +131,8 @@ impl ApplyError {
 /// What every implementation promises, and `conformance` checks:
 ///
 /// - **Together.** [`Store::apply`] makes the rows, the high-water marks and the position of a batch
-///   durable and visible at once, or nothing of it. When it returns `Ok`, they survive `kill -9` and a power cut.
+///   durable and visible at once, or nothing of it. When it returns `Ok`, they survive `kill -9` and a power cut. A database
+///   without transactions may show rows before the position: then applying the batch again changes nothing of them.
 /// - **In order.** A batch applies only at its [`StoreBatch::previous`]; anything else is
 ///   [`ApplyError::WrongPosition`] and changes nothing. So a batch sent twice is applied once.
 /// - **Again.** [`Store::rewrite`] puts rows of the same log back, as often as it is called: what is there stays as it is,
@@ -125,6 +141,8 @@ impl ApplyError {
 /// - **Until it expires.** [`Store::fetch`] finds a row at every `now` before
 ///   `published_at + expiration` and at none from then on, whether or not it was removed already.
 /// - **One log.** A store belongs to the log it was first opened for, and refuses another by name.
+/// - **One writer.** Of two processes that have it open, the one that was started first gets [`StoreError::Fenced`] from
+///   [`Store::apply`], or the second is not let in.
 /// - **Cancel safe.** A future that is dropped has either applied its batch or not; a later `projected`
 ///   waits for it and tells which.
 #[async_trait]
@@ -168,6 +186,21 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         id: MessageId,
         now: UnixMicros,
     ) -> Result<Option<StoredMessage>, StoreError>;
+
+    /// The messages of `subject` with ids above `after` that are not expired at `now`, in the order of their ids: up to
+    /// `messages_max`, and none more once their bodies have `bytes_max` bytes. Nothing is left out between two of them, so
+    /// an empty answer means that there are no more.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot tell.
+    async fn after(
+        &self,
+        subject: &Subject,
+        after: u32,
+        messages_max: usize,
+        bytes_max: usize,
+        now: UnixMicros,
+    ) -> Result<Vec<(MessageId, StoredMessage)>, StoreError>;
 
     /// The last id that was projected of a subject; always None if the store keeps no history.
     ///

@@ -30,6 +30,7 @@ pub(super) const WITH_HISTORY: &[Check] = checks![
     keeps_a_mebibyte,
     tells_odd_subjects_apart,
     tells_the_same_id_on_other_subjects_apart,
+    reads_a_subject_in_the_order_of_its_ids,
     keeps_high_water_marks,
     finds_until_it_expires,
     finds_every_life_time,
@@ -210,6 +211,48 @@ async fn tells_the_same_id_on_other_subjects_apart(place: &dyn Place) -> Outcome
     }
     lacks(&*store, "s11", 11, PUBLISHED).await?;
     lacks(&*store, "s", 2, PUBLISHED).await
+}
+
+async fn reads_a_subject_in_the_order_of_its_ids(place: &dyn Place) -> Outcome {
+    let store = place.open(LOG).await?;
+    // Life times that lie apart, so that a store with one place for each of them has to merge.
+    let mut rows = Vec::new();
+    for number in 1..=40u32 {
+        let life = [60, 604_800, 5, 3_600, 31_536_000][number as usize % 5];
+        rows.push(row(u64::from(number) * 3, "run", number, life, &vec![number.to_le_bytes()[0]; 100])?);
+        for beside in ["ru", "run0"] {
+            rows.push(row(u64::from(number) * 3 + 1, beside, number, 60, b"another subject")?);
+        }
+    }
+    for (number, rows) in (0u64..).zip(rows.chunks(30)) {
+        apply(&*store, &batch(number * 200, number * 200 + 200, rows.to_vec())).await?;
+    }
+    let expected = |after: u32, now: UnixMicros, count: usize| -> Vec<_> {
+        let live =
+            rows.iter().filter(|row| row.subject.as_str() == "run" && now < row.expiration.expires_at(PUBLISHED));
+        live.filter(|row| row.id.get() > after).take(count).map(|row| (row.id, row.body.clone())).collect()
+    };
+    let later = PUBLISHED.plus_seconds(5);
+    for (after, now, messages_max, bytes_max, count) in [
+        (0, PUBLISHED, 100, usize::MAX, 40),
+        (17, PUBLISHED, 100, usize::MAX, 23),
+        (17, PUBLISHED, 5, usize::MAX, 5),
+        // The body that reaches the bound is the last.
+        (0, PUBLISHED, 100, 1, 1),
+        (3, PUBLISHED, 100, 300, 3),
+        (3, PUBLISHED, 100, 301, 4),
+        (0, later, 100, usize::MAX, 32),
+        (38, later, 100, usize::MAX, 2),
+        (40, PUBLISHED, 100, usize::MAX, 0),
+        (u32::MAX, PUBLISHED, 100, usize::MAX, 0),
+    ] {
+        let found = store.after(&subject("run")?, after, messages_max, bytes_max, now).await;
+        let found: Vec<_> = found.map_err(|error| error.to_string())?.into_iter().collect();
+        let found: Vec<_> = found.into_iter().map(|(id, message)| (id, message.body)).collect();
+        let what = format!("ids above {after}, at most {messages_max} and {bytes_max} bytes, at {}", now.as_micros());
+        equal(&what, &found, &expected(after, now, count))?;
+    }
+    Ok(())
 }
 
 async fn keeps_high_water_marks(place: &dyn Place) -> Outcome {

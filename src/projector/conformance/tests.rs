@@ -27,6 +27,8 @@ enum Fault {
     MarksOnlyOfRows,
     NeverRewrites,
     RewriteMovesThePosition,
+    AfterInAnyOrder,
+    AfterSkipsOne,
 }
 
 #[derive(Debug, Default)]
@@ -129,6 +131,36 @@ impl Store for MemoryStore {
         Ok(found.filter(|row| now < row.expiration.expires_at(row.published_at)).cloned())
     }
 
+    async fn after(
+        &self,
+        subject: &Subject,
+        after: u32,
+        messages_max: usize,
+        bytes_max: usize,
+        now: UnixMicros,
+    ) -> Result<Vec<(MessageId, StoredMessage)>, StoreError> {
+        let state = self.state.lock();
+        let name = self.name(subject);
+        let live = |row: &StoredMessage| now < row.expiration.expires_at(row.published_at);
+        let mut found: Vec<(MessageId, StoredMessage)> = (state.rows.iter())
+            .filter(|((of, id), row)| *of == name && *id > after && live(row))
+            .filter_map(|((_, id), row)| Some((MessageId::new(*id)?, row.clone())))
+            .collect();
+        if self.fault != Fault::AfterInAnyOrder {
+            found.sort_unstable_by_key(|(id, _)| *id);
+        }
+        let mut bytes = 0;
+        let mut taken = found.into_iter().take_while(|(_, row)| {
+            let goes_on = bytes < bytes_max;
+            bytes += row.body.len();
+            goes_on
+        });
+        if self.fault == Fault::AfterSkipsOne {
+            taken.next();
+        }
+        Ok(taken.take(messages_max).collect())
+    }
+
     async fn high_water_mark(&self, subject: &Subject) -> Result<Option<MessageId>, StoreError> {
         Ok(self.state.lock().marks.get(&self.name(subject)).copied())
     }
@@ -186,6 +218,8 @@ async fn fails_each_broken_store_by_the_check_that_is_about_it() {
         (Fault::MarksOnlyOfRows, "keeps_high_water_marks"),
         (Fault::NeverRewrites, "writes_rows_again"),
         (Fault::RewriteMovesThePosition, "writes_rows_again"),
+        (Fault::AfterInAnyOrder, "reads_a_subject_in_the_order_of_its_ids"),
+        (Fault::AfterSkipsOne, "reads_a_subject_in_the_order_of_its_ids"),
     ] {
         let failures = failures(&Memory(fault)).await;
         assert!(failures.iter().any(|failure| failure.check == check), "{fault:?} got through: {failures:?}");

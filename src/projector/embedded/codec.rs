@@ -50,6 +50,11 @@ pub(super) fn row_key(subject: &Subject, id: MessageId) -> Vec<u8> {
     key
 }
 
+/// The id in the key of a row.
+pub(super) fn row_id(key: &[u8]) -> Option<MessageId> {
+    MessageId::new(u32::from_be_bytes(*key.last_chunk()?))
+}
+
 /// The value of a row.
 pub(super) fn row_value(published_at: UnixMicros, expiration: Expiration, body: &[u8]) -> Vec<u8> {
     let mut value = Vec::with_capacity(ROW_HEADER_BYTES + body.len());

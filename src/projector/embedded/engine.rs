@@ -1,8 +1,11 @@
 //! The store as a synchronous program: one writer, many readers.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -174,6 +177,45 @@ impl Engine {
             return Ok(live.then_some(message));
         }
         Ok(None)
+    }
+
+    /// The live rows of these keys, which are of one subject, as [`crate::projector::Store::after`] has them.
+    pub(super) fn after(
+        &self,
+        keys: RangeInclusive<Vec<u8>>,
+        messages_max: usize,
+        bytes_max: usize,
+        now: UnixMicros,
+    ) -> Result<Vec<(MessageId, StoredMessage)>, StoreError> {
+        let buckets = Arc::clone(&self.buckets.read());
+        let live = buckets.iter().filter(|bucket| bucket.key.end() > now);
+        let mut runs: Vec<_> = live.map(|bucket| bucket.keyspace.range(keys.clone())).collect();
+        // The next row of each bucket; the one with the least id is taken. A row is in one bucket only.
+        let mut next = BinaryHeap::new();
+        let read = |next: &mut BinaryHeap<_>, runs: &mut Vec<fjall::Iter>, run: usize| -> Result<(), StoreError> {
+            let Some(row) = runs[run].next() else { return Ok(()) };
+            let (key, value) = row.into_inner().map_err(|error| failed(&error))?;
+            let id = codec::row_id(&key).ok_or_else(|| inconsistent("the key of a row does not decode"))?;
+            next.push(Reverse((id, run, value)));
+            Ok(())
+        };
+        for run in 0..runs.len() {
+            read(&mut next, &mut runs, run)?;
+        }
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        while let Some(Reverse((id, run, value))) = next.pop() {
+            let message =
+                codec::stored_message(&value).ok_or_else(|| inconsistent(&format!("row {id} does not decode")))?;
+            if now < message.expiration.expires_at(message.published_at) {
+                if found.len() >= messages_max || bytes >= bytes_max {
+                    break;
+                }
+                bytes += message.body.len();
+                found.push((id, message));
+            }
+            read(&mut next, &mut runs, run)?;
+        }
+        Ok(found)
     }
 
     /// The high-water mark under `key`.

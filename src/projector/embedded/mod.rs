@@ -127,6 +127,20 @@ impl Store for EmbeddedStore {
         self.read(move |engine| engine.fetch(&key, now)).await
     }
 
+    async fn after(
+        &self,
+        subject: &Subject,
+        after: u32,
+        messages_max: usize,
+        bytes_max: usize,
+        now: UnixMicros,
+    ) -> Result<Vec<(MessageId, StoredMessage)>, StoreError> {
+        let Some(first) = MessageId::new(after.saturating_add(1)) else { return Ok(Vec::new()) };
+        let first = codec::row_key(subject, first);
+        let last = codec::row_key(subject, MessageId::MAX);
+        self.read(move |engine| engine.after(first..=last, messages_max, bytes_max, now)).await
+    }
+
     async fn high_water_mark(&self, subject: &Subject) -> Result<Option<MessageId>, StoreError> {
         let key = codec::mark_key(subject);
         self.read(move |engine| engine.high_water_mark(&key)).await

@@ -101,6 +101,17 @@ impl Store for FaultyStore {
         self.inner.fetch(subject, id, now).await
     }
 
+    async fn after(
+        &self,
+        subject: &Subject,
+        after: u32,
+        messages_max: usize,
+        bytes_max: usize,
+        now: UnixMicros,
+    ) -> Result<Vec<(MessageId, StoredMessage)>, StoreError> {
+        self.inner.after(subject, after, messages_max, bytes_max, now).await
+    }
+
     async fn high_water_mark(&self, subject: &Subject) -> Result<Option<MessageId>, StoreError> {
         self.inner.high_water_mark(subject).await
     }

@@ -138,7 +138,9 @@ impl Into {
             };
             self.store.apply(&Arc::new(run)).await.map_err(|error| match error {
                 ApplyError::Store(error) => failure(&error),
-                ApplyError::WrongPosition { .. } => Failure::new(Exit::Failed, error.to_string()),
+                ApplyError::WrongPosition { .. } | ApplyError::Rejected { .. } => {
+                    Failure::new(Exit::Failed, error.to_string())
+                }
             })?;
             self.projected = Projected(through);
         }
