@@ -68,6 +68,15 @@ pub enum StoreError {
         /// What was found, where.
         reason: String,
     },
+    /// It does not let walcast in: a wrong password, no such database, no right to make tables. Somebody has to act. Only
+    /// [`Store::prepare`] says so; later the same is [`Self::Unavailable`], because somebody may be acting.
+    #[error("the {store} store does not let walcast in: {reason}")]
+    Refused {
+        /// Which kind of store.
+        store: &'static str,
+        /// What it said.
+        reason: String,
+    },
     /// Another process writes to it: a second broker, or a newer start of this one. This one has to stop.
     #[error("the {store} store belongs to another walcast now: {reason}")]
     Fenced {
@@ -153,6 +162,16 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Whether rows can be fetched at all; false for `none`, whose messages live in the log only.
     fn keeps_history(&self) -> bool {
         true
+    }
+
+    /// Makes first contact before the broker serves: makes what is missing, and takes the store for this process, so that an
+    /// older one is fenced. A remote store waits a bounded time for its server.
+    ///
+    /// # Errors
+    /// [`StoreError`]; one that is not [`StoreError::retryable`] refuses the start. After one that is, the first call that
+    /// reaches the store does the same.
+    async fn prepare(&self) -> Result<(), StoreError> {
+        Ok(())
     }
 
     /// The last position that was applied; [`Projected::default`] for a fresh store.

@@ -219,7 +219,7 @@ async fn reads_a_subject_in_the_order_of_its_ids(place: &dyn Place) -> Outcome {
     let mut rows = Vec::new();
     for number in 1..=40u32 {
         let life = [60, 604_800, 5, 3_600, 31_536_000][number as usize % 5];
-        rows.push(row(u64::from(number) * 3, "run", number, life, &vec![number.to_le_bytes()[0]; 100])?);
+        rows.push(row(u64::from(number) * 3, "run", number, life, &[number.to_le_bytes()[0]; 100])?);
         for beside in ["ru", "run0"] {
             rows.push(row(u64::from(number) * 3 + 1, beside, number, 60, b"another subject")?);
         }
