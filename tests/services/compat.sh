@@ -8,6 +8,8 @@ code=0
 (cd "$root/tests/compat-go" && "$services/bin/compat.test" -test.v -test.timeout 10m) >"$scratch/go.log" 2>&1 || code=$?
 # One line a case: a test with sub-tests is not counted itself, unless it failed on its own.
 awk '
+  /^=== (RUN|NAME|CONT) / { current = $3 }
+  /_test.go:[0-9]+: / && !(current in reason) { sub(/^ +/, ""); reason[current] = $0 }
   match($0, /--- (PASS|FAIL|SKIP): /) {
     split(substr($0, RSTART), word, " ")
     verdict[word[3]] = word[2]
@@ -20,7 +22,7 @@ awk '
     for (i = 1; i <= n; i++) {
       name = order[i]
       if (verdict[name] == "PASS:" && !children[name]) print "ok go " name
-      if (verdict[name] != "PASS:" && !blamed[name]) print "FAILED go " name ": " verdict[name]
+      if (verdict[name] != "PASS:" && !blamed[name]) print "FAILED go " name ": " (name in reason ? reason[name] : verdict[name])
     }
   }' "$scratch/go.log"
 if [ "$code" != 0 ]; then
