@@ -34,6 +34,13 @@ pub async fn measure(args: &Args, long: &Path, empty: &Path, made: &Made) -> Res
     let (with, without) = (Broker::start(args, long)?, Broker::start(args, empty)?);
     let idle = with.memory_mib()? - without.memory_mib()?;
     eprintln!("fetching {} random messages ...", args.fetches);
+    let cold = match forget_page_cache() {
+        Ok(()) => fetch(args, &with.uri, made).await?,
+        Err(error) => {
+            eprintln!("without a cold page cache: /proc/sys/vm/drop_caches cannot be written ({error})");
+            Histogram::new(3)?
+        }
+    };
     let latencies = fetch(args, &with.uri, made).await?;
     let after_fetch = with.memory_mib()? - without.memory_mib()?;
     let files = with.open_files()?.abs_diff(without.open_files()?);
@@ -48,7 +55,7 @@ pub async fn measure(args: &Args, long: &Path, empty: &Path, made: &Made) -> Res
     }
     let after_publish = with.memory_mib()? - without.memory_mib()?;
     let worst_start = starts.iter().copied().fold(0.0, f64::max);
-    let p99 = latencies.value_at_quantile(0.99) as f64 / 1000.0;
+    let milliseconds = |latencies: &Histogram<u64>, quantile| latencies.value_at_quantile(quantile) as f64 / 1000.0;
     let ratio = median(&mut long_rates) / median(&mut empty_rates);
     println!("{} messages of {} bytes, {} GiB of log", made.messages, args.body_bytes, args.gib);
     let rows = [
@@ -57,8 +64,10 @@ pub async fn measure(args: &Args, long: &Path, empty: &Path, made: &Made) -> Res
         ("memory above the empty broker, after the fetches, MiB", after_fetch, 128.0, false),
         ("memory above the empty broker, after the publishes, MiB", after_publish, 128.0, false),
         ("open files above the empty broker", files as f64, 16.0, false),
-        ("fetch of a random message, p50, ms", latencies.value_at_quantile(0.5) as f64 / 1000.0, 2.0, false),
-        ("fetch of a random message, p99, ms", p99, 2.0, false),
+        ("fetch of a random message, cold page cache, p50, ms", milliseconds(&cold, 0.5), 2.0, false),
+        ("fetch of a random message, cold page cache, p99, ms", milliseconds(&cold, 0.99), 2.0, false),
+        ("fetch of a random message, p50, ms", milliseconds(&latencies, 0.5), 2.0, false),
+        ("fetch of a random message, p99, ms", milliseconds(&latencies, 0.99), 2.0, false),
         ("publish rate, of the empty broker's", ratio, 0.95, true),
     ];
     let mut within = true;
@@ -139,6 +148,12 @@ impl Drop for Load {
         drop(self.0.kill());
         drop(self.0.wait());
     }
+}
+
+/// Drops what the system has cached of files, so that reads go to the disk. Needs root.
+fn forget_page_cache() -> std::io::Result<()> {
+    rustix::fs::sync();
+    std::fs::write("/proc/sys/vm/drop_caches", "3")
 }
 
 fn micros(duration: Duration) -> u64 {
