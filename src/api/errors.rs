@@ -143,7 +143,7 @@ pub fn fetch(error: &FetchError) -> Status {
         FetchError::NeverPublished => never_published(),
         FetchError::Expired => status(Code::InvalidArgument, "EXPIRED", EXPIRED, &[]),
         FetchError::NotIndexed => unavailable("LOG_NOT_INDEXED", error.to_string()),
-        FetchError::Index(_) | FetchError::Record(_) | FetchError::ReadEnded(_) => {
+        FetchError::Index(_) | FetchError::Record(_) | FetchError::DeadLetter(_) | FetchError::ReadEnded(_) => {
             unavailable("LOG_UNREADABLE", error.to_string())
         }
         FetchError::Store(store) => unavailable("STORE_UNAVAILABLE", store.to_string()),

@@ -70,11 +70,18 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
         Arc::clone(&tail.store),
         durable_seen,
         Arc::clone(&sink) as Arc<dyn ProjectionSink>,
+        tail.letters.clone(),
         metrics.projector.clone(),
     );
-    let Tail { log, subjects, store, .. } = tail;
-    let fetch =
-        Fetch::new(Arc::clone(&subjects), Arc::clone(&hot), index.clone(), Arc::clone(&store), metrics.fetch.clone());
+    let Tail { log, subjects, store, letters, .. } = tail;
+    let fetch = Fetch::new(
+        Arc::clone(&subjects),
+        Arc::clone(&hot),
+        index.clone(),
+        Arc::clone(&store),
+        letters,
+        metrics.fetch.clone(),
+    );
     let housekeeper = Housekeeper {
         checkpointer,
         subjects: Arc::clone(&subjects),

@@ -16,7 +16,9 @@ use crate::event::record::{self, Logged, RecordError};
 use crate::event::{Durable, Projected, Sequence, Trimmed};
 use crate::index::{Index, IndexError, Indexer};
 use crate::ingest::{self, Checkpoint, CheckpointError, Checkpointer, IdsExhausted, SubjectKey, SubjectTable};
-use crate::projector::{EmbeddedStore, NoneStore, OpenStoreError, Store, StoreError, embedded};
+use crate::projector::{
+    DeadLetterError, DeadLetters, EmbeddedStore, LetterBounds, NoneStore, OpenStoreError, Store, StoreError, embedded,
+};
 use crate::wal::{self, DiskFileSystem, FileSystem, Log, LogId, OpenError, OpenErrorKind, ReadError, Recovery, Writer};
 
 /// Bytes of one frame: with 256-byte bodies some 8,000 records, below a millisecond to write. Larger
@@ -82,6 +84,9 @@ pub enum OpenDataError {
     /// The store cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A message that the store did not take cannot be read.
+    #[error("read the dead letters: {0}")]
+    DeadLetters(#[from] DeadLetterError),
     /// The store lacks messages that the log no longer holds.
     #[error(
         "the {store} store has the messages up to sequence {projected}, and the log begins after {trimmed}: those between are in neither; restore the store from a backup, or start with an empty data directory"
@@ -110,10 +115,12 @@ impl OpenDataError {
             Self::Ids(CheckpointError::TooManySubjects { .. }) | Self::TooManySubjects(_) => ErrorKind::Configuration,
             Self::Ids(_) | Self::Read(_) | Self::Record { .. } => ErrorKind::Damaged,
             Self::IdsMissing { .. } | Self::StoreBehind { .. } => ErrorKind::Damaged,
+            Self::Store(StoreError::Refused { .. }) => ErrorKind::Configuration,
             Self::Store(error) if error.retryable() => ErrorKind::Failed,
             Self::Store(_) => ErrorKind::Damaged,
+            Self::DeadLetters(DeadLetterError::File { .. }) => ErrorKind::Damaged,
             Self::OpenStore(OpenStoreError::Damaged { .. } | OpenStoreError::Store { .. }) => ErrorKind::Damaged,
-            Self::OpenStore(_) | Self::Directory { .. } | Self::Index(_) => ErrorKind::Failed,
+            Self::OpenStore(_) | Self::Directory { .. } | Self::Index(_) | Self::DeadLetters(_) => ErrorKind::Failed,
         }
     }
 }
@@ -146,6 +153,8 @@ pub struct Tail {
     pub store: Arc<dyn Store>,
     /// Where it is.
     pub projected: Projected,
+    /// What the store did not take.
+    pub letters: DeadLetters,
     /// Where each message of the log is.
     pub index: Index,
 }
@@ -183,12 +192,13 @@ pub async fn open(settings: &Settings) -> Result<OpenData, OpenDataError> {
         return Err(OpenDataError::StoreBehind { store: store.kind(), projected, trimmed: log.trimmed() });
     }
     replayed?;
+    let letters = DeadLetters::open(Arc::clone(&files), settings.dead_letters_dir(), LetterBounds::default())?;
     let (index, indexer) = Index::open(Arc::clone(&files), settings.index_dir(), log.clone())?;
     let checkpointer = Checkpointer::new(files, settings.ids_dir(), log.log_id());
     report(&opened.recovery, checkpoint, &subjects, projected, started.elapsed());
     Ok(OpenData {
         writer: opened.writer,
-        tail: Tail { log, subjects, store, projected, index },
+        tail: Tail { log, subjects, store, projected, letters, index },
         indexer,
         checkpointer,
         checkpointed,

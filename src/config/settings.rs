@@ -50,6 +50,11 @@ impl Settings {
         self.data_dir.join("index")
     }
 
+    /// Where messages are that the store did not take: `data_dir/dead-letters`.
+    pub fn dead_letters_dir(&self) -> PathBuf {
+        self.data_dir.join("dead-letters")
+    }
+
     /// Where the embedded store is: `data_dir/store`.
     pub fn store_dir(&self) -> PathBuf {
         self.data_dir.join("store")

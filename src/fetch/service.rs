@@ -11,7 +11,7 @@ use crate::event::record::{self, Logged, Record, RecordError};
 use crate::event::{EncodedMessage, MessageId, Subject, UnixMicros, clock};
 use crate::index::{Index, IndexError, Lookup};
 use crate::ingest::SubjectTable;
-use crate::projector::{Store, StoreError};
+use crate::projector::{DeadLetterError, DeadLetters, Store, StoreError, StoredMessage};
 use crate::telemetry::metrics::{FetchMetrics, Source};
 
 /// Reads of the log at once: a disk has no use for more, and each holds up to one body.
@@ -39,6 +39,9 @@ pub enum FetchError {
     /// The log holds what this build does not understand.
     #[error("the log holds a record that cannot be read: {0}")]
     Record(#[from] RecordError),
+    /// A message that the store did not take cannot be read.
+    #[error(transparent)]
+    DeadLetter(#[from] DeadLetterError),
     /// The read of the log ended without an answer.
     #[error("the read of the log ended: {0}")]
     ReadEnded(String),
@@ -66,20 +69,22 @@ pub struct Fetch {
     hot: Arc<HotTail>,
     index: Index,
     store: Arc<dyn Store>,
+    letters: DeadLetters,
     log_reads: Arc<Semaphore>,
     metrics: FetchMetrics,
 }
 
 impl Fetch {
-    /// Fetches from the hot tail, then from the log, then from the store.
+    /// Fetches from the hot tail, then from the log, then from the store, then from what the store did not take.
     pub fn new(
         subjects: Arc<SubjectTable>,
         hot: Arc<HotTail>,
         index: Index,
         store: Arc<dyn Store>,
+        letters: DeadLetters,
         metrics: FetchMetrics,
     ) -> Self {
-        Self { subjects, hot, index, store, log_reads: Arc::new(Semaphore::new(LOG_READS_MAX)), metrics }
+        Self { subjects, hot, index, store, letters, log_reads: Arc::new(Semaphore::new(LOG_READS_MAX)), metrics }
     }
 
     /// The message `id` of `subject`.
@@ -148,10 +153,10 @@ impl Fetch {
         if self.store.keeps_history()
             && let Some(stored) = self.store.fetch(subject, id, now).await?
         {
-            let (published_at, expiration) = (stored.published_at, stored.expiration);
-            let body = &stored.body;
-            let record = Record { subject: subject.as_str(), id, published_at, expiration, body };
-            return Ok(Found::InStore(EncodedMessage::new(&record)));
+            return Ok(Found::InStore(response(subject, id, &stored)));
+        }
+        if let Some(stored) = self.find_letter(subject, id, now).await? {
+            return Ok(Found::InStore(response(subject, id, &stored)));
         }
         Ok(if in_log? == Lookup::Absent { Found::Nowhere } else { Found::Unknown })
     }
@@ -168,6 +173,21 @@ impl Fetch {
         Ok(read.await.map_err(|panicked| ended(&panicked))??)
     }
 
+    /// A message that the store did not take.
+    async fn find_letter(
+        &self,
+        subject: &Subject,
+        id: MessageId,
+        now: UnixMicros,
+    ) -> Result<Option<StoredMessage>, FetchError> {
+        if self.letters.count() == 0 {
+            return Ok(None);
+        }
+        let (letters, subject) = (self.letters.clone(), subject.clone());
+        let found = tokio::task::spawn_blocking(move || letters.find(&subject, id, now)).await;
+        Ok(found.map_err(|panicked| FetchError::ReadEnded(panicked.to_string()))??)
+    }
+
     fn answer(&self, bytes: &Bytes, now: UnixMicros) -> Result<EncodedMessage, FetchError> {
         let Logged::Message(record) = record::decode(bytes)? else { return Err(self.expired()) };
         if record.expiration.is_fire_and_forget() || record.expiration.expires_at(record.published_at) <= now {
@@ -181,4 +201,10 @@ impl Fetch {
         self.metrics.answered(Source::Expired);
         FetchError::Expired
     }
+}
+
+fn response(subject: &Subject, id: MessageId, stored: &StoredMessage) -> EncodedMessage {
+    let StoredMessage { published_at, expiration, body } = stored;
+    let (published_at, expiration) = (*published_at, *expiration);
+    EncodedMessage::new(&Record { subject: subject.as_str(), id, published_at, expiration, body })
 }

@@ -2,7 +2,7 @@
 
 use crate::event::record::RecordError;
 use crate::event::{Durable, Projected, Sequence, Trimmed};
-use crate::projector::{ApplyError, StoreError};
+use crate::projector::{ApplyError, DeadLetterError, StoreError};
 use crate::wal::ReadError;
 
 /// Why projection cannot go on by itself. Publishing does not depend on it, but a store that stays behind for
@@ -49,6 +49,9 @@ pub enum ProjectorError {
     /// The store refuses for good.
     #[error("cannot apply a batch: {0}")]
     Apply(ApplyError),
+    /// A row that the store rejects cannot be kept.
+    #[error("cannot keep a dead letter: {0}")]
+    DeadLetter(DeadLetterError),
     /// The store cannot be used any more.
     #[error(transparent)]
     Store(StoreError),

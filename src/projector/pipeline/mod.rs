@@ -1,16 +1,20 @@
 //! The pipeline: reads the log from the store's position and applies it batch by batch.
 //!
 //! One task. Reading and decoding a whole batch runs on a blocking thread, applying it is the store's
-//! business (fjall: a blocking thread of its own; a database: the network). Nothing is read ahead of the
-//! batch in hand, so the memory in use is one batch.
+//! business (fjall: a blocking thread of its own; a database: the network). While a batch is written the next one is
+//! read, so the memory in use is two batches.
 //!
 //! Batches follow the load. After a pause the first record is applied at once. While records keep coming,
 //! batches start [`Config::gather`] apart and take everything that is durable by then: a commit's fixed costs
 //! (a fdatasync beside the log's own, one high-water mark a subject) are shared by all of them. A batch that
 //! fills up is applied at once.
 //!
+//! A row that the store rejects is found by halving its batch, set aside as a dead letter, and its neighbours go on
+//! ([`apply`]).
+//!
 //! Owns the cursor. Must never hold up a publisher: whatever happens here shows as lag.
 
+mod apply;
 mod batch;
 mod error;
 mod retry;
@@ -28,7 +32,7 @@ use tracing::{info, warn};
 use self::batch::{BatchReader, ReadBatch};
 use self::retry::Pauses;
 use self::source::Source;
-use super::{ApplyError, Store, StoreBatch, StoreError};
+use super::{DeadLetters, Store};
 use crate::event::{Durable, Projected, UnixMicros, clock};
 use crate::telemetry::metrics::ProjectorMetrics;
 use crate::wal::Log;
@@ -108,22 +112,26 @@ pub struct Projector {
     store: Arc<dyn Store>,
     durable: watch::Receiver<Durable>,
     sink: Arc<dyn ProjectionSink>,
+    letters: DeadLetters,
     progress: watch::Sender<Progress>,
     metrics: ProjectorMetrics,
 }
 
 impl Projector {
-    /// Connects log and store. `durable` tells when there is more to read; nothing happens before [`Projector::run`].
+    /// Connects log and store. `durable` tells when there is more to read, `letters` is where rows go that the store
+    /// rejects; nothing happens before [`Projector::run`].
     pub fn new(
         config: Config,
         log: Log,
         store: Arc<dyn Store>,
         durable: watch::Receiver<Durable>,
         sink: Arc<dyn ProjectionSink>,
+        letters: DeadLetters,
         metrics: ProjectorMetrics,
     ) -> (Self, ProjectorHandle) {
         let (progress, watched) = watch::channel(Progress::default());
-        (Self { config, log, store, durable, sink, progress, metrics }, ProjectorHandle { progress: watched })
+        metrics.dead_letters.set(letters.count() as i64);
+        (Self { config, log, store, durable, sink, letters, progress, metrics }, ProjectorHandle { progress: watched })
     }
 
     /// Projects until `shutdown`, then what is durable by then, for [`Config::flush_within`] at most.
@@ -170,7 +178,10 @@ impl Projector {
             }
             next_batch_at = TimerInstant::now() + self.config.gather;
             if let Some(read) = source.take(projected) {
-                projected = self.commit(read).await?;
+                // The next one is read and decoded while this one is written.
+                let (committed, filled) = tokio::join!(self.commit(read), source.fill());
+                projected = committed?;
+                filled?;
             }
         }
     }
@@ -225,7 +236,7 @@ impl Projector {
     async fn commit(&self, read: ReadBatch) -> Result<Projected, ProjectorError> {
         let batch = Arc::new(read.batch);
         let started = Instant::now();
-        self.apply(&batch, read.oldest).await?;
+        self.apply(Arc::clone(&batch), read.oldest).await?;
         self.metrics.batch_duration.observe(started.elapsed().as_secs_f64());
         self.metrics.batch_rows.observe(batch.rows.len() as f64);
         self.report(batch.projected);
@@ -238,45 +249,39 @@ impl Projector {
         Ok(batch.projected)
     }
 
-    /// Applies a batch exactly once, however often that takes.
-    async fn apply(&self, batch: &Arc<StoreBatch>, oldest: UnixMicros) -> Result<(), ProjectorError> {
-        let mut pauses = Pauses::new();
-        let mut tried = false;
-        loop {
-            match self.store.apply(batch).await {
-                Ok(()) => return Ok(()),
-                // An earlier attempt was committed, and only its answer was lost.
-                Err(ApplyError::WrongPosition { found, .. }) if tried && found == batch.projected => return Ok(()),
-                Err(ApplyError::Store(error)) if error.retryable() => {
-                    tried = true;
-                    self.metrics.retries.inc();
-                    self.lag_seconds(oldest);
-                    self.lag_records(batch.previous);
-                    self.stall(&error, &mut pauses).await;
-                }
-                Err(error) => return Err(ProjectorError::Apply(error)),
-            }
-        }
-    }
-
     async fn expire(&self) -> Result<(), ProjectorError> {
-        match self.store.expire(clock::now()).await {
+        let now = clock::now();
+        match self.letters.expire(now) {
+            Ok(0) => {}
+            Ok(expired) => {
+                info!(expired, "dead letters have expired");
+                self.count_letters();
+            }
+            Err(error) => warn!(%error, "expired dead letters stay; it is tried again"),
+        }
+        match self.store.expire(now).await {
             Err(error) if !error.retryable() => Err(ProjectorError::Store(error)),
             // It costs space only, and comes again soon; the batches tell about an outage.
             Ok(()) | Err(_) => Ok(()),
         }
     }
 
-    /// Says once that the store does not answer, then waits before the next attempt.
-    async fn stall(&self, error: &StoreError, pauses: &mut Pauses) {
+    /// Says once what projection waits for, then waits before the next attempt.
+    async fn stall(&self, error: &(dyn fmt::Display + Sync), pauses: &mut Pauses) {
         let mut before = None;
         self.progress.send_modify(|progress| before = progress.stalled.replace(error.to_string()));
         if before.is_none() {
             warn!(%error, "projection waits for the store; publishing goes on");
         }
-        // What has expired may be what the store needs the room of. The batches tell about an outage.
-        drop(self.store.expire(clock::now()).await);
         tokio::time::sleep(pauses.next()).await;
+        if pauses.expire_is_due(self.config.expire_every) {
+            // What has expired may be what the store needs the room of. The batches tell about an outage.
+            drop(self.store.expire(clock::now()).await);
+        }
+    }
+
+    fn count_letters(&self) {
+        self.metrics.dead_letters.set(self.letters.count() as i64);
     }
 
     fn report(&self, projected: Projected) {

@@ -2,33 +2,40 @@
 
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use backon::{BackoffBuilder, ConstantBackoff, ConstantBuilder};
+use tokio::time::Instant;
 
-/// First pause: a store that hiccups is asked again soon.
-const PAUSE_MIN: Duration = Duration::from_millis(100);
+/// Shortest pause: an outage sees at most one attempt a second.
+const PAUSE: Duration = Duration::from_secs(1);
 
-/// Longest pause before jitter, so that an outage sees at most one attempt a second.
-const PAUSE_MAX: Duration = Duration::from_secs(1);
-
-/// The pauses between attempts: doubling up to [`PAUSE_MAX`], then that for as long as it takes, each with a random
-/// part of up to as much again, so that many brokers do not come back at the same instant.
+/// The pauses between attempts, for as long as it takes: each [`PAUSE`] and a random part of up to as much again, so that
+/// many brokers do not come back at the same instant. They do not grow: what gathers meanwhile is on the disk, and an
+/// attempt a second is nothing to a database, while a longer pause is lag after every outage.
 #[derive(Debug)]
-pub(super) struct Pauses(ExponentialBackoff);
+pub(super) struct Pauses {
+    pauses: ConstantBackoff,
+    expire_at: Option<Instant>,
+}
 
 impl Pauses {
     pub(super) fn new() -> Self {
-        let pauses = ExponentialBuilder::new()
-            .with_min_delay(PAUSE_MIN)
-            .with_max_delay(PAUSE_MAX)
-            .with_factor(2.0)
-            .with_jitter()
-            .without_max_times();
-        Self(pauses.build())
+        let pauses = ConstantBuilder::new().with_delay(PAUSE).with_jitter().without_max_times().build();
+        Self { pauses, expire_at: None }
     }
 
     /// How long to wait before the next attempt.
     pub(super) fn next(&mut self) -> Duration {
-        self.0.next().unwrap_or(PAUSE_MAX)
+        self.pauses.next().unwrap_or(PAUSE)
+    }
+
+    /// Whether it is time to let the store expire: after the first pause, and every so often.
+    pub(super) fn expire_is_due(&mut self, every: Duration) -> bool {
+        let now = Instant::now();
+        let due = self.expire_at.is_none_or(|at| at <= now);
+        if due {
+            self.expire_at = Some(now + every);
+        }
+        due
     }
 }
 
@@ -36,19 +43,16 @@ impl Pauses {
 mod tests {
     use super::*;
 
-    #[test]
-    fn grow_to_at_least_a_second_and_never_end() {
-        for _ in 0..20 {
-            let mut pauses = Pauses::new();
-            let first = pauses.next();
-            assert!(first >= PAUSE_MIN && first <= 2 * PAUSE_MIN, "{first:?}");
-            for _ in 0..10 {
-                pauses.next();
-            }
-            for _ in 0..1_000 {
-                let pause = pauses.next();
-                assert!(pause >= PAUSE_MAX && pause <= 2 * PAUSE_MAX, "{pause:?}");
-            }
+    #[tokio::test(start_paused = true)]
+    async fn are_one_to_two_seconds_and_never_end() {
+        let mut pauses = Pauses::new();
+        for _ in 0..1_000 {
+            let pause = pauses.next();
+            assert!(pause >= PAUSE && pause <= 2 * PAUSE, "{pause:?}");
         }
+        assert!(pauses.expire_is_due(PAUSE));
+        assert!(!pauses.expire_is_due(PAUSE));
+        tokio::time::sleep(PAUSE).await;
+        assert!(pauses.expire_is_due(PAUSE));
     }
 }

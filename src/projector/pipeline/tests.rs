@@ -12,7 +12,10 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::event::record::{LOST, Record, encode};
 use crate::event::{Expiration, MessageId, Sequence, Subject};
-use crate::projector::{EmbeddedStore, NoneStore, Row, StoredMessage, embedded};
+use crate::projector::{
+    ApplyError, DeadLetters, EmbeddedStore, LetterBounds, NoneStore, Row, StoreBatch, StoreError, StoredMessage,
+    embedded,
+};
 use crate::telemetry::metrics::Metrics;
 use crate::wal::{self, Batch, DiskFileSystem, Opened, Options, Preparation, ReadError, Writer};
 
@@ -36,6 +39,8 @@ enum Fault {
 struct FaultyStore {
     inner: Box<dyn Store>,
     script: Mutex<VecDeque<Fault>>,
+    /// Rows with these ids are not taken.
+    rejected: Mutex<Vec<u32>>,
     unreachable_starts: AtomicU64,
     applies: Mutex<Vec<(TimerInstant, usize)>>,
     committed_rows: AtomicU64,
@@ -82,6 +87,10 @@ impl Store for FaultyStore {
                 return Err(unavailable().into());
             }
             Some(Fault::AnswerLost | Fault::Full) | None => {}
+        }
+        if let Some(row) = batch.rows.iter().find(|row| self.rejected.lock().contains(&row.id.get())) {
+            let reason = format!("violates check constraint \"no {}\"", row.id);
+            return Err(ApplyError::Rejected { reason });
         }
         self.inner.apply(batch).await?;
         self.committed_rows.fetch_add(batch.rows.len() as u64, Ordering::Relaxed);
@@ -185,6 +194,7 @@ impl Rig {
         let store = Arc::new(FaultyStore {
             inner,
             script: Mutex::new(script.iter().copied().collect()),
+            rejected: Mutex::default(),
             unreachable_starts: AtomicU64::new(0),
             applies: Mutex::default(),
             committed_rows: AtomicU64::new(0),
@@ -198,13 +208,27 @@ impl Rig {
         let store: Arc<dyn Store> = self.store.clone();
         let sink: Arc<dyn ProjectionSink> = self.told.clone();
         let metrics = Metrics::new("test").projector;
-        let (projector, handle) =
-            Projector::new(self.config.clone(), self.log.clone(), store, self.durable.subscribe(), sink, metrics);
+        let letters = self.letters();
+        let (projector, handle) = Projector::new(
+            self.config.clone(),
+            self.log.clone(),
+            store,
+            self.durable.subscribe(),
+            sink,
+            letters,
+            metrics,
+        );
         let shutdown = CancellationToken::new();
         let run = projector.run(shutdown.clone());
         #[expect(clippy::disallowed_methods, reason = "the test supervises it")]
         let task = tokio::spawn(run);
         Running { handle, shutdown, task }
+    }
+
+    fn letters(&self) -> DeadLetters {
+        let dir = self.directory.path().join("dead-letters");
+        let bounds = LetterBounds { letters: 40, ..LetterBounds::default() };
+        DeadLetters::open(Arc::new(DiskFileSystem), dir, bounds).expect("readable")
     }
 
     fn append(&mut self, records: &[Vec<u8>]) {
@@ -388,6 +412,67 @@ async fn applies_each_row_once_whatever_the_store_answers() {
     running.stops().await.expect("stops in order");
     assert!(rig.store.script.lock().is_empty());
     rig.assert_projected(500).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn sets_rejected_rows_aside_and_goes_on_with_their_neighbours() {
+    // Retries and lost answers in the middle of it change nothing.
+    let mut rig = Rig::new(&[Fault::Refused, Fault::AnswerLost, Fault::Refused]);
+    let rejected = [1, 17, 18, 99];
+    rig.store.rejected.lock().extend(rejected);
+    rig.publish(300);
+    let mut running = rig.start();
+    running.reaches(300).await;
+    running.stops().await.expect("stops in order");
+    let letters = rig.letters();
+    // Three subjects have each id; those of every fifth message are fire and forget.
+    let expected: Vec<u64> = (1..=300)
+        .filter(|sequence| !is_fire_and_forget(*sequence) && rejected.contains(&key_of(*sequence).1.get()))
+        .collect();
+    let all = letters.all().expect("readable");
+    let found: Vec<u64> = all.iter().map(|letter| letter.row.sequence.get()).collect();
+    assert_eq!(found, expected);
+    for letter in &all {
+        let row = &letter.row;
+        assert_eq!(row.body, body_of(row.sequence.get()));
+        assert_eq!(letter.reason, format!("violates check constraint \"no {}\"", row.id));
+    }
+    for sequence in 1..=300 {
+        let (subject, id) = key_of(sequence);
+        let kept = !is_fire_and_forget(sequence) && !expected.contains(&sequence);
+        let found = rig.store.fetch(&subject, id, published_at(sequence)).await.expect("read");
+        assert_eq!(found.map(|message| message.body), kept.then(|| body_of(sequence)), "{sequence}");
+    }
+    let kept = (1..=300).filter(|sequence| !is_fire_and_forget(*sequence)).count() - expected.len();
+    assert_eq!(rig.store.committed_rows.load(Ordering::Relaxed), kept as u64, "each row was committed once");
+    for sequence in 298..=300 {
+        let (subject, id) = key_of(sequence);
+        assert_eq!(rig.store.high_water_mark(&subject).await.expect("read"), Some(id), "{subject}");
+    }
+    let applies = rig.store.applies.lock().len();
+    assert!(applies < 40 + expected.len() * 10, "{applies} attempts");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_rejects_everything_stalls() {
+    let mut rig = Rig::new(&[]);
+    rig.store.rejected.lock().extend(1..=1_000);
+    rig.publish(200);
+    let mut running = rig.start();
+    let stalled = running.handle.wait_for(|progress| progress.stalled.is_some()).await.expect("runs");
+    let reason = stalled.stalled.expect("it was waited for");
+    assert!(reason.contains("40 dead letters") && reason.contains("walcast store retry"), "{reason}");
+    // Whoever mends it has the rest projected.
+    rig.store.rejected.lock().clear();
+    rig.letters()
+        .all()
+        .expect("readable")
+        .iter()
+        .for_each(|letter| rig.letters().remove(&letter.row).expect("removed"));
+    running.stops().await.expect("stops in order");
+    let mut running = rig.start();
+    running.reaches(200).await;
+    running.stops().await.expect("stops in order");
 }
 
 #[tokio::test(start_paused = true)]

@@ -19,6 +19,8 @@ pub struct ProjectorMetrics {
     pub batch_rows: Histogram,
     /// Batches that were tried again.
     pub retries: IntCounter,
+    /// Messages that the store did not take.
+    pub dead_letters: IntGauge,
 }
 
 impl ProjectorMetrics {
@@ -37,6 +39,8 @@ impl ProjectorMetrics {
             ),
             batch_rows: define.histogram("walcast_store_batch_rows", "Rows in a batch for the store.", &RECORDS),
             retries: define.counter("walcast_store_retries_total", "Batches that were tried again on the store."),
+            dead_letters: define
+                .gauge("walcast_projector_dead_letters", "Messages that the store did not take, set aside."),
         }
     }
 }
