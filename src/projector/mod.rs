@@ -7,6 +7,7 @@
 //!
 //! Must never be in the path of an ack or of live delivery, and never take messages from anywhere but the log.
 
+mod bucket;
 pub mod conformance;
 pub mod embedded;
 mod none;
