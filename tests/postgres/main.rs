@@ -17,6 +17,8 @@ mod conforms;
 #[cfg(test)]
 mod contact;
 #[cfg(test)]
+mod end_to_end;
+#[cfg(test)]
 mod expiry;
 #[cfg(test)]
 mod fencing;
