@@ -1,5 +1,7 @@
 //! Opening what stands on the disk: log, ids and store, checked against each other.
 
+mod store;
+
 use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
@@ -17,9 +19,9 @@ use crate::event::{Durable, Projected, Sequence, Trimmed};
 use crate::index::{Index, IndexError, Indexer};
 use crate::ingest::{self, Checkpoint, CheckpointError, Checkpointer, IdsExhausted, SubjectKey, SubjectTable};
 use crate::projector::{
-    DeadLetterError, DeadLetters, EmbeddedStore, LetterBounds, NoneStore, OpenStoreError, Store, StoreError, embedded,
+    DeadLetterError, DeadLetters, LetterBounds, OpenStoreError, PostgresConfigError, Store, StoreError,
 };
-use crate::wal::{self, DiskFileSystem, FileSystem, Log, LogId, OpenError, OpenErrorKind, ReadError, Recovery, Writer};
+use crate::wal::{self, DiskFileSystem, FileSystem, Log, OpenError, OpenErrorKind, ReadError, Recovery, Writer};
 
 /// Bytes of one frame: with 256-byte bodies some 8,000 records, below a millisecond to write. Larger
 /// only where one record of the largest body needs it.
@@ -81,6 +83,9 @@ pub enum OpenDataError {
     /// The store cannot be opened.
     #[error(transparent)]
     OpenStore(#[from] OpenStoreError),
+    /// The settings of a remote store do not read.
+    #[error(transparent)]
+    StoreSettings(#[from] PostgresConfigError),
     /// The store cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -115,13 +120,22 @@ impl OpenDataError {
             Self::Ids(CheckpointError::TooManySubjects { .. }) | Self::TooManySubjects(_) => ErrorKind::Configuration,
             Self::Ids(_) | Self::Read(_) | Self::Record { .. } => ErrorKind::Damaged,
             Self::IdsMissing { .. } | Self::StoreBehind { .. } => ErrorKind::Damaged,
-            Self::Store(StoreError::Refused { .. }) => ErrorKind::Configuration,
-            Self::Store(error) if error.retryable() => ErrorKind::Failed,
-            Self::Store(_) => ErrorKind::Damaged,
+            Self::Store(error) => store_kind(error),
+            Self::StoreSettings(_) => ErrorKind::Configuration,
             Self::DeadLetters(DeadLetterError::File { .. }) => ErrorKind::Damaged,
             Self::OpenStore(OpenStoreError::Damaged { .. } | OpenStoreError::Store { .. }) => ErrorKind::Damaged,
             Self::OpenStore(_) | Self::Directory { .. } | Self::Index(_) | Self::DeadLetters(_) => ErrorKind::Failed,
         }
+    }
+}
+
+/// What a store that cannot be used means. A local one is opened before, so this one is behind an address: it does not let
+/// this broker in, or it is the wrong one.
+fn store_kind(error: &StoreError) -> ErrorKind {
+    match error {
+        StoreError::Refused { .. } | StoreError::Inconsistent { .. } => ErrorKind::Configuration,
+        StoreError::Fenced { .. } => ErrorKind::InUse,
+        StoreError::Unavailable { .. } | StoreError::Failed { .. } => ErrorKind::Failed,
     }
 }
 
@@ -184,13 +198,18 @@ pub async fn open(settings: &Settings) -> Result<OpenData, OpenDataError> {
         let (path, trimmed) = (settings.ids_dir(), log.trimmed());
         return Err(OpenDataError::IdsMissing { path, checkpoint: checkpointed, trimmed });
     }
-    let later = || store.unwrap_or_else(|| open_store(settings, log.log_id(), log.durable()));
+    let later = || store.unwrap_or_else(|| store::open(settings, store::Of::log(&log)));
     let (replayed, store) = beside(|| replay_ids(&log, &subjects, checkpointed), later);
     let store = store?;
-    let projected = store.projected().await?;
-    if projected.sequence() < log.trimmed().sequence() {
-        return Err(OpenDataError::StoreBehind { store: store.kind(), projected, trimmed: log.trimmed() });
-    }
+    let trimmed = log.trimmed();
+    let projected = match store::first_contact(&*store).await? {
+        Some(projected) if projected.sequence() < trimmed.sequence() => {
+            return Err(OpenDataError::StoreBehind { store: store.kind(), projected, trimmed });
+        }
+        Some(projected) => projected,
+        // It has at least what the log no longer holds, or the projector ends the broker.
+        None => Projected(trimmed.sequence()),
+    };
     replayed?;
     let letters = DeadLetters::open(Arc::clone(&files), settings.dead_letters_dir(), LetterBounds::default())?;
     let (index, indexer) = Index::open(Arc::clone(&files), settings.index_dir(), log.clone())?;
@@ -239,7 +258,8 @@ fn open_log_and_ids(
         if settings.store.kind != StoreKind::Embedded {
             return Sequence::ZERO;
         }
-        let opened = store.insert(open_store(settings, log_id, Durable::default()));
+        let of = store::Of { log_id, epoch: 0, durable: Durable::default() };
+        let opened = store.insert(store::open(settings, of));
         // A local store knows at once. An error is told once the log is open.
         let projected = opened.as_ref().ok().and_then(|store| store.projected().now_or_never());
         projected.and_then(Result::ok).unwrap_or_default().sequence()
@@ -271,22 +291,6 @@ fn log_options(settings: &Settings, durable_at_least: Sequence) -> wal::Options 
         frame_bytes_max: frame_bytes_max(settings),
         durable_at_least,
         ..wal::Options::new(settings.log_dir())
-    }
-}
-
-fn open_store(settings: &Settings, log_id: LogId, durable: Durable) -> Result<Arc<dyn Store>, OpenDataError> {
-    match settings.store.kind {
-        StoreKind::Embedded => {
-            let config = embedded::Config {
-                cache_bytes: settings.store.embedded.cache_bytes,
-                write_buffer_bytes: settings.store.embedded.write_buffer_bytes,
-                journal_bytes: embedded::Config::default().journal_bytes,
-            };
-            let log_id = u128::from_be_bytes(*log_id.as_bytes());
-            Ok(Arc::new(EmbeddedStore::open(&settings.store_dir(), log_id, &config)?))
-        }
-        // It keeps nothing, so it lacks nothing of what is durable already.
-        StoreKind::None => Ok(Arc::new(NoneStore::starting_at(Projected(durable.sequence())))),
     }
 }
 

@@ -48,10 +48,10 @@ pub struct SettingsArguments {
     /// The folder of everything that is kept [default: ./data]
     #[arg(long, value_name = "PATH")]
     pub data_dir: Option<String>,
-    /// Where the history is kept: embedded or none [default: embedded]
+    /// Where the history is kept: embedded, postgres or none [default: embedded]
     #[arg(long, value_name = "KIND")]
     pub store: Option<String>,
-    /// Connection URL of Postgres
+    /// Connection URL of Postgres, postgres://USER@HOST:PORT/DATABASE?sslmode=verify-full
     #[arg(long, value_name = "URL")]
     pub postgres_url: Option<String>,
     /// Contact points of Cassandra or ScyllaDB, separated by commas

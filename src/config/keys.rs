@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::Settings;
 use super::values::{
-    Address, Filter, Folder, Format, Hidden, Kind as _, Later, List, Ratio, Reason, Store, Word, bytes, count, span,
+    Address, File, Filter, Folder, Format, Hidden, Kind as _, Later, List, Ratio, Reason, Store, Word, bytes, count,
+    span,
 };
 use crate::event::limits::BODY_BYTES_CEILING;
 
@@ -17,6 +18,8 @@ const PIB: u64 = 1024 * 1024 * GIB;
 const HTTP2_MAX: u64 = i32::MAX as u64;
 /// Smallest window that HTTP/2 starts with.
 const HTTP2_WINDOW_MIN: u64 = 65_535;
+const TENTH: Duration = Duration::from_millis(100);
+const FIVE_MINUTES: Duration = Duration::from_secs(300);
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -92,6 +95,12 @@ pub(super) const KEYS: &[Key] = &[
     key!(store.embedded.cache_bytes, bytes(MIB, 64 * GIB)),
     key!(store.embedded.write_buffer_bytes, bytes(MIB, 16 * GIB)),
     key!(store.postgres.url, Hidden, secret flag "--postgres-url"),
+    key!(store.postgres.password_file, File),
+    key!(store.postgres.root_certificate, File),
+    key!(store.postgres.connect_timeout, span(TENTH, FIVE_MINUTES)),
+    key!(store.postgres.read_timeout, span(TENTH, FIVE_MINUTES)),
+    key!(store.postgres.write_timeout, span(SECOND, HOUR)),
+    key!(store.postgres.readers, count(1, 1_000)),
     key!(store.cassandra.nodes, List(NODES_MAX), flag "--cassandra-nodes"),
     key!(store.cassandra.keyspace, Word),
     key!(store.cassandra.replication_factor, count(1, 9)),
@@ -115,7 +124,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(limits.delivery_bytes, bytes(MIB, 64 * GIB)),
     key!(limits.connections, count(1, 1_000_000)),
     key!(limits.streams_per_connection, count(1, HTTP2_MAX)),
-    key!(limits.handshake_timeout, span(Duration::from_millis(100), Duration::from_secs(300))),
+    key!(limits.handshake_timeout, span(TENTH, FIVE_MINUTES)),
     key!(limits.keepalive_interval, span(SECOND, HOUR)),
     key!(limits.keepalive_timeout, span(SECOND, Duration::from_secs(600))),
     key!(limits.connection_window_bytes, bytes(HTTP2_WINDOW_MIN, HTTP2_MAX)),

@@ -1,7 +1,7 @@
 //! What must hold between settings.
 
-use super::Settings;
 use super::values::show_bytes;
+use super::{Settings, StoreKind};
 use crate::event::limits::{RECORD_OVERHEAD_BYTES, SUBJECT_BYTES_MAX};
 
 /// What a segment holds besides its largest frame: its header and the frame's own, rounded up to pages.
@@ -27,6 +27,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), Violation> {
     let largest_record = (RECORD_OVERHEAD_BYTES + SUBJECT_BYTES_MAX + settings.limits.body_bytes) as u64;
     log_rules(settings, largest_record)?;
     memory_rules(settings, largest_record)?;
+    store_rules(settings)?;
     if settings.listen == settings.admin_listen && settings.listen.port() != 0 {
         return violation("admin_listen", "listen", "two ports are needed, one for clients, one for operators".into());
     }
@@ -76,6 +77,20 @@ fn memory_rules(settings: &Settings, largest_record: u64) -> Result<(), Violatio
     Ok(())
 }
 
+fn store_rules(settings: &Settings) -> Result<(), Violation> {
+    if settings.store.kind != StoreKind::Postgres {
+        return Ok(());
+    }
+    let rule = match &settings.store.postgres.url {
+        None => "Postgres needs a URL, such as postgres://USER@HOST:5432/DATABASE?sslmode=verify-full",
+        Some(url) if !["postgres://", "postgresql://"].iter().any(|scheme| url.expose().starts_with(scheme)) => {
+            "the URL must begin with postgres://"
+        }
+        Some(_) => return Ok(()),
+    };
+    violation("store.postgres.url", "store.kind", rule.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,6 +124,13 @@ mod tests {
         assert_eq!(all, Some(("limits.delivery_bytes", "limits.subscriber_bytes")));
         let ports = broken(|settings| settings.admin_listen = settings.listen);
         assert_eq!(ports, Some(("admin_listen", "listen")));
+        let missing = broken(|settings| settings.store.kind = StoreKind::Postgres);
+        assert_eq!(missing, Some(("store.postgres.url", "store.kind")));
+        let other = broken(|settings| {
+            settings.store.kind = StoreKind::Postgres;
+            settings.store.postgres.url = Some(crate::config::Secret::new("mysql://db/walcast"));
+        });
+        assert_eq!(other, Some(("store.postgres.url", "store.kind")));
     }
 
     #[test]

@@ -82,6 +82,8 @@ pub enum StoreKind {
     /// In the process, files under `data_dir/store`.
     #[default]
     Embedded,
+    /// A Postgres database.
+    Postgres,
     /// No history: pure publish and subscribe; Fetch finds what the log keeps.
     None,
 }
@@ -91,6 +93,7 @@ impl StoreKind {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Embedded => "embedded",
+            Self::Postgres => "postgres",
             Self::None => "none",
         }
     }
@@ -99,11 +102,11 @@ impl StoreKind {
 /// `store.*`: where the history is kept that Fetch reads.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StoreSettings {
-    /// `embedded` (default) or `none`; `postgres` and `cassandra` are refused by this build.
+    /// `embedded` (default), `postgres` or `none`; `cassandra` is refused by this build.
     pub kind: StoreKind,
     /// `store.embedded.*`.
     pub embedded: EmbeddedSettings,
-    /// `store.postgres.*`, read by the next version.
+    /// `store.postgres.*`.
     pub postgres: PostgresSettings,
     /// `store.cassandra.*`, read by the next version.
     pub cassandra: CassandraSettings,
@@ -126,11 +129,40 @@ impl Default for EmbeddedSettings {
     }
 }
 
-/// `store.postgres.*`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// `store.postgres.*`: the database, and how long it may take.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PostgresSettings {
-    /// Connection URL; it may hold a password, so it is never shown whole. Default none.
+    /// `postgres://USER[:PASSWORD]@HOST[:PORT]/DATABASE[?OPTIONS]`, with `sslmode` and `sslrootcert` as libpq has them. It may
+    /// hold a password, so it is never shown whole. Default none.
     pub url: Option<Secret>,
+    /// File with the password in its first line, if the URL has none; read for every connection, so that a new password
+    /// needs no restart. Default none: then `PGPASSWORD`.
+    pub password_file: Option<PathBuf>,
+    /// PEM file of the authorities that may have signed the server's certificate. Default none: those of the system.
+    pub root_certificate: Option<PathBuf>,
+    /// How long a connection may take, login included. Default 5s, 100ms to 5m: many round trips of a slow network.
+    pub connect_timeout: Duration,
+    /// How long Fetch waits for an answer. Default 5s, 100ms to 5m: below the deadlines of clients.
+    pub read_timeout: Duration,
+    /// How long a batch may take. Default 30s, 1s to 1h: it takes some 50 ms, the rest is patience with locks and
+    /// checkpoints. A server that stands still is noticed after this long.
+    pub write_timeout: Duration,
+    /// Connections for reads; one more is for writes. Default 8, 1 to 1000: a server takes 100 by default.
+    pub readers: usize,
+}
+
+impl Default for PostgresSettings {
+    fn default() -> Self {
+        Self {
+            url: None,
+            password_file: None,
+            root_certificate: None,
+            connect_timeout: Duration::from_secs(5),
+            read_timeout: Duration::from_secs(5),
+            write_timeout: Duration::from_secs(30),
+            readers: 8,
+        }
+    }
 }
 
 /// `store.cassandra.*`: any server of the CQL protocol, Apache Cassandra and ScyllaDB.

@@ -49,6 +49,8 @@ pub(super) struct Ratio;
 pub(super) struct Address;
 /// A folder.
 pub(super) struct Folder;
+/// A file; empty for none.
+pub(super) struct File;
 /// One of the stores.
 pub(super) struct Store;
 /// A log format.
@@ -170,17 +172,31 @@ impl Kind for Folder {
     }
 }
 
+impl Kind for File {
+    type Value = Option<PathBuf>;
+
+    fn parse(&self, text: &str) -> Result<Option<PathBuf>, Reason> {
+        Ok((!text.is_empty()).then(|| PathBuf::from(text)))
+    }
+
+    fn show(&self, value: &Option<PathBuf>) -> String {
+        value.as_ref().map(|path| path.display().to_string()).unwrap_or_default()
+    }
+}
+
 impl Kind for Store {
     type Value = StoreKind;
 
     fn parse(&self, text: &str) -> Result<StoreKind, Reason> {
         match text {
             "embedded" => Ok(StoreKind::Embedded),
+            "postgres" => Ok(StoreKind::Postgres),
             "none" => Ok(StoreKind::None),
-            "postgres" | "cassandra" | "scylla" => {
-                Err("is not in this build yet: it comes with the next version; use embedded or none".to_owned())
+            "cassandra" | "scylla" => {
+                Err("is not in this build yet: it comes with the next version; use embedded, postgres or none"
+                    .to_owned())
             }
-            _ => Err("is not a kind of store: use embedded or none".to_owned()),
+            _ => Err("is not a kind of store: use embedded, postgres or none".to_owned()),
         }
     }
 
@@ -324,11 +340,12 @@ mod tests {
 
     #[test]
     fn stores_of_the_next_version_are_known_words() {
-        for word in ["postgres", "cassandra", "scylla"] {
+        for word in ["cassandra", "scylla"] {
             assert!(Store.parse(word).is_err_and(|reason| reason.contains("not in this build yet")));
         }
-        assert!(Store.parse("sqlite").is_err_and(|reason| reason.contains("use embedded or none")));
+        assert!(Store.parse("sqlite").is_err_and(|reason| reason.contains("use embedded, postgres or none")));
         assert_eq!(Store.parse("none"), Ok(StoreKind::None));
+        assert_eq!(Store.parse("postgres"), Ok(StoreKind::Postgres));
     }
 
     #[test]

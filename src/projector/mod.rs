@@ -3,19 +3,22 @@
 //! The pipeline is [`Projector`]; upper rooms hear of its progress through [`ProjectionSink`] and [`ProjectorHandle`].
 //!
 //! Owns the cursor, batching, retry, [`DeadLetters`], the [`Store`] contract with its [`conformance`] suite and the
-//! implementations: [`EmbeddedStore`] on the local disk, [`NoneStore`] for pure pub/sub.
+//! implementations: [`EmbeddedStore`] on the local disk, [`PostgresStore`] in a database, [`NoneStore`] for pure pub/sub.
 //!
 //! Must never be in the path of an ack or of live delivery, and never take messages from anywhere but the log.
 
+mod bucket;
 pub mod conformance;
 mod dead_letters;
 pub mod embedded;
 mod none;
 mod pipeline;
+pub mod postgres;
 mod store;
 
 pub use dead_letters::{DeadLetter, DeadLetterError, DeadLetters, FileError, LetterBounds};
 pub use embedded::{EmbeddedStore, OpenStoreError};
 pub use none::NoneStore;
 pub use pipeline::{Config, Progress, ProjectionSink, Projector, ProjectorError, ProjectorHandle};
+pub use postgres::{PostgresConfigError, PostgresStore};
 pub use store::{ApplyError, Row, Store, StoreBatch, StoreError, StoredMessage};

@@ -14,12 +14,12 @@ use fjall::{AbstractTree as _, Database, Keyspace, PersistMode};
 use parking_lot::RwLock;
 use tracing::{debug, info};
 
-use super::bucket::BucketKey;
 use super::codec::{self, BUCKET_PREFIX, POSITION_KEY, SIGN_KEY};
 use super::config::{Config, MEMTABLE_PARTS, WAITING_FLUSHES_MAX};
 use super::errors::{failed, inconsistent};
 use super::space;
 use crate::event::{MessageId, Projected, UnixMicros};
+use crate::projector::bucket::BucketKey;
 use crate::projector::{ApplyError, Row, StoreBatch, StoreError, StoredMessage};
 
 /// Most buckets that one `expire` drops. Each costs 15 to 50 ms, mostly fsync, and batches wait meanwhile. With

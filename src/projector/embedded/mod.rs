@@ -1,7 +1,7 @@
 //! The embedded store: a fjall database in a directory of its own.
 //!
 //! One write batch holds the rows, the high-water marks and the position of a [`StoreBatch`], and is
-//! committed with one fdatasync of fjall's journal. Rows lie in time buckets ([`bucket`]), one keyspace
+//! committed with one fdatasync of fjall's journal. Rows lie in time buckets ([`super::bucket`]), one keyspace
 //! each, dropped as a whole once everything in them has expired.
 //!
 //! fjall is synchronous: a commit takes milliseconds and a cold read may wait for the disk. So every call
@@ -11,7 +11,6 @@
 //!
 //! Must never block an async worker, or judge expiry by anything but the row's own times.
 
-mod bucket;
 mod codec;
 mod config;
 mod engine;

@@ -157,6 +157,10 @@ impl Projector {
         let mut projected = self.start().await?;
         info!(store = self.store.kind(), %projected, durable = %self.log.durable(), "projecting");
         let mut source = self.source(projected)?;
+        // A store that was not reached at the start has told its position only now.
+        if projected != Projected::default() {
+            self.sink.projected(projected);
+        }
         let mut expire_at = TimerInstant::now() + self.config.expire_every;
         let mut next_batch_at = TimerInstant::now();
         loop {

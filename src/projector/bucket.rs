@@ -34,32 +34,32 @@ const NAME_PREFIX: &str = "rows";
 
 /// The name of a bucket. Of one class, a later index is a later time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct BucketKey {
+pub(in crate::projector) struct BucketKey {
     class: u32,
     index: i64,
 }
 
 impl BucketKey {
     /// The bucket of a row.
-    pub(super) fn of(published_at: UnixMicros, expiration: Expiration) -> Self {
+    pub(in crate::projector) fn of(published_at: UnixMicros, expiration: Expiration) -> Self {
         let class = class_of(expiration);
         let index = expiration.expires_at(published_at).as_seconds().div_euclid(width_seconds(class));
         Self { class, index }
     }
 
     /// From this instant on every row of the bucket is expired.
-    pub(super) fn end(self) -> UnixMicros {
+    pub(in crate::projector) fn end(self) -> UnixMicros {
         let seconds = self.index.saturating_add(1).saturating_mul(width_seconds(self.class));
         UnixMicros::from_micros(seconds.saturating_mul(1_000_000))
     }
 
     /// The name of its keyspace.
-    pub(super) fn keyspace_name(self) -> String {
+    pub(in crate::projector) fn keyspace_name(self) -> String {
         format!("{NAME_PREFIX}.{}.{}", self.class, self.index)
     }
 
     /// The bucket that a keyspace of this name holds.
-    pub(super) fn from_keyspace_name(name: &str) -> Option<Self> {
+    pub(in crate::projector) fn from_keyspace_name(name: &str) -> Option<Self> {
         let (class, index) = name.strip_prefix(NAME_PREFIX)?.strip_prefix('.')?.split_once('.')?;
         let key = Self { class: class.parse().ok()?, index: index.parse().ok()? };
         (key.class <= LAST_CLASS && key.keyspace_name() == name).then_some(key)

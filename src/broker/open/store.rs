@@ -1,0 +1,81 @@
+//! Which store it is, and the first contact with it.
+
+use std::sync::Arc;
+
+use super::OpenDataError;
+use crate::config::{PostgresSettings, Settings, StoreKind};
+use crate::event::{Durable, Projected};
+use crate::projector::{
+    EmbeddedStore, NoneStore, PostgresConfigError, PostgresStore, Store, StoreError, embedded, postgres,
+};
+use crate::wal::{Log, LogId};
+
+/// Where the password for Postgres is if the settings have none: as `psql` takes it.
+const PASSWORD_VARIABLE: &str = "PGPASSWORD";
+
+/// The log that a store is of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Of {
+    /// Its identity.
+    pub log_id: LogId,
+    /// How often it was opened. A local store is locked, and does not ask.
+    pub epoch: u64,
+    /// Its end.
+    pub durable: Durable,
+}
+
+impl Of {
+    pub(super) fn log(log: &Log) -> Self {
+        Self { log_id: log.log_id(), epoch: log.epoch(), durable: log.durable() }
+    }
+}
+
+/// Opens the store that the settings name. Waits for no server.
+pub(super) fn open(settings: &Settings, of: Of) -> Result<Arc<dyn Store>, OpenDataError> {
+    let log_id = u128::from_be_bytes(*of.log_id.as_bytes());
+    match settings.store.kind {
+        StoreKind::Embedded => {
+            let config = embedded::Config {
+                cache_bytes: settings.store.embedded.cache_bytes,
+                write_buffer_bytes: settings.store.embedded.write_buffer_bytes,
+                journal_bytes: embedded::Config::default().journal_bytes,
+            };
+            Ok(Arc::new(EmbeddedStore::open(&settings.store_dir(), log_id, &config)?))
+        }
+        StoreKind::Postgres => Ok(Arc::new(open_postgres(&settings.store.postgres, log_id, of.epoch)?)),
+        // It keeps nothing, so it lacks nothing of what is durable already.
+        StoreKind::None => Ok(Arc::new(NoneStore::starting_at(Projected(of.durable.sequence())))),
+    }
+}
+
+fn open_postgres(settings: &PostgresSettings, log_id: u128, epoch: u64) -> Result<PostgresStore, PostgresConfigError> {
+    let config = postgres::Config {
+        url: settings.url.as_ref().map(|url| url.expose().to_owned()).unwrap_or_default(),
+        password_file: settings.password_file.clone(),
+        password: std::env::var(PASSWORD_VARIABLE).ok().filter(|password| !password.is_empty()),
+        root_certificate: settings.root_certificate.clone(),
+        connect_timeout: settings.connect_timeout,
+        read_timeout: settings.read_timeout,
+        write_timeout: settings.write_timeout,
+        readers: settings.readers,
+    };
+    PostgresStore::new(&config, log_id, epoch)
+}
+
+/// Makes first contact; gives the store's position, or None if its server cannot be reached now: the broker serves without
+/// it, and the projector waits for it.
+pub(super) async fn first_contact(store: &dyn Store) -> Result<Option<Projected>, StoreError> {
+    let position = async {
+        store.prepare().await?;
+        store.projected().await
+    };
+    match position.await {
+        Ok(projected) => Ok(Some(projected)),
+        Err(error) if error.retryable() => {
+            // The projector warns as long as that lasts.
+            tracing::info!(%error, "the broker starts without its store");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}

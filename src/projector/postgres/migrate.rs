@@ -1,0 +1,122 @@
+//! The schema and its versions. Migrations are SQL files that are compiled in; refinery decides which are due and notes
+//! them in `walcast.schema_history`.
+//!
+//! All of it is one transaction, opened by an advisory lock: two brokers that start at once take turns, a crash leaves
+//! nothing half-made, and a pooler that gives each transaction another connection does no harm.
+
+use refinery_core::traits::r#async::{AsyncMigrate, AsyncQuery, AsyncTransaction};
+use refinery_core::{Migration, Runner};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Row, Transaction};
+use tracing::info;
+
+use super::errors;
+use crate::projector::StoreError;
+
+/// Each version with its file. A released file never changes: what comes later is another file.
+const FILES: [(&str, &str); 1] = [("V1__history", include_str!("migrations/V1__history.sql"))];
+
+/// The newest version that this build knows; the one that it works with.
+pub(super) const SCHEMA_VERSION: i32 = 1;
+
+/// Where refinery notes what was applied.
+const HISTORY_TABLE: &str = "walcast.schema_history";
+
+/// "walcast" in ASCII: the advisory lock that migrations take turns by.
+const LOCK: i64 = 0x0077_616C_6361_7374;
+
+/// Makes the schema, or brings it up to [`SCHEMA_VERSION`].
+pub(super) async fn migrate(client: &mut Client) -> Result<(), StoreError> {
+    let transaction = client.transaction().await.map_err(|error| errors::store(&error))?;
+    let lock = "SELECT pg_advisory_xact_lock($1)";
+    transaction.query_typed(lock, &[(&LOCK, Type::INT8)]).await.map_err(|error| errors::store(&error))?;
+    let found = version(&transaction).await?;
+    match found {
+        // Rolled back; nothing was changed.
+        Some(SCHEMA_VERSION) => return Ok(()),
+        Some(found) if found > SCHEMA_VERSION => {
+            return Err(errors::inconsistent(format!(
+                "its schema has version {found}, this walcast knows versions up to {SCHEMA_VERSION}; use the walcast that \
+                 wrote it, or a newer one"
+            )));
+        }
+        Some(_) | None => {}
+    }
+    let mut migrations = Vec::with_capacity(FILES.len());
+    for (name, sql) in FILES {
+        migrations.push(Migration::unapplied(name, sql).map_err(|error| errors::inconsistent(error.to_string()))?);
+    }
+    let mut runner = Runner::new(&migrations).set_grouped(true).set_abort_divergent(true).set_abort_missing(true);
+    runner.set_migration_table_name(HISTORY_TABLE);
+    let mut open = Open(transaction);
+    runner.run_async(&mut open).await.map_err(|error| failed(&error))?;
+    open.0.commit().await.map_err(|error| errors::store(&error))?;
+    info!(from = found.unwrap_or(0), to = SCHEMA_VERSION, "made the schema walcast in the database");
+    Ok(())
+}
+
+/// The newest version that was applied; None in an empty schema. Makes the schema if it is absent: asked for first, because
+/// `IF NOT EXISTS` wants the right to make one even if it is there.
+async fn version(transaction: &Transaction<'_>) -> Result<Option<i32>, StoreError> {
+    let absent = "SELECT to_regnamespace('walcast') IS NULL, to_regclass('walcast.schema_history') IS NULL";
+    let row = transaction.query_typed_one(absent, &[]).await.map_err(|error| errors::store(&error))?;
+    if row.get(0) {
+        transaction.batch_execute("CREATE SCHEMA walcast").await.map_err(|error| errors::store(&error))?;
+    }
+    if row.get(1) {
+        return Ok(None);
+    }
+    let newest = "SELECT max(version) FROM walcast.schema_history";
+    let row = transaction.query_typed_one(newest, &[]).await.map_err(|error| errors::store(&error))?;
+    Ok(row.get(0))
+}
+
+/// What a failed run means: the server's word if it said one.
+fn failed(error: &refinery_core::Error) -> StoreError {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(cause) = cause.downcast_ref::<tokio_postgres::Error>() {
+            return errors::store(cause);
+        }
+        source = cause.source();
+    }
+    errors::inconsistent(format!("its schema is not what its versions say: {error}"))
+}
+
+/// The transaction that is open already, as refinery wants to see it.
+struct Open<'client>(Transaction<'client>);
+
+impl AsyncTransaction for Open<'_> {
+    type Error = tokio_postgres::Error;
+
+    async fn execute<'a, T: Iterator<Item = &'a str> + Send + 'a>(
+        &'a mut self,
+        queries: T,
+    ) -> Result<usize, Self::Error> {
+        let mut count = 0;
+        for query in queries {
+            self.0.batch_execute(query).await?;
+            count += 1;
+        }
+        Ok(count)
+    }
+}
+
+impl AsyncQuery<Vec<Migration>> for Open<'_> {
+    async fn query<'a>(&'a mut self, query: &'a str) -> Result<Vec<Migration>, Self::Error> {
+        let rows = self.0.query_typed(query.trim_end_matches(';'), &[]).await?;
+        rows.iter().map(applied).collect()
+    }
+}
+
+impl AsyncMigrate for Open<'_> {}
+
+/// A row of the history. Times and checksums that do not read are taken as 0: refinery then calls the version divergent.
+fn applied(row: &Row) -> Result<Migration, tokio_postgres::Error> {
+    let (version, name): (i32, String) = (row.try_get(0)?, row.try_get(1)?);
+    let (applied_on, checksum): (String, String) = (row.try_get(2)?, row.try_get(3)?);
+    let applied_on = OffsetDateTime::parse(&applied_on, &Rfc3339).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    Ok(Migration::applied(version, name, applied_on, checksum.parse().unwrap_or(0)))
+}

@@ -1,0 +1,119 @@
+//! The partitions of `walcast.messages`: one for each time at which rows go together.
+//!
+//! A row is kept until the end of its [`BucketKey`], so partitions are listed by that end. Buckets of several classes that
+//! end at the same instant share a partition; so no more than 119 hold live rows, and a broker with one life time has 3
+//! to 9.
+//!
+//! A partition is made as a table and then attached: that takes no lock that a reader or another writer waits for. Dropping one
+//! needs the table for a moment alone, so it waits for [`DROP_LOCK_TIMEOUT_MS`] at most and comes again later.
+
+use std::collections::BTreeSet;
+
+use tokio_postgres::Client;
+use tracing::debug;
+
+use super::errors;
+use crate::event::UnixMicros;
+use crate::projector::bucket::BucketKey;
+use crate::projector::{Row, StoreError};
+
+/// How long dropping waits for readers, in milliseconds. New readers queue up behind it meanwhile, so it is short; a report that
+/// runs for minutes only delays the drop.
+const DROP_LOCK_TIMEOUT_MS: u32 = 100;
+
+/// How long making a partition waits for somebody's VACUUM, ANALYZE or ALTER of the table, in milliseconds. Nobody waits
+/// behind it but other changes of the schema.
+const MAKE_LOCK_TIMEOUT_MS: u32 = 5_000;
+
+/// Most partitions that one call drops: some 5 ms each. With life times of all classes in use less than two come to their
+/// end between two calls.
+const DROPS_MAX: usize = 8;
+
+/// What precedes the end of a partition, in seconds, in its name.
+const NAME_PREFIX: &str = "messages_until_";
+
+/// Partitions that are there, by their ends in seconds since 1970.
+#[derive(Debug, Default)]
+pub(super) struct Partitions {
+    ends: BTreeSet<i64>,
+}
+
+/// The end of the partition of a row; None if Postgres has no such time.
+pub(super) fn end_of(row: &Row) -> Option<UnixMicros> {
+    let end = BucketKey::of(row.published_at, row.expiration).end();
+    (end.as_micros() % 1_000_000 == 0).then_some(end)
+}
+
+impl Partitions {
+    /// Asks the database which there are.
+    pub(super) async fn load(client: &Client) -> Result<Self, StoreError> {
+        let children = "SELECT c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
+                        WHERE i.inhparent = 'walcast.messages'::regclass";
+        let rows = client.query_typed(children, &[]).await.map_err(|error| errors::store(&error))?;
+        let names = rows.iter().filter_map(|row| row.try_get::<_, &str>(0).ok());
+        // Another name is somebody else's partition, which is left alone.
+        let ends = names.filter_map(|name| name.strip_prefix(NAME_PREFIX)?.parse().ok());
+        Ok(Self { ends: ends.collect() })
+    }
+
+    /// Makes those of `ends` that are missing, all or none. What another process has made meanwhile is noticed.
+    pub(super) async fn make(&mut self, client: &Client, ends: &BTreeSet<UnixMicros>) -> Result<(), StoreError> {
+        // Asked again once, if somebody else made one of them.
+        for attempt in 0..2 {
+            let missing: Vec<i64> =
+                ends.iter().map(|end| end.as_seconds()).filter(|end| !self.ends.contains(end)).collect();
+            if missing.is_empty() {
+                return Ok(());
+            }
+            let mut commands = format!("SET LOCAL lock_timeout = {MAKE_LOCK_TIMEOUT_MS};");
+            for end in &missing {
+                // The number is the only part that is not a constant.
+                commands.push_str(&format!(
+                    r#"CREATE TABLE IF NOT EXISTS walcast."{NAME_PREFIX}{end}" (LIKE walcast.messages INCLUDING ALL);
+                       ALTER TABLE walcast.messages ATTACH PARTITION walcast."{NAME_PREFIX}{end}"
+                       FOR VALUES IN (to_timestamp({end}));"#
+                ));
+            }
+            match client.batch_execute(&commands).await {
+                Ok(()) => {
+                    debug!(made = missing.len(), there = self.ends.len(), "made partitions");
+                    self.ends.extend(missing);
+                    return Ok(());
+                }
+                Err(error) if attempt == 0 && errors::is_made_already(&error) => *self = Self::load(client).await?,
+                Err(error) => return Err(errors::store(&error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets which there are: they are asked for with the next batch.
+    pub(super) async fn reload(&mut self, client: &Client) -> Result<(), StoreError> {
+        *self = Self::load(client).await?;
+        Ok(())
+    }
+
+    /// Drops partitions whose rows have all expired at `now`, the oldest first.
+    pub(super) async fn expire(&mut self, client: &Client, now: UnixMicros) -> Result<(), StoreError> {
+        let ended = self.ends.iter().copied().filter(|end| *end <= now.as_seconds());
+        let ended: Vec<i64> = ended.take(DROPS_MAX).collect();
+        if ended.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<String> = ended.iter().map(|end| format!(r#"walcast."{NAME_PREFIX}{end}""#)).collect();
+        let command =
+            format!("SET LOCAL lock_timeout = {DROP_LOCK_TIMEOUT_MS}; DROP TABLE IF EXISTS {};", names.join(", "));
+        match client.batch_execute(&command).await {
+            Ok(()) => {
+                debug!(dropped = ended.len(), "dropped expired partitions");
+                self.ends.retain(|end| !ended.contains(end));
+                Ok(())
+            }
+            Err(error) if errors::is_locked(&error) => {
+                debug!("somebody reads the messages; expired partitions are dropped later");
+                Ok(())
+            }
+            Err(error) => Err(errors::store(&error)),
+        }
+    }
+}
