@@ -15,5 +15,5 @@ mod sink;
 mod supervisor;
 
 pub use error::{Error, ErrorKind};
-pub use open::OpenDataError;
+pub use open::{OpenDataError, StoreOf, open_store};
 pub use run::run;

@@ -2,6 +2,8 @@
 
 mod store;
 
+pub use store::{StoreOf, open as open_store};
+
 use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
@@ -198,7 +200,7 @@ pub async fn open(settings: &Settings) -> Result<OpenData, OpenDataError> {
         let (path, trimmed) = (settings.ids_dir(), log.trimmed());
         return Err(OpenDataError::IdsMissing { path, checkpoint: checkpointed, trimmed });
     }
-    let later = || store.unwrap_or_else(|| store::open(settings, store::Of::log(&log)));
+    let later = || store.unwrap_or_else(|| store::open(settings, StoreOf::log(&log)));
     let (replayed, store) = beside(|| replay_ids(&log, &subjects, checkpointed), later);
     let store = store?;
     let trimmed = log.trimmed();
@@ -258,7 +260,7 @@ fn open_log_and_ids(
         if settings.store.kind != StoreKind::Embedded {
             return Sequence::ZERO;
         }
-        let of = store::Of { log_id, epoch: 0, durable: Durable::default() };
+        let of = StoreOf { log_id, epoch: 0, durable: Durable::default() };
         let opened = store.insert(store::open(settings, of));
         // A local store knows at once. An error is told once the log is open.
         let projected = opened.as_ref().ok().and_then(|store| store.projected().now_or_never());

@@ -174,6 +174,7 @@ impl Report for Reporter {
                         "store": rooms.store,
                         "state": rooms.projector.progress().stalled.unwrap_or_else(|| "projecting".to_owned()),
                         "lag_records": durable - projected,
+                        "dead_letters": self.metrics.projector.dead_letters.get(),
                     }),
                 ),
                 (

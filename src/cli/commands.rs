@@ -7,6 +7,7 @@ use super::bench::BenchArguments;
 use super::config_command::ConfigArguments;
 use super::log_command::LogArguments;
 use super::serve::ServeArguments;
+use super::store_command::StoreArguments;
 
 /// A durable-ack gRPC broker: a publish is acknowledged once it is on the local disk.
 #[derive(Debug, Parser)]
@@ -32,6 +33,8 @@ pub enum Command {
     Status(StatusArguments),
     /// Look at the log of a stopped or running broker
     Log(LogArguments),
+    /// Look at the history store, check it against the log, or fill it from there
+    Store(StoreArguments),
     /// Show or check the effective configuration
     Config(ConfigArguments),
 }

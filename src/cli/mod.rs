@@ -17,7 +17,9 @@ mod message;
 mod output;
 mod publish;
 mod serve;
+mod signals;
 mod status;
+mod store_command;
 mod subscribe;
 
 use std::process::ExitCode;
@@ -53,6 +55,7 @@ fn run(command: Command, serve: Serve, output: &mut Output) -> Result<(), Failur
         Command::Bench(arguments) => bench::run(&arguments, output),
         Command::Status(arguments) => status::run(&arguments, output),
         Command::Log(arguments) => log_command::run(&arguments, output),
+        Command::Store(arguments) => store_command::run(&arguments, output),
         Command::Config(arguments) => config_command::run(&arguments, output),
     };
     // What was written before a failure is data too.

@@ -156,7 +156,7 @@ fn size(bytes: u64) -> String {
 }
 
 /// The body of the answer to `GET /status`. HTTP/1.0 keeps it simple: the answer ends with the connection.
-fn get(admin: &str) -> Result<String, Failure> {
+pub(super) fn get(admin: &str) -> Result<String, Failure> {
     let wrong = || {
         let message = format!("the admin address {admin} is not a URL such as http://127.0.0.1:9464");
         Failure::new(Exit::Usage, message)

@@ -7,6 +7,8 @@
 //!
 //! Must never be in the path of an ack or of live delivery, and never take messages from anywhere but the log.
 
+mod apply;
+mod batch;
 mod bucket;
 pub mod conformance;
 mod dead_letters;
@@ -14,11 +16,15 @@ pub mod embedded;
 mod none;
 mod pipeline;
 pub mod postgres;
+mod retry;
 mod store;
 
+pub use apply::{Applier, ApplierError, Patience};
+pub use batch::BatchBuilder;
 pub use dead_letters::{DeadLetter, DeadLetterError, DeadLetters, FileError, LetterBounds};
 pub use embedded::{EmbeddedStore, OpenStoreError};
 pub use none::NoneStore;
 pub use pipeline::{Config, Progress, ProjectionSink, Projector, ProjectorError, ProjectorHandle};
 pub use postgres::{PostgresConfigError, PostgresStore};
+pub use retry::Pauses;
 pub use store::{ApplyError, Row, Store, StoreBatch, StoreError, StoredMessage};

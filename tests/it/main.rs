@@ -30,7 +30,8 @@ mod okaywal;
 #[cfg(test)]
 mod start_up;
 #[cfg(test)]
+mod store_command;
+#[cfg(test)]
 #[allow(dead_code, reason = "shared with the other rigs, each of which uses what it needs")]
 mod support;
-#[cfg(test)]
 mod sync_before_ack;

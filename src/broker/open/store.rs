@@ -15,7 +15,7 @@ const PASSWORD_VARIABLE: &str = "PGPASSWORD";
 
 /// The log that a store is of.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Of {
+pub struct StoreOf {
     /// Its identity.
     pub log_id: LogId,
     /// How often it was opened. A local store is locked, and does not ask.
@@ -24,14 +24,17 @@ pub(super) struct Of {
     pub durable: Durable,
 }
 
-impl Of {
+impl StoreOf {
     pub(super) fn log(log: &Log) -> Self {
         Self { log_id: log.log_id(), epoch: log.epoch(), durable: log.durable() }
     }
 }
 
 /// Opens the store that the settings name. Waits for no server.
-pub(super) fn open(settings: &Settings, of: Of) -> Result<Arc<dyn Store>, OpenDataError> {
+///
+/// # Errors
+/// [`OpenDataError`] if a local one does not open, or the settings of a remote one do not read.
+pub fn open(settings: &Settings, of: StoreOf) -> Result<Arc<dyn Store>, OpenDataError> {
     let log_id = u128::from_be_bytes(*of.log_id.as_bytes());
     match settings.store.kind {
         StoreKind::Embedded => {

@@ -2,7 +2,7 @@
 
 mod glob;
 mod ls;
-mod progress;
+pub(in crate::cli) mod progress;
 mod repair;
 mod replay;
 mod show;
@@ -18,7 +18,7 @@ use super::output::Output;
 use super::{Exit, Failure};
 use crate::event::Sequence;
 use crate::event::record::{self, Logged};
-use crate::wal::{DiskFileSystem, Inspection, VerifyError, inspect};
+use crate::wal::{DiskFileSystem, FileLock, FileSystem as _, Inspection, LockError, VerifyError, inspect};
 
 #[derive(Debug, Args)]
 pub struct LogArguments {
@@ -75,12 +75,12 @@ pub fn run(arguments: &LogArguments, output: &mut Output) -> Result<(), Failure>
 /// The way out of damage, as every refusal names it.
 const WAY_OUT: &str = "`walcast log repair --dry-run` shows what a repair would keep and lose";
 
-fn look(dir: &Path) -> Result<Inspection, Failure> {
+pub(in crate::cli) fn look(dir: &Path) -> Result<Inspection, Failure> {
     must_exist(dir)?;
     inspect(Arc::new(DiskFileSystem), dir).map_err(|error| unreadable(&error))
 }
 
-fn must_exist(dir: &Path) -> Result<(), Failure> {
+pub(in crate::cli) fn must_exist(dir: &Path) -> Result<(), Failure> {
     if dir.is_dir() {
         return Ok(());
     }
@@ -88,7 +88,7 @@ fn must_exist(dir: &Path) -> Result<(), Failure> {
     Err(Failure::new(Exit::Failed, message))
 }
 
-fn unreadable(error: &VerifyError) -> Failure {
+pub(in crate::cli) fn unreadable(error: &VerifyError) -> Failure {
     match error {
         VerifyError::Damaged(_) => Failure::new(Exit::Damaged, format!("the log is damaged: {error}")),
         VerifyError::Io { .. } => Failure::new(Exit::Failed, error.to_string()),
@@ -96,13 +96,25 @@ fn unreadable(error: &VerifyError) -> Failure {
     }
 }
 
-fn decode(sequence: Sequence, bytes: &[u8]) -> Result<Logged<'_>, Failure> {
+pub(in crate::cli) fn decode(sequence: Sequence, bytes: &[u8]) -> Result<Logged<'_>, Failure> {
     record::decode(bytes).map_err(|error| not_understood(sequence, &error))
 }
 
 /// The frame's checksum held, so the bytes are as they were written: a newer build wrote them.
-fn not_understood(sequence: Sequence, error: &record::RecordError) -> Failure {
+pub(in crate::cli) fn not_understood(sequence: Sequence, error: &record::RecordError) -> Failure {
     Failure::new(Exit::Damaged, format!("record {sequence} of the log cannot be read by this build: {error}"))
+}
+
+/// Takes the data directory as a broker does, for a tool that writes to its store.
+pub(in crate::cli) fn lock(path: &Path) -> Result<Box<dyn FileLock>, Failure> {
+    DiskFileSystem.lock(path).map_err(|error| match error {
+        LockError::Held { holder } => {
+            let who = holder.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
+            let message = format!("the data directory is in use by {who}; stop it, its store belongs to one process");
+            Failure::new(Exit::InUse, message)
+        }
+        LockError::Io(error) => Failure::new(Exit::Failed, format!("cannot lock {}: {error}", path.display())),
+    })
 }
 
 #[cfg(test)]

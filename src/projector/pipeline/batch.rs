@@ -1,14 +1,8 @@
-//! From frames of the log to a batch for the store.
-
-use std::hash::{Hash, Hasher};
-
-use bytes::Bytes;
-use hashbrown::{Equivalent, HashMap};
+//! Reading batches from a running log.
 
 use super::{Config, ProjectorError};
-use crate::event::record::{self, Logged, Record};
-use crate::event::{MessageId, Projected, Sequence, Subject, UnixMicros, clock};
-use crate::projector::{Row, StoreBatch};
+use crate::event::{Projected, UnixMicros, clock};
+use crate::projector::{BatchBuilder, StoreBatch};
 use crate::wal::Reader;
 
 /// A reader of the log that hands out batches. Reads files, so it belongs on a blocking thread.
@@ -18,7 +12,7 @@ pub(super) struct BatchReader {
     reader: Reader,
     records_max: usize,
     bytes_max: usize,
-    gathered: Builder,
+    gathered: BatchBuilder,
 }
 
 /// A batch and what is known of the run it was made from.
@@ -33,7 +27,7 @@ pub(super) struct ReadBatch {
 impl BatchReader {
     pub(super) fn new(kind: &'static str, reader: Reader, config: &Config) -> Self {
         let (records_max, bytes_max) = (config.batch_rows, config.batch_bytes);
-        Self { kind, reader, records_max, bytes_max, gathered: Builder::default() }
+        Self { kind, reader, records_max, bytes_max, gathered: BatchBuilder::default() }
     }
 
     /// Adds what is durable and not in the batch yet, up to the bounds, which the last frame may pass. Whether it
@@ -46,7 +40,7 @@ impl BatchReader {
                 return Ok(false);
             };
             for (sequence, bytes) in frame.iter() {
-                self.gathered.add(sequence, &bytes)?;
+                self.gathered.add(sequence, &bytes).map_err(|error| ProjectorError::Record { sequence, error })?;
             }
         }
         Ok(true)
@@ -55,80 +49,14 @@ impl BatchReader {
     /// The batch that was filled, which starts after `previous`; None if it is empty.
     pub(super) fn take(&mut self, previous: Projected) -> Option<ReadBatch> {
         let gathered = std::mem::take(&mut self.gathered);
-        if gathered.records == 0 {
+        if gathered.records() == 0 {
             return None;
         }
-        let oldest = gathered.oldest.unwrap_or_else(clock::now);
+        let oldest = gathered.oldest().unwrap_or_else(clock::now);
         Some(ReadBatch { batch: gathered.finish(previous, Projected(self.reader.position())), oldest })
     }
 
     fn is_full(&self) -> bool {
-        self.gathered.records >= self.records_max || self.gathered.bytes >= self.bytes_max
-    }
-}
-
-/// A subject by its text, to look it up without making one.
-struct SubjectText<'a>(&'a str);
-
-impl Hash for SubjectText<'_> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        // As a `Subject` does, which is a `String`.
-        self.0.hash(state);
-    }
-}
-
-impl Equivalent<Subject> for SubjectText<'_> {
-    fn equivalent(&self, subject: &Subject) -> bool {
-        self.0 == subject.as_str()
-    }
-}
-
-#[derive(Debug, Default)]
-struct Builder {
-    rows: Vec<Row>,
-    marks: HashMap<Subject, MessageId, foldhash::fast::RandomState>,
-    records: usize,
-    /// Of subjects and bodies.
-    bytes: usize,
-    oldest: Option<UnixMicros>,
-}
-
-impl Builder {
-    fn add(&mut self, sequence: Sequence, bytes: &Bytes) -> Result<(), ProjectorError> {
-        let fail = |error| ProjectorError::Record { sequence, error };
-        let logged = record::decode(bytes).map_err(fail)?;
-        self.records += 1;
-        self.bytes += bytes.len();
-        let Logged::Message(record) = logged else { return Ok(()) };
-        self.oldest.get_or_insert(record.published_at);
-        match self.marks.get_mut(&SubjectText(record.subject)) {
-            Some(mark) => *mark = record.id,
-            None => {
-                let subject = Subject::new(record.subject.to_owned())
-                    .map_err(|error| fail(record::RecordError::Malformed { reason: error.to_string() }))?;
-                self.marks.insert(subject, record.id);
-            }
-        }
-        if !record.expiration.is_fire_and_forget() {
-            self.rows.push(self.row(sequence, bytes, &record));
-        }
-        Ok(())
-    }
-
-    fn row(&self, sequence: Sequence, bytes: &Bytes, record: &Record<'_>) -> Row {
-        let (subject, _) = self.marks.get_key_value(&SubjectText(record.subject)).expect("`add` put its mark there");
-        Row {
-            sequence,
-            subject: subject.clone(),
-            id: record.id,
-            published_at: record.published_at,
-            expiration: record.expiration,
-            // Shares the memory of the reader's buffer for as long as the batch lives.
-            body: bytes.slice_ref(record.body),
-        }
-    }
-
-    fn finish(self, previous: Projected, projected: Projected) -> StoreBatch {
-        StoreBatch { previous, projected, rows: self.rows, high_water_marks: self.marks.into_iter().collect() }
+        self.gathered.records() >= self.records_max || self.gathered.bytes() >= self.bytes_max
     }
 }

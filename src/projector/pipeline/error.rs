@@ -2,7 +2,7 @@
 
 use crate::event::record::RecordError;
 use crate::event::{Durable, Projected, Sequence, Trimmed};
-use crate::projector::{ApplyError, DeadLetterError, StoreError};
+use crate::projector::{ApplierError, StoreError};
 use crate::wal::ReadError;
 
 /// Why projection cannot go on by itself. Publishing does not depend on it, but a store that stays behind for
@@ -46,12 +46,9 @@ pub enum ProjectorError {
         /// What is wrong with it.
         error: RecordError,
     },
-    /// The store refuses for good.
-    #[error("cannot apply a batch: {0}")]
-    Apply(ApplyError),
-    /// A row that the store rejects cannot be kept.
-    #[error("cannot keep a dead letter: {0}")]
-    DeadLetter(DeadLetterError),
+    /// The store refuses a batch for good.
+    #[error(transparent)]
+    Apply(#[from] ApplierError),
     /// The store cannot be used any more.
     #[error(transparent)]
     Store(StoreError),

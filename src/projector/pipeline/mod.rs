@@ -10,29 +10,27 @@
 //! fills up is applied at once.
 //!
 //! A row that the store rejects is found by halving its batch, set aside as a dead letter, and its neighbours go on
-//! ([`apply`]).
+//! ([`super::apply`]).
 //!
 //! Owns the cursor. Must never hold up a publisher: whatever happens here shows as lag.
 
-mod apply;
 mod batch;
 mod error;
-mod retry;
 mod source;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio::time::{Instant as TimerInstant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::batch::{BatchReader, ReadBatch};
-use self::retry::Pauses;
 use self::source::Source;
-use super::{DeadLetters, Store};
+use super::{Applier, DeadLetters, Patience, Pauses, Store};
 use crate::event::{Durable, Projected, UnixMicros, clock};
 use crate::telemetry::metrics::ProjectorMetrics;
 use crate::wal::Log;
@@ -240,7 +238,8 @@ impl Projector {
     async fn commit(&self, read: ReadBatch) -> Result<Projected, ProjectorError> {
         let batch = Arc::new(read.batch);
         let started = Instant::now();
-        self.apply(Arc::clone(&batch), read.oldest).await?;
+        let patience = Waiting { projector: self, oldest: read.oldest };
+        Applier { store: &*self.store, letters: &self.letters, patience: &patience }.apply(Arc::clone(&batch)).await?;
         self.metrics.batch_duration.observe(started.elapsed().as_secs_f64());
         self.metrics.batch_rows.observe(batch.rows.len() as f64);
         self.report(batch.projected);
@@ -277,7 +276,7 @@ impl Projector {
         if before.is_none() {
             warn!(%error, "projection waits for the store; publishing goes on");
         }
-        tokio::time::sleep(pauses.next()).await;
+        tokio::time::sleep(pauses.next_pause()).await;
         if pauses.expire_is_due(self.config.expire_every) {
             // What has expired may be what the store needs the room of. The batches tell about an outage.
             drop(self.store.expire(clock::now()).await);
@@ -305,6 +304,26 @@ impl Projector {
 
     fn lag_seconds(&self, oldest: UnixMicros) {
         self.metrics.lag_seconds.set(oldest.elapsed_at(clock::now()).as_secs_f64());
+    }
+}
+
+/// Waits while a batch is tried, and shows it.
+struct Waiting<'a> {
+    projector: &'a Projector,
+    oldest: UnixMicros,
+}
+
+#[async_trait]
+impl Patience for Waiting<'_> {
+    async fn wait(&self, error: &(dyn fmt::Display + Sync), at: Projected, pauses: &mut Pauses) {
+        self.projector.metrics.retries.inc();
+        self.projector.lag_seconds(self.oldest);
+        self.projector.lag_records(at);
+        self.projector.stall(error, pauses).await;
+    }
+
+    fn set_aside(&self) {
+        self.projector.count_letters();
     }
 }
 

@@ -13,8 +13,8 @@ use super::*;
 use crate::event::record::{LOST, Record, encode};
 use crate::event::{Expiration, MessageId, Sequence, Subject};
 use crate::projector::{
-    ApplyError, DeadLetters, EmbeddedStore, LetterBounds, NoneStore, Row, StoreBatch, StoreError, StoredMessage,
-    embedded,
+    ApplierError, ApplyError, DeadLetters, EmbeddedStore, LetterBounds, NoneStore, Row, StoreBatch, StoreError,
+    StoredMessage, embedded,
 };
 use crate::telemetry::metrics::Metrics;
 use crate::wal::{self, Batch, DiskFileSystem, Opened, Options, Preparation, ReadError, Writer};
@@ -541,7 +541,7 @@ async fn ends_when_someone_else_writes_to_the_store() {
     let mut rig = Rig::new(&[Fault::Refused, Fault::Moved]);
     rig.publish(10);
     let error = rig.start().fails().await;
-    assert!(matches!(error, ProjectorError::Apply(ApplyError::WrongPosition { .. })), "{error:?}");
+    assert!(matches!(error, ProjectorError::Apply(ApplierError::Apply(ApplyError::WrongPosition { .. }))), "{error:?}");
     assert_eq!(rig.told.0.lock().len(), 0);
 }
 
@@ -550,7 +550,10 @@ async fn ends_when_the_store_is_broken() {
     let mut rig = Rig::new(&[Fault::Broken]);
     rig.publish(10);
     let error = rig.start().fails().await;
-    assert!(matches!(error, ProjectorError::Apply(ApplyError::Store(StoreError::Failed { .. }))), "{error:?}");
+    assert!(
+        matches!(error, ProjectorError::Apply(ApplierError::Apply(ApplyError::Store(StoreError::Failed { .. })))),
+        "{error:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

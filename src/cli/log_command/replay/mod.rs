@@ -7,7 +7,6 @@ mod broker;
 mod checkpoint;
 mod filter;
 mod pace;
-mod signals;
 mod source;
 mod stdout;
 mod store;
@@ -15,20 +14,18 @@ mod window;
 
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::super::output::{self, Output};
-use super::super::{Exit, Failure, client};
-use super::look;
+use super::super::{Exit, Failure, client, signals};
 use super::progress::Progress;
+use super::{lock, look};
+use crate::broker::{StoreOf, open_store};
 use crate::config::{Settings, StoreKind};
-use crate::event::{Sequence, UnixMicros};
-use crate::projector::EmbeddedStore;
-use crate::wal::{DiskFileSystem, FileSystem as _, LockError};
+use crate::event::{Durable, Sequence, UnixMicros};
 use checkpoint::{Checkpoint, Keeper, Ranges};
 use filter::{Filter, instant};
 use pace::Pace;
@@ -119,7 +116,7 @@ pub(super) fn run(arguments: &ReplayArguments, settings: &Settings, output: &mut
     let log_dir = settings.log_dir();
     // The store belongs to one process, and the log that it is filled from must not move meanwhile.
     let _lock = match &arguments.into {
-        Target::Store if settings.store.kind != StoreKind::Embedded => {
+        Target::Store if settings.store.kind == StoreKind::None => {
             let message =
                 "this data directory keeps no history of its own (store.kind): there is no store to replay into";
             return Err(Failure::new(Exit::Usage, message));
@@ -163,15 +160,13 @@ pub(super) fn run(arguments: &ReplayArguments, settings: &Settings, output: &mut
         Target::Stdout => client::block_on(stdout::replay(&mut replay, output)),
         Target::Broker(server) => client::block_on(broker::replay(&mut replay, server)),
         Target::Store => {
-            let config = crate::projector::embedded::Config {
-                cache_bytes: settings.store.embedded.cache_bytes,
-                write_buffer_bytes: settings.store.embedded.write_buffer_bytes,
-                ..crate::projector::embedded::Config::default()
-            };
-            let log_id = u128::from_be_bytes(*log_id.as_bytes());
-            let opened = EmbeddedStore::open(&settings.store_dir(), log_id, &config);
-            let opened = opened.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-            client::block_on(store::replay(&mut replay, Arc::new(opened)))
+            let epoch = inspection.segments().last().map_or(0, |newest| newest.epoch);
+            let of = StoreOf { log_id, epoch, durable: Durable::default() };
+            client::block_on(async {
+                let opened = open_store(settings, of);
+                let opened = opened.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+                store::replay(&mut replay, opened).await
+            })
         }
     };
     replay.end(done)
@@ -191,17 +186,6 @@ fn begins_by(oldest: Sequence, start: &Checkpoint) -> Result<(), Failure> {
         "the replay goes on at sequence {next}, and the log begins at {oldest}: what lies between was trimmed; begin anew there with --from {oldest} and another checkpoint"
     );
     Err(Failure::new(Exit::Failed, message))
-}
-
-fn lock(path: &std::path::Path) -> Result<Box<dyn crate::wal::FileLock>, Failure> {
-    DiskFileSystem.lock(path).map_err(|error| match error {
-        LockError::Held { holder } => {
-            let who = holder.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
-            let message = format!("the data directory is in use by {who}; stop it before its store is written to");
-            Failure::new(Exit::InUse, message)
-        }
-        LockError::Io(error) => Failure::new(Exit::Failed, format!("cannot lock {}: {error}", path.display())),
-    })
 }
 
 /// What every target needs: where records come from, how fast, and where it is noted what has arrived.

@@ -17,6 +17,7 @@ const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// Writes what is wanted.
 pub(super) async fn replay(replay: &mut Replay, store: Arc<dyn Store>) -> Result<Ranges, Failure> {
+    store.prepare().await.map_err(|error| failure(&error))?;
     let projected = store.projected().await.map_err(|error| failure(&error))?;
     let moves_on = replay.checkpoint.filter.takes_all();
     if moves_on && projected.sequence().get() < replay.after {

@@ -1,14 +1,14 @@
-//! SIGINT and SIGTERM: the first ends the replay in order, the second at once.
+//! SIGINT and SIGTERM: the first ends the command in order, the second at once.
 
 use std::thread;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::super::super::output;
-use super::super::super::{Exit, Failure, client};
+use super::output;
+use super::{Exit, Failure, client};
 
-/// Cancelled by the first signal. A thread of its own waits for them, so that also a replay which is stuck in a write
+/// Cancelled by the first signal. A thread of its own waits for them, so that also a command that is stuck in a write
 /// to a full pipe can be ended.
 pub fn watch() -> Result<CancellationToken, Failure> {
     let stop = CancellationToken::new();

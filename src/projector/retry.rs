@@ -12,24 +12,26 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// many brokers do not come back at the same instant. They do not grow: what gathers meanwhile is on the disk, and an
 /// attempt a second is nothing to a database, while a longer pause is lag after every outage.
 #[derive(Debug)]
-pub(super) struct Pauses {
+pub struct Pauses {
     pauses: ConstantBackoff,
     expire_at: Option<Instant>,
 }
 
 impl Pauses {
-    pub(super) fn new() -> Self {
+    /// No pause yet.
+    #[expect(clippy::new_without_default, reason = "a default says nothing")]
+    pub fn new() -> Self {
         let pauses = ConstantBuilder::new().with_delay(PAUSE).with_jitter().without_max_times().build();
         Self { pauses, expire_at: None }
     }
 
     /// How long to wait before the next attempt.
-    pub(super) fn next(&mut self) -> Duration {
+    pub fn next_pause(&mut self) -> Duration {
         self.pauses.next().unwrap_or(PAUSE)
     }
 
     /// Whether it is time to let the store expire: after the first pause, and every so often.
-    pub(super) fn expire_is_due(&mut self, every: Duration) -> bool {
+    pub fn expire_is_due(&mut self, every: Duration) -> bool {
         let now = Instant::now();
         let due = self.expire_at.is_none_or(|at| at <= now);
         if due {
@@ -47,7 +49,7 @@ mod tests {
     async fn are_one_to_two_seconds_and_never_end() {
         let mut pauses = Pauses::new();
         for _ in 0..1_000 {
-            let pause = pauses.next();
+            let pause = pauses.next_pause();
             assert!(pause >= PAUSE && pause <= 2 * PAUSE, "{pause:?}");
         }
         assert!(pauses.expire_is_due(PAUSE));

@@ -1,0 +1,140 @@
+//! `walcast store`: the history store of a data directory.
+//!
+//! `status` asks a running broker, or the store itself where none runs. The others take the data directory as a broker does,
+//! because a store belongs to one process.
+
+mod check;
+mod rebuild;
+mod retry;
+mod status;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{Args, Subcommand};
+
+use super::config_command::SettingsArguments;
+use super::log_command::{lock, look, must_exist, unreadable};
+use super::output::Output;
+use super::{Exit, Failure};
+use crate::broker::{self, StoreOf};
+use crate::config::{Settings, StoreKind};
+use crate::event::{Durable, Projected, Sequence};
+use crate::projector::{DeadLetters, LetterBounds, Store, StoreError};
+use crate::wal::{DiskFileSystem, FileLock, Inspection};
+
+#[derive(Debug, Args)]
+pub struct StoreArguments {
+    #[command(subcommand)]
+    pub command: StoreCommand,
+    /// Settings as a TOML file
+    #[arg(long, global = true, value_name = "PATH", env = "WALCAST_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// The broker's folder [default: ./data]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub data_dir: Option<String>,
+    /// Where the history is kept, as for `serve`
+    #[arg(long, global = true, value_name = "KIND")]
+    pub store: Option<String>,
+    /// Connection URL of Postgres
+    #[arg(long, global = true, value_name = "URL")]
+    pub postgres_url: Option<String>,
+    /// Contact points of Cassandra or ScyllaDB, separated by commas
+    #[arg(long, global = true, value_name = "HOST:PORT,...")]
+    pub cassandra_nodes: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Show how far the store is, how fast it moves, and what it did not take
+    Status {
+        /// The admin address of a running broker [default: the one of the settings]
+        #[arg(long, value_name = "URL", env = "WALCAST_ADMIN")]
+        admin: Option<String>,
+        /// As a JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Compare every message of the log with the store and list the differences; exit code 3 if there are any
+    Check {
+        /// One JSON object a difference
+        #[arg(long)]
+        json: bool,
+    },
+    /// Fill an empty store from the log, or go on with that; Ctrl-C ends in order, and the same command goes on
+    Rebuild,
+    /// Put what the store did not take into it, once the cause is gone
+    Retry,
+}
+
+/// Looks, checks or fills.
+pub fn run(arguments: &StoreArguments, output: &mut Output) -> Result<(), Failure> {
+    let flags = SettingsArguments {
+        config: arguments.config.clone(),
+        data_dir: arguments.data_dir.clone(),
+        store: arguments.store.clone(),
+        postgres_url: arguments.postgres_url.clone(),
+        cassandra_nodes: arguments.cassandra_nodes.clone(),
+        ..SettingsArguments::default()
+    };
+    let settings = flags.load()?.settings;
+    match &arguments.command {
+        StoreCommand::Status { admin, json } => status::run(&settings, admin.as_deref(), *json, output),
+        StoreCommand::Check { json } => check::run(&settings, *json, output),
+        StoreCommand::Rebuild => rebuild::run(&settings, output),
+        StoreCommand::Retry => retry::run(&settings, output),
+    }
+}
+
+/// A data directory whose broker is stopped, with its store.
+struct Stopped {
+    inspection: Inspection,
+    store: Arc<dyn Store>,
+    letters: DeadLetters,
+    projected: Projected,
+    _lock: Box<dyn FileLock>,
+}
+
+impl Stopped {
+    /// Takes the directory and opens the store. Call it within the runtime, where blocking is allowed.
+    async fn open(settings: &Settings) -> Result<Self, Failure> {
+        if settings.store.kind == StoreKind::None {
+            return Err(Failure::new(Exit::Usage, "this data directory keeps no history (store.kind is none)"));
+        }
+        let log_dir = settings.log_dir();
+        must_exist(&log_dir)?;
+        let lock = lock(&log_dir.join("LOCK"))?;
+        let inspection = look(&log_dir)?;
+        // What a killed broker wrote last may not be on the disk yet: a store must not be ahead of its log.
+        inspection.make_end_durable().map_err(|error| unreadable(&error))?;
+        let Some(log_id) = inspection.log_id() else {
+            return Err(Failure::new(Exit::Failed, "the log is empty: start the broker once"));
+        };
+        let epoch = inspection.segments().last().map_or(0, |newest| newest.epoch);
+        let of = StoreOf { log_id, epoch, durable: Durable::default() };
+        let store = broker::open_store(settings, of).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+        store.prepare().await.map_err(|error| failure(&error))?;
+        let projected = store.projected().await.map_err(|error| failure(&error))?;
+        Ok(Self { inspection, store, letters: letters(settings)?, projected, _lock: lock })
+    }
+
+    /// The first sequence of the log; the next one if it is empty.
+    fn first(&self) -> Sequence {
+        self.inspection.segments().first().map_or_else(|| self.inspection.last().next(), |segment| segment.first)
+    }
+}
+
+fn letters(settings: &Settings) -> Result<DeadLetters, Failure> {
+    DeadLetters::open(Arc::new(DiskFileSystem), settings.dead_letters_dir(), LetterBounds::default())
+        .map_err(|error| Failure::new(Exit::Failed, error.to_string()))
+}
+
+fn failure(error: &StoreError) -> Failure {
+    let exit = match error {
+        StoreError::Unavailable { .. } => Exit::Unavailable,
+        StoreError::Refused { .. } => Exit::Usage,
+        StoreError::Fenced { .. } => Exit::InUse,
+        StoreError::Inconsistent { .. } | StoreError::Failed { .. } => Exit::Failed,
+    };
+    Failure::new(exit, error.to_string())
+}
