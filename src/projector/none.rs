@@ -45,7 +45,7 @@ impl Store for NoneStore {
         Ok(())
     }
 
-    async fn rewrite(&self, _rows: &Arc<Vec<Row>>) -> Result<(), StoreError> {
+    async fn rewrite(&self, _rows: &Arc<Vec<Row>>) -> Result<(), ApplyError> {
         Ok(())
     }
 

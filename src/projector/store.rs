@@ -192,8 +192,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// makes the rows durable before it returns. A store without history has nothing to do.
     ///
     /// # Errors
-    /// [`StoreError`]; any of the rows may be there then, and all can be written again.
-    async fn rewrite(&self, rows: &Arc<Vec<Row>>) -> Result<(), StoreError>;
+    /// [`ApplyError`], never for the position; any of the rows may be there then, and all can be written again.
+    async fn rewrite(&self, rows: &Arc<Vec<Row>>) -> Result<(), ApplyError>;
 
     /// The row of (subject, id), unless it is absent or expired at `now`.
     ///

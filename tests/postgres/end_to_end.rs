@@ -78,11 +78,10 @@ async fn publish(publisher: u64, address: Arc<Mutex<String>>, acknowledged: Ackn
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     while !stop.load(Ordering::SeqCst) {
         let at = address.lock().expect("not poisoned").clone();
-        if tokio::net::TcpStream::connect(&at).await.is_err() {
+        let Some(client) = Client::try_connect(&at).await else {
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
-        }
-        let client = Client::connect(&at).await;
+        };
         while !stop.load(Ordering::SeqCst) {
             let number = NUMBER.fetch_add(1, Ordering::SeqCst);
             let (subject, body) = (format!("s{}", (publisher + number) % 50), Bytes::from(format!("body {number}")));

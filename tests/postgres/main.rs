@@ -13,6 +13,8 @@ mod altered;
 #[cfg(test)]
 mod certificates;
 #[cfg(test)]
+mod commands;
+#[cfg(test)]
 mod conforms;
 #[cfg(test)]
 mod contact;

@@ -8,6 +8,7 @@ use super::super::{Exit, Failure};
 use super::Stopped;
 use crate::config::Settings;
 use crate::event::clock;
+use crate::projector::ApplyError;
 
 /// Writes each letter to the store, and forgets those that it takes.
 pub(super) fn run(settings: &Settings, output: &mut Output) -> Result<(), Failure> {
@@ -22,7 +23,7 @@ pub(super) fn run(settings: &Settings, output: &mut Output) -> Result<(), Failur
             } else {
                 match stopped.store.rewrite(&Arc::new(vec![row.clone()])).await {
                     Ok(()) => taken += 1,
-                    Err(error) if error.retryable() => return Err(super::failure(&error)),
+                    Err(ApplyError::Store(error)) => return Err(super::failure(&error)),
                     Err(error) => {
                         refused += 1;
                         output::note(&format!("{} {} at sequence {}: {error}", row.subject, row.id, row.sequence));

@@ -99,7 +99,7 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    async fn rewrite(&self, rows: &Arc<Vec<Row>>) -> Result<(), StoreError> {
+    async fn rewrite(&self, rows: &Arc<Vec<Row>>) -> Result<(), ApplyError> {
         if self.fault == Fault::NeverRewrites {
             return Ok(());
         }

@@ -111,9 +111,9 @@ impl Store for EmbeddedStore {
         self.write(move |engine, writer| engine.apply(writer, &batch)).await
     }
 
-    async fn rewrite(&self, rows: &Arc<Vec<Row>>) -> Result<(), StoreError> {
+    async fn rewrite(&self, rows: &Arc<Vec<Row>>) -> Result<(), ApplyError> {
         let rows = Arc::clone(rows);
-        self.write(move |engine, writer| engine.rewrite(writer, &rows)).await
+        self.write(move |engine, writer| engine.rewrite(writer, &rows).map_err(ApplyError::from)).await
     }
 
     async fn fetch(

@@ -97,7 +97,7 @@ impl Store for FaultyStore {
         if fault == Some(Fault::AnswerLost) { Err(unavailable().into()) } else { Ok(()) }
     }
 
-    async fn rewrite(&self, rows: &Arc<Vec<Row>>) -> Result<(), StoreError> {
+    async fn rewrite(&self, rows: &Arc<Vec<Row>>) -> Result<(), ApplyError> {
         self.inner.rewrite(rows).await
     }
 

@@ -137,10 +137,13 @@ impl Store for PostgresStore {
         })
     }
 
-    async fn rewrite(&self, rows: &Arc<Vec<Row>>) -> Result<(), StoreError> {
+    async fn rewrite(&self, rows: &Arc<Vec<Row>>) -> Result<(), ApplyError> {
         let rows = Arc::clone(rows);
         let written = self.write("writing rows", |writer| async move { writer.rewrite(&rows).await }.boxed()).await;
-        written.map_err(errors::at_run_time)
+        written.map_err(|error| match error {
+            ApplyError::Store(error) => ApplyError::Store(errors::at_run_time(error)),
+            other => other,
+        })
     }
 
     async fn fetch(

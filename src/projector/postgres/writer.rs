@@ -142,8 +142,8 @@ impl Writer {
     }
 
     /// Writes rows alone.
-    pub(super) async fn rewrite(&mut self, rows: &[Row]) -> Result<(), StoreError> {
-        let columns = Columns::of(rows, self.expired_at).map_err(errors::inconsistent)?;
+    pub(super) async fn rewrite(&mut self, rows: &[Row]) -> Result<(), ApplyError> {
+        let columns = Columns::of(rows, self.expired_at).map_err(|reason| ApplyError::Rejected { reason })?;
         if columns.is_empty() {
             return Ok(());
         }
@@ -151,7 +151,7 @@ impl Writer {
         let Open { connection, partitions } = self.open.as_mut().ok_or_else(closed)?;
         partitions.make(&connection.client, &columns.ends).await?;
         let written = connection.client.query_typed(rows::REWRITE, &columns.values()).await;
-        written.map(drop).map_err(|error| errors::store(&error))
+        written.map(drop).map_err(|error| errors::apply(&error))
     }
 
     /// Drops what expired.

@@ -39,15 +39,24 @@ impl Client {
         Self::connect_with_window(address, NARROW_WINDOW_BYTES).await
     }
 
+    /// Connects, unless the broker goes away meanwhile.
+    pub async fn try_connect(address: &str) -> Option<Self> {
+        Self::try_connect_with_window(address, STREAM_WINDOW_BYTES).await.ok()
+    }
+
     async fn connect_with_window(address: &str, stream_window: u32) -> Self {
+        Self::try_connect_with_window(address, stream_window).await.expect("the broker accepts")
+    }
+
+    async fn try_connect_with_window(address: &str, stream_window: u32) -> Result<Self, tonic::transport::Error> {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .expect("an address")
             .connect_timeout(PATIENCE)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .initial_stream_window_size(stream_window);
-        let channel = endpoint.connect().await.expect("the broker accepts");
+        let channel = endpoint.connect().await?;
         let grpc = BrokerClient::new(channel.clone()).max_decoding_message_size(usize::MAX);
-        Self { grpc, channel }
+        Ok(Self { grpc, channel })
     }
 
     /// The connection.

@@ -57,6 +57,13 @@ fn failure(error: &StoreError) -> Failure {
     Failure::new(if error.retryable() { Exit::Unavailable } else { Exit::Failed }, error.to_string())
 }
 
+fn refused(error: &ApplyError) -> Failure {
+    match error {
+        ApplyError::Store(error) => failure(error),
+        ApplyError::WrongPosition { .. } | ApplyError::Rejected { .. } => Failure::new(Exit::Failed, error.to_string()),
+    }
+}
+
 struct Gathered {
     /// What the store is past already, or is not to be moved to.
     again: Vec<Row>,
@@ -128,7 +135,7 @@ impl Into {
         let through = self.batch.through;
         let batch = std::mem::replace(&mut self.batch, Gathered::new(through));
         if !batch.again.is_empty() {
-            self.store.rewrite(&Arc::new(batch.again)).await.map_err(|error| failure(&error))?;
+            self.store.rewrite(&Arc::new(batch.again)).await.map_err(|error| refused(&error))?;
         }
         if self.moves_on && through > self.projected.sequence() {
             let run = StoreBatch {
@@ -137,12 +144,7 @@ impl Into {
                 rows: batch.rows,
                 high_water_marks: batch.marks.into_iter().collect(),
             };
-            self.store.apply(&Arc::new(run)).await.map_err(|error| match error {
-                ApplyError::Store(error) => failure(&error),
-                ApplyError::WrongPosition { .. } | ApplyError::Rejected { .. } => {
-                    Failure::new(Exit::Failed, error.to_string())
-                }
-            })?;
+            self.store.apply(&Arc::new(run)).await.map_err(|error| refused(&error))?;
             self.projected = Projected(through);
         }
         replay.arrived += batch.records;
