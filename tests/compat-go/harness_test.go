@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -249,12 +250,17 @@ func expect(t testing.TB, err error, code codes.Code, text string) {
 	}
 }
 
+// freeAddress finds a port below the ones that the system gives to connections: a broker that is killed must find its port
+// free again, and a client that looks for it meanwhile must not be given that port itself.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(10000)))
+		if err == nil {
+			defer listener.Close()
+			return fmt.Sprint(listener.Addr())
+		}
 	}
-	defer listener.Close()
-	return fmt.Sprint(listener.Addr())
+	t.Fatal("no port from 20000 to 29999 is free")
+	return ""
 }

@@ -30,8 +30,15 @@ says() {
   if [[ $output == *"$text"* ]]; then ok "$name"; else failed "$name" "expected '$text' in: $output"; fi
 }
 
+# Below the ports that the system gives to connections, which could take one between here and its use.
 free_port() {
-  python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+  python3 -c 'import random, socket
+while True:
+    try:
+        s = socket.socket(); s.bind(("127.0.0.1", random.randrange(20000, 30000)))
+    except OSError:
+        continue
+    print(s.getsockname()[1]); break'
 }
 
 # Starts a broker in a directory of its own and waits until it is ready. Sets SERVER and ADMIN (host:port).
