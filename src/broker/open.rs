@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 
 use super::error_kind::ErrorKind;
-use crate::config::{Settings, StoreKind};
+use crate::config::{CassandraSettings, Settings, StoreKind};
 use crate::event::limits::{RECORD_OVERHEAD_BYTES, SUBJECT_BYTES_MAX};
 use crate::event::record::{self, Logged, RecordError};
 use crate::event::{Durable, Projected, Sequence, Trimmed};
 use crate::index::{Index, IndexError, Indexer};
 use crate::ingest::{self, Checkpoint, CheckpointError, Checkpointer, IdsExhausted, SubjectKey, SubjectTable};
-use crate::projector::{EmbeddedStore, NoneStore, OpenStoreError, Store, StoreError, embedded};
+use crate::projector::{
+    CassandraStore, EmbeddedStore, NoneStore, OpenStoreError, Store, StoreError, cassandra, embedded,
+};
 use crate::wal::{self, DiskFileSystem, FileSystem, Log, LogId, OpenError, OpenErrorKind, ReadError, Recovery, Writer};
 
 /// Bytes of one frame: with 256-byte bodies some 8,000 records, below a millisecond to write. Larger
@@ -79,6 +81,9 @@ pub enum OpenDataError {
     /// The store cannot be opened.
     #[error(transparent)]
     OpenStore(#[from] OpenStoreError),
+    /// The settings of the cluster do not fit.
+    #[error(transparent)]
+    CassandraSettings(#[from] cassandra::ConfigError),
     /// The store cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -110,11 +115,21 @@ impl OpenDataError {
             Self::Ids(CheckpointError::TooManySubjects { .. }) | Self::TooManySubjects(_) => ErrorKind::Configuration,
             Self::Ids(_) | Self::Read(_) | Self::Record { .. } => ErrorKind::Damaged,
             Self::IdsMissing { .. } | Self::StoreBehind { .. } => ErrorKind::Damaged,
-            Self::Store(error) if error.retryable() => ErrorKind::Failed,
-            Self::Store(_) => ErrorKind::Damaged,
+            Self::Store(error) => store_kind(error),
+            Self::CassandraSettings(_) => ErrorKind::Configuration,
             Self::OpenStore(OpenStoreError::Damaged { .. } | OpenStoreError::Store { .. }) => ErrorKind::Damaged,
             Self::OpenStore(_) | Self::Directory { .. } | Self::Index(_) => ErrorKind::Failed,
         }
+    }
+}
+
+/// What a store that cannot be used means. A local one is opened before, so this one is behind an address: it does not let
+/// this broker in, or it is the wrong one.
+fn store_kind(error: &StoreError) -> ErrorKind {
+    match error {
+        StoreError::Refused { .. } | StoreError::Inconsistent { .. } => ErrorKind::Configuration,
+        StoreError::Fenced { .. } => ErrorKind::InUse,
+        StoreError::Unavailable { .. } | StoreError::Failed { .. } => ErrorKind::Failed,
     }
 }
 
@@ -175,10 +190,19 @@ pub async fn open(settings: &Settings) -> Result<OpenData, OpenDataError> {
         let (path, trimmed) = (settings.ids_dir(), log.trimmed());
         return Err(OpenDataError::IdsMissing { path, checkpoint: checkpointed, trimmed });
     }
-    let later = || store.unwrap_or_else(|| open_store(settings, log.log_id(), log.durable()));
+    let later = || store.unwrap_or_else(|| open_store(settings, log.log_id(), log.epoch(), log.durable()));
     let (replayed, store) = beside(|| replay_ids(&log, &subjects, checkpointed), later);
     let store = store?;
-    let projected = store.projected().await?;
+    let projected = match store.prepare().await {
+        Ok(()) => store.projected().await?,
+        // A cluster that is not in reach now is waited for by the projector. It has at least what the log no longer holds, or
+        // the projector ends the broker.
+        Err(error) if error.retryable() => {
+            tracing::info!(%error, "the broker starts without its store");
+            Projected(log.trimmed().sequence())
+        }
+        Err(error) => return Err(error.into()),
+    };
     if projected.sequence() < log.trimmed().sequence() {
         return Err(OpenDataError::StoreBehind { store: store.kind(), projected, trimmed: log.trimmed() });
     }
@@ -229,7 +253,7 @@ fn open_log_and_ids(
         if settings.store.kind != StoreKind::Embedded {
             return Sequence::ZERO;
         }
-        let opened = store.insert(open_store(settings, log_id, Durable::default()));
+        let opened = store.insert(open_store(settings, log_id, 0, Durable::default()));
         // A local store knows at once. An error is told once the log is open.
         let projected = opened.as_ref().ok().and_then(|store| store.projected().now_or_never());
         projected.and_then(Result::ok).unwrap_or_default().sequence()
@@ -264,7 +288,13 @@ fn log_options(settings: &Settings, durable_at_least: Sequence) -> wal::Options 
     }
 }
 
-fn open_store(settings: &Settings, log_id: LogId, durable: Durable) -> Result<Arc<dyn Store>, OpenDataError> {
+/// Opens the store that the settings name, for the start `epoch` of the log. Waits for no server.
+fn open_store(
+    settings: &Settings,
+    log_id: LogId,
+    epoch: u64,
+    durable: Durable,
+) -> Result<Arc<dyn Store>, OpenDataError> {
     match settings.store.kind {
         StoreKind::Embedded => {
             let config = embedded::Config {
@@ -275,9 +305,35 @@ fn open_store(settings: &Settings, log_id: LogId, durable: Durable) -> Result<Ar
             let log_id = u128::from_be_bytes(*log_id.as_bytes());
             Ok(Arc::new(EmbeddedStore::open(&settings.store_dir(), log_id, &config)?))
         }
+        StoreKind::Cassandra => Ok(Arc::new(open_cassandra(&settings.store.cassandra, log_id, epoch)?)),
         // It keeps nothing, so it lacks nothing of what is durable already.
         StoreKind::None => Ok(Arc::new(NoneStore::starting_at(Projected(durable.sequence())))),
     }
+}
+
+fn open_cassandra(
+    settings: &CassandraSettings,
+    log_id: LogId,
+    epoch: u64,
+) -> Result<CassandraStore, cassandra::ConfigError> {
+    let consistency = cassandra::Consistency::from_name(&settings.consistency);
+    let config = cassandra::Config {
+        nodes: settings.nodes.clone(),
+        keyspace: settings.keyspace.clone(),
+        replication_factor: settings.replication_factor,
+        datacenter: settings.datacenter.clone(),
+        consistency: consistency.ok_or_else(|| cassandra::ConfigError {
+            key: "consistency",
+            rule: "it must be LOCAL_QUORUM, QUORUM or ALL: with less a Fetch could miss a message that is there"
+                .to_owned(),
+        })?,
+        username: settings.username.clone(),
+        password: settings.password.as_ref().map(|password| password.expose().to_owned()),
+        tls_ca_file: settings.tls_ca_file.clone(),
+        request_timeout: settings.request_timeout,
+        in_flight: settings.in_flight,
+    };
+    CassandraStore::new(config, u128::from_be_bytes(*log_id.as_bytes()), epoch)
 }
 
 /// Raises the marks by what the log holds after the checkpoint.

@@ -49,6 +49,8 @@ pub(super) struct Ratio;
 pub(super) struct Address;
 /// A folder.
 pub(super) struct Folder;
+/// A file; empty for none.
+pub(super) struct File;
 /// One of the stores.
 pub(super) struct Store;
 /// A log format.
@@ -57,6 +59,8 @@ pub(super) struct Format;
 pub(super) struct Filter;
 /// Text that is not empty.
 pub(super) struct Word;
+/// Text; empty for none.
+pub(super) struct Text;
 /// A text with a password in it; empty for none.
 pub(super) struct Hidden;
 /// At most this many texts, separated by commas.
@@ -170,17 +174,31 @@ impl Kind for Folder {
     }
 }
 
+impl Kind for File {
+    type Value = Option<PathBuf>;
+
+    fn parse(&self, text: &str) -> Result<Option<PathBuf>, Reason> {
+        Ok((!text.is_empty()).then(|| PathBuf::from(text)))
+    }
+
+    fn show(&self, value: &Option<PathBuf>) -> String {
+        value.as_ref().map(|path| path.display().to_string()).unwrap_or_default()
+    }
+}
+
 impl Kind for Store {
     type Value = StoreKind;
 
     fn parse(&self, text: &str) -> Result<StoreKind, Reason> {
         match text {
             "embedded" => Ok(StoreKind::Embedded),
+            "cassandra" | "scylla" => Ok(StoreKind::Cassandra),
             "none" => Ok(StoreKind::None),
-            "postgres" | "cassandra" | "scylla" => {
-                Err("is not in this build yet: it comes with the next version; use embedded or none".to_owned())
+            "postgres" => {
+                Err("is not in this build yet: it comes with the next version; use embedded, cassandra or none"
+                    .to_owned())
             }
-            _ => Err("is not a kind of store: use embedded or none".to_owned()),
+            _ => Err("is not a kind of store: use embedded, cassandra or none".to_owned()),
         }
     }
 
@@ -228,6 +246,18 @@ impl Kind for Word {
 
     fn show(&self, value: &String) -> String {
         value.clone()
+    }
+}
+
+impl Kind for Text {
+    type Value = Option<String>;
+
+    fn parse(&self, text: &str) -> Result<Option<String>, Reason> {
+        Ok((!text.is_empty()).then(|| text.to_owned()))
+    }
+
+    fn show(&self, value: &Option<String>) -> String {
+        value.clone().unwrap_or_default()
     }
 }
 
@@ -324,10 +354,11 @@ mod tests {
 
     #[test]
     fn stores_of_the_next_version_are_known_words() {
-        for word in ["postgres", "cassandra", "scylla"] {
-            assert!(Store.parse(word).is_err_and(|reason| reason.contains("not in this build yet")));
+        assert!(Store.parse("postgres").is_err_and(|reason| reason.contains("not in this build yet")));
+        assert!(Store.parse("sqlite").is_err_and(|reason| reason.contains("use embedded, cassandra or none")));
+        for word in ["cassandra", "scylla"] {
+            assert_eq!(Store.parse(word), Ok(StoreKind::Cassandra));
         }
-        assert!(Store.parse("sqlite").is_err_and(|reason| reason.contains("use embedded or none")));
         assert_eq!(Store.parse("none"), Ok(StoreKind::None));
     }
 

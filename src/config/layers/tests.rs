@@ -161,7 +161,7 @@ fn refusals_name_key_value_origin_and_bound() {
             "WALCAST_STORE__KIND",
             "postgres",
             "store.kind = postgres (env WALCAST_STORE__KIND) is not in this build yet: it comes with the next \
-             version; use embedded or none",
+             version; use embedded, cassandra or none",
         ),
         (
             "WALCAST_TELEMETRY__OTLP_ENDPOINT",
