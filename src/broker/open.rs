@@ -21,7 +21,8 @@ use crate::event::{Durable, Projected, Sequence, Trimmed};
 use crate::index::{Index, IndexError, Indexer};
 use crate::ingest::{self, Checkpoint, CheckpointError, Checkpointer, IdsExhausted, SubjectKey, SubjectTable};
 use crate::projector::{
-    DeadLetterError, DeadLetters, LetterBounds, OpenStoreError, PostgresConfigError, Store, StoreError,
+    CassandraConfigError, DeadLetterError, DeadLetters, LetterBounds, OpenStoreError, PostgresConfigError, Store,
+    StoreError,
 };
 use crate::wal::{self, DiskFileSystem, FileSystem, Log, OpenError, OpenErrorKind, ReadError, Recovery, Writer};
 
@@ -85,9 +86,12 @@ pub enum OpenDataError {
     /// The store cannot be opened.
     #[error(transparent)]
     OpenStore(#[from] OpenStoreError),
-    /// The settings of a remote store do not read.
+    /// The settings of Postgres do not read.
     #[error(transparent)]
-    StoreSettings(#[from] PostgresConfigError),
+    PostgresSettings(#[from] PostgresConfigError),
+    /// The settings of the cluster do not fit.
+    #[error(transparent)]
+    CassandraSettings(#[from] CassandraConfigError),
     /// The store cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -123,7 +127,7 @@ impl OpenDataError {
             Self::Ids(_) | Self::Read(_) | Self::Record { .. } => ErrorKind::Damaged,
             Self::IdsMissing { .. } | Self::StoreBehind { .. } => ErrorKind::Damaged,
             Self::Store(error) => store_kind(error),
-            Self::StoreSettings(_) => ErrorKind::Configuration,
+            Self::PostgresSettings(_) | Self::CassandraSettings(_) => ErrorKind::Configuration,
             Self::DeadLetters(DeadLetterError::File { .. }) => ErrorKind::Damaged,
             Self::OpenStore(OpenStoreError::Damaged { .. } | OpenStoreError::Store { .. }) => ErrorKind::Damaged,
             Self::OpenStore(_) | Self::Directory { .. } | Self::Index(_) | Self::DeadLetters(_) => ErrorKind::Failed,

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::Settings;
 use super::values::{
-    Address, File, Filter, Folder, Format, Hidden, Kind as _, Later, List, Ratio, Reason, Store, Word, bytes, count,
-    span,
+    Address, File, Filter, Folder, Format, Hidden, Kind as _, Later, List, Ratio, Reason, Store, Text, Word, bytes,
+    count, span,
 };
 use crate::event::limits::BODY_BYTES_CEILING;
 
@@ -69,6 +69,9 @@ macro_rules! key {
     ($first:ident $(. $rest:ident)*, $kind:expr, flag $flag:literal) => {
         key!(@ $first $(. $rest)*, $kind, Some($flag), false)
     };
+    ($first:ident $(. $rest:ident)*, $kind:expr, secret) => {
+        key!(@ $first $(. $rest)*, $kind, None, true)
+    };
     ($first:ident $(. $rest:ident)*, $kind:expr, secret flag $flag:literal) => {
         key!(@ $first $(. $rest)*, $kind, Some($flag), true)
     };
@@ -105,6 +108,12 @@ pub(super) const KEYS: &[Key] = &[
     key!(store.cassandra.keyspace, Word),
     key!(store.cassandra.replication_factor, count(1, 9)),
     key!(store.cassandra.consistency, Word),
+    key!(store.cassandra.datacenter, Text),
+    key!(store.cassandra.username, Text),
+    key!(store.cassandra.password, Hidden, secret),
+    key!(store.cassandra.tls_ca_file, File),
+    key!(store.cassandra.request_timeout, span(Duration::from_millis(100), Duration::from_secs(300))),
+    key!(store.cassandra.in_flight, count(1, 8_192)),
     key!(log.segment_bytes, bytes(64 * KIB, GIB)),
     key!(log.max_bytes, bytes(128 * KIB, PIB), flag "--log-max-bytes"),
     key!(log.reserve_bytes, bytes(0, PIB)),

@@ -8,6 +8,9 @@ pub struct Secret(String);
 
 const REDACTED: &str = "[redacted]";
 
+/// What a URL here begins with; anything else before `://` may be a part of a password.
+const URL_SCHEMES: [&str; 2] = ["postgres", "postgresql"];
+
 impl Secret {
     /// Takes the text as it was configured.
     pub fn new(text: impl Into<String>) -> Self {
@@ -21,7 +24,8 @@ impl Secret {
 
     /// The text with its passwords replaced. Of a text that is no URL nothing is shown.
     pub fn redacted(&self) -> String {
-        let Some((scheme, rest)) = self.0.split_once("://") else {
+        let url = self.0.split_once("://").filter(|(scheme, _)| URL_SCHEMES.contains(scheme));
+        let Some((scheme, rest)) = url else {
             return REDACTED.to_owned();
         };
         let (location, query) = match rest.split_once('?') {
@@ -91,6 +95,7 @@ mod tests {
             "postgres://u:/hunter2@db/w",
             "postgres://db/w?PASSWORD=hunter2",
             "hunter2",
+            "x://hunter2",
         ] {
             let secret = Secret::new(text);
             assert!(!format!("{secret} {secret:?}").contains("hunter2"), "{text}: {secret}");

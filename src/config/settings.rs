@@ -84,6 +84,8 @@ pub enum StoreKind {
     Embedded,
     /// A Postgres database.
     Postgres,
+    /// A cluster of the CQL protocol: Apache Cassandra or ScyllaDB.
+    Cassandra,
     /// No history: pure publish and subscribe; Fetch finds what the log keeps.
     None,
 }
@@ -94,6 +96,7 @@ impl StoreKind {
         match self {
             Self::Embedded => "embedded",
             Self::Postgres => "postgres",
+            Self::Cassandra => "cassandra",
             Self::None => "none",
         }
     }
@@ -102,13 +105,13 @@ impl StoreKind {
 /// `store.*`: where the history is kept that Fetch reads.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StoreSettings {
-    /// `embedded` (default), `postgres` or `none`; `cassandra` is refused by this build.
+    /// `embedded` (default), `postgres`, `cassandra` or `none`.
     pub kind: StoreKind,
     /// `store.embedded.*`.
     pub embedded: EmbeddedSettings,
     /// `store.postgres.*`.
     pub postgres: PostgresSettings,
-    /// `store.cassandra.*`, read by the next version.
+    /// `store.cassandra.*`.
     pub cassandra: CassandraSettings,
 }
 
@@ -170,12 +173,26 @@ impl Default for PostgresSettings {
 pub struct CassandraSettings {
     /// Contact points, `host:port` each; a list in the file, separated by commas elsewhere. Default none, at most 64.
     pub nodes: Vec<String>,
-    /// Keyspace of the tables. Default `walcast`.
+    /// Keyspace of the tables: 1 to 48 of `a-z`, `0-9` and `_`, the first a letter. Default `walcast`.
     pub keyspace: String,
-    /// Copies of each row, used when the keyspace is created. Default 1, 1 to 9.
+    /// Copies of each row in each data centre, used when the keyspace is created. Default 1, 1 to 9.
     pub replication_factor: u32,
-    /// Consistency level of reads and writes. Default `LOCAL_QUORUM`.
+    /// Consistency level of reads and writes: `LOCAL_QUORUM` (default), `QUORUM` or `ALL`. Weaker ones could miss a row that is
+    /// there, and call its message expired.
     pub consistency: String,
+    /// The data centre whose nodes are used; must be set where a cluster has several. Default none.
+    pub datacenter: Option<String>,
+    /// Name to log in with. Default none: without logging in.
+    pub username: Option<String>,
+    /// Password of `username`; never shown. Default none.
+    pub password: Option<Secret>,
+    /// PEM file of the authorities that may have signed the nodes' certificates. Default none: without TLS.
+    pub tls_ca_file: Option<PathBuf>,
+    /// How long one request may take. Default 5s, 100ms to 5m: above the 2 s after which a server says itself which nodes
+    /// are missing, below the deadlines of clients.
+    pub request_timeout: Duration,
+    /// Writes in flight at once, and as many reads. Default 256, 1 to 8192: below the queue of one node.
+    pub in_flight: usize,
 }
 
 impl Default for CassandraSettings {
@@ -185,6 +202,12 @@ impl Default for CassandraSettings {
             keyspace: "walcast".to_owned(),
             replication_factor: 1,
             consistency: "LOCAL_QUORUM".to_owned(),
+            datacenter: None,
+            username: None,
+            password: None,
+            tls_ca_file: None,
+            request_timeout: Duration::from_secs(5),
+            in_flight: 256,
         }
     }
 }

@@ -59,6 +59,8 @@ pub(super) struct Format;
 pub(super) struct Filter;
 /// Text that is not empty.
 pub(super) struct Word;
+/// Text; empty for none.
+pub(super) struct Text;
 /// A text with a password in it; empty for none.
 pub(super) struct Hidden;
 /// At most this many texts, separated by commas.
@@ -191,12 +193,9 @@ impl Kind for Store {
         match text {
             "embedded" => Ok(StoreKind::Embedded),
             "postgres" => Ok(StoreKind::Postgres),
+            "cassandra" | "scylla" => Ok(StoreKind::Cassandra),
             "none" => Ok(StoreKind::None),
-            "cassandra" | "scylla" => {
-                Err("is not in this build yet: it comes with the next version; use embedded, postgres or none"
-                    .to_owned())
-            }
-            _ => Err("is not a kind of store: use embedded, postgres or none".to_owned()),
+            _ => Err("is not a kind of store: use embedded, postgres, cassandra or none".to_owned()),
         }
     }
 
@@ -244,6 +243,18 @@ impl Kind for Word {
 
     fn show(&self, value: &String) -> String {
         value.clone()
+    }
+}
+
+impl Kind for Text {
+    type Value = Option<String>;
+
+    fn parse(&self, text: &str) -> Result<Option<String>, Reason> {
+        Ok((!text.is_empty()).then(|| text.to_owned()))
+    }
+
+    fn show(&self, value: &Option<String>) -> String {
+        value.clone().unwrap_or_default()
     }
 }
 
@@ -340,10 +351,12 @@ mod tests {
 
     #[test]
     fn stores_of_the_next_version_are_known_words() {
+        assert!(
+            Store.parse("sqlite").is_err_and(|reason| reason.contains("use embedded, postgres, cassandra or none"))
+        );
         for word in ["cassandra", "scylla"] {
-            assert!(Store.parse(word).is_err_and(|reason| reason.contains("not in this build yet")));
+            assert_eq!(Store.parse(word), Ok(StoreKind::Cassandra));
         }
-        assert!(Store.parse("sqlite").is_err_and(|reason| reason.contains("use embedded, postgres or none")));
         assert_eq!(Store.parse("none"), Ok(StoreKind::None));
         assert_eq!(Store.parse("postgres"), Ok(StoreKind::Postgres));
     }

@@ -3,13 +3,15 @@
 //! The pipeline is [`Projector`]; upper rooms hear of its progress through [`ProjectionSink`] and [`ProjectorHandle`].
 //!
 //! Owns the cursor, batching, retry, [`DeadLetters`], the [`Store`] contract with its [`conformance`] suite and the
-//! implementations: [`EmbeddedStore`] on the local disk, [`PostgresStore`] in a database, [`NoneStore`] for pure pub/sub.
+//! implementations: [`EmbeddedStore`] on the local disk, [`PostgresStore`] in a database,
+//! [`CassandraStore`] in a cluster, [`NoneStore`] for pure pub/sub.
 //!
 //! Must never be in the path of an ack or of live delivery, and never take messages from anywhere but the log.
 
 mod apply;
 mod batch;
 mod bucket;
+pub mod cassandra;
 pub mod conformance;
 mod dead_letters;
 pub mod embedded;
@@ -21,6 +23,7 @@ mod store;
 
 pub use apply::{Applier, ApplierError, Patience};
 pub use batch::BatchBuilder;
+pub use cassandra::{CassandraStore, ConfigError as CassandraConfigError};
 pub use dead_letters::{DeadLetter, DeadLetterError, DeadLetters, FileError, LetterBounds};
 pub use embedded::{EmbeddedStore, OpenStoreError};
 pub use none::NoneStore;

@@ -32,12 +32,16 @@ pub enum LoggingError {
     AlreadySet,
 }
 
+/// What libraries say that we say ourselves, once and in our words: the driver of Cassandra warns of every attempt to connect.
+/// Part of every filter, and first in it, so that a filter that names them has its way.
+const QUIET: &str = "scylla=off";
+
 /// Sets up logging for the process, once. `filter` has the form of `RUST_LOG`, such as `info,walcast::wal=debug`.
 ///
 /// # Errors
 /// [`LoggingError`] if the filter is not valid or the process logs already.
 pub fn init(format: Format, filter: &str) -> Result<(), LoggingError> {
-    let filter = EnvFilter::try_new(filter)
+    let filter = EnvFilter::try_new(format!("{QUIET},{filter}"))
         .map_err(|reason| LoggingError::Filter { filter: filter.to_owned(), reason: reason.to_string() })?;
     let terminal = io::stderr().is_terminal();
     let lines = tracing_subscriber::fmt().with_writer(io::stderr).with_env_filter(filter).with_ansi(terminal);

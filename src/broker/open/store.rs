@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::OpenDataError;
-use crate::config::{PostgresSettings, Settings, StoreKind};
+use crate::config::{CassandraSettings, PostgresSettings, Settings, StoreKind};
 use crate::event::{Durable, Projected};
 use crate::projector::{
-    EmbeddedStore, NoneStore, PostgresConfigError, PostgresStore, Store, StoreError, embedded, postgres,
+    CassandraConfigError, CassandraStore, EmbeddedStore, NoneStore, PostgresConfigError, PostgresStore, Store,
+    StoreError, cassandra, embedded, postgres,
 };
 use crate::wal::{Log, LogId};
 
@@ -46,6 +47,7 @@ pub fn open(settings: &Settings, of: StoreOf) -> Result<Arc<dyn Store>, OpenData
             Ok(Arc::new(EmbeddedStore::open(&settings.store_dir(), log_id, &config)?))
         }
         StoreKind::Postgres => Ok(Arc::new(open_postgres(&settings.store.postgres, log_id, of.epoch)?)),
+        StoreKind::Cassandra => Ok(Arc::new(open_cassandra(&settings.store.cassandra, log_id, of.epoch)?)),
         // It keeps nothing, so it lacks nothing of what is durable already.
         StoreKind::None => Ok(Arc::new(NoneStore::starting_at(Projected(of.durable.sequence())))),
     }
@@ -63,6 +65,31 @@ fn open_postgres(settings: &PostgresSettings, log_id: u128, epoch: u64) -> Resul
         readers: settings.readers,
     };
     PostgresStore::new(&config, log_id, epoch)
+}
+
+fn open_cassandra(
+    settings: &CassandraSettings,
+    log_id: u128,
+    epoch: u64,
+) -> Result<CassandraStore, CassandraConfigError> {
+    let consistency = cassandra::Consistency::from_name(&settings.consistency);
+    let config = cassandra::Config {
+        nodes: settings.nodes.clone(),
+        keyspace: settings.keyspace.clone(),
+        replication_factor: settings.replication_factor,
+        datacenter: settings.datacenter.clone(),
+        consistency: consistency.ok_or_else(|| CassandraConfigError {
+            key: "consistency",
+            rule: "it must be LOCAL_QUORUM, QUORUM or ALL: with less a Fetch could miss a message that is there"
+                .to_owned(),
+        })?,
+        username: settings.username.clone(),
+        password: settings.password.as_ref().map(|password| password.expose().to_owned()),
+        tls_ca_file: settings.tls_ca_file.clone(),
+        request_timeout: settings.request_timeout,
+        in_flight: settings.in_flight,
+    };
+    CassandraStore::new(config, log_id, epoch)
 }
 
 /// Makes first contact; gives the store's position, or None if its server cannot be reached now: the broker serves without

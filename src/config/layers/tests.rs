@@ -159,9 +159,8 @@ fn refusals_name_key_value_origin_and_bound() {
         ),
         (
             "WALCAST_STORE__KIND",
-            "cassandra",
-            "store.kind = cassandra (env WALCAST_STORE__KIND) is not in this build yet: it comes with the next \
-             version; use embedded, postgres or none",
+            "sqlite",
+            "store.kind = sqlite (env WALCAST_STORE__KIND) is not a kind of store: use embedded, postgres, cassandra or none",
         ),
         (
             "WALCAST_TELEMETRY__OTLP_ENDPOINT",

@@ -1,4 +1,4 @@
-//! TLS to the server, by rustls with ring.
+//! TLS to the server, by rustls with aws-lc-rs, which scylla brings along.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::config::{Check, PostgresConfigError};
 
 /// Makes connections secure as far as `check` asks for. Reads the certificates of `file`, or those of the system.
 pub(super) fn connector(check: Check, file: Option<&Path>) -> Result<MakeRustlsConnect, PostgresConfigError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let from = file.map_or_else(|| "the system".to_owned(), |path| path.display().to_string());
     let wrong = |reason: String| PostgresConfigError::RootCertificate { from: from.clone(), reason };
     let verifier: Arc<dyn ServerCertVerifier> = if check == Check::Nothing {

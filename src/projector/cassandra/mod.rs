@@ -1,0 +1,230 @@
+//! The store in Apache Cassandra or ScyllaDB, through the CQL protocol.
+//!
+//! There are no transactions, so the order of writes does their work: the rows of a batch, then its high-water marks, then the
+//! position, each confirmed before the next begins. Rows and marks are the same however often they are written, and the
+//! position is moved by a lightweight transaction that also tells who may move it ([`cursor`]). So a batch that was cut off
+//! anywhere is simply applied again.
+//!
+//! A row is a message for its own times only: the database's TTL removes it an hour later at the earliest ([`codec`]).
+//!
+//! Owns the keyspace's three tables ([`schema`]). Must never call a message expired because a node did not have it, so weaker
+//! consistency than a quorum is not offered; and never log a password.
+
+mod codec;
+mod config;
+mod cursor;
+mod errors;
+mod read;
+mod schema;
+mod session;
+mod tls;
+mod write;
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
+
+use self::cursor::{Claims, Moved, Owner};
+use self::session::Database;
+use super::{ApplyError, Row, Store, StoreBatch, StoreError, StoredMessage};
+use crate::event::{MessageId, Projected, Subject, UnixMicros};
+
+pub use config::{Config, ConfigError, Consistency};
+pub use schema::schema_statements;
+
+/// The kind's name as in `store.kind`.
+const KIND: &str = "cassandra";
+
+/// How long a failure to connect answers for others: what comes in the meantime does not wait for one attempt each.
+const FAILURE_LASTS: Duration = Duration::from_secs(1);
+
+/// A history store in a cluster.
+#[derive(Debug)]
+pub struct CassandraStore {
+    config: Config,
+    owner: Owner,
+    database: OnceLock<Database>,
+    /// Held while connecting.
+    contact: Mutex<Option<Failure>>,
+    /// Held over a whole batch.
+    writer: Mutex<Writer>,
+    /// Whether the store was taken once, so that what it holds is known to be this log's.
+    taken: OnceLock<()>,
+    reads: Semaphore,
+}
+
+/// The last failure to make contact.
+#[derive(Debug)]
+struct Failure {
+    at: Instant,
+    reason: String,
+}
+
+/// What only the one writer needs.
+#[derive(Debug, Default)]
+struct Writer {
+    claims: Claims,
+    /// None when it is in doubt: at first, and after a move whose outcome was not told.
+    position: Option<Projected>,
+}
+
+impl CassandraStore {
+    /// The store of the log `log_id`, for the start `epoch` of it. Connects when it is first used.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the setting that breaks a rule.
+    pub fn new(config: Config, log_id: u128, epoch: u64) -> Result<Self, ConfigError> {
+        config.check()?;
+        if let Some(file) = &config.tls_ca_file {
+            tls::client_config(file)?;
+        }
+        Ok(Self {
+            reads: Semaphore::new(config.in_flight),
+            config,
+            owner: Owner { log_id, epoch },
+            database: OnceLock::new(),
+            contact: Mutex::default(),
+            writer: Mutex::default(),
+            taken: OnceLock::new(),
+        })
+    }
+
+    /// The cluster, with the store taken.
+    async fn ready(&self) -> Result<&Database, StoreError> {
+        let database = self.database().await?;
+        if self.taken.get().is_none() {
+            let mut writer = self.writer.lock().await;
+            self.position(database, &mut writer).await?;
+        }
+        Ok(database)
+    }
+
+    /// The cluster. One attempt to connect at a time; who comes while one is being made shares its failure.
+    async fn database(&self) -> Result<&Database, StoreError> {
+        if let Some(database) = self.database.get() {
+            return Ok(database);
+        }
+        let mut failed = self.contact.lock().await;
+        if let Some(database) = self.database.get() {
+            return Ok(database);
+        }
+        if let Some(failure) = failed.as_ref().filter(|failure| failure.at.elapsed() < FAILURE_LASTS) {
+            return Err(errors::unavailable(failure.reason.clone()));
+        }
+        match Database::open(&self.config).await {
+            Ok(database) => Ok(self.database.get_or_init(|| database)),
+            Err(error) => {
+                let reason = match &error {
+                    StoreError::Unavailable { reason, .. } | StoreError::Refused { reason, .. } => reason.clone(),
+                    other => other.to_string(),
+                };
+                *failed = Some(Failure { at: Instant::now(), reason });
+                Err(error)
+            }
+        }
+    }
+
+    /// The position, found out by taking the store (again) if it is in doubt.
+    async fn position(&self, database: &Database, writer: &mut Writer) -> Result<Projected, StoreError> {
+        if let Some(position) = writer.position {
+            return Ok(position);
+        }
+        let position = database.claim(self.owner, &mut writer.claims).await?;
+        self.taken.get_or_init(|| ());
+        Ok(*writer.position.insert(position))
+    }
+
+    async fn may_read(&self) -> Result<SemaphorePermit<'_>, StoreError> {
+        self.reads.acquire().await.map_err(|error| errors::unavailable(error.to_string()))
+    }
+}
+
+/// A refusal after the start is something that somebody may be changing.
+fn later(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Refused { reason, .. } => errors::unavailable(reason),
+        other => other,
+    }
+}
+
+#[async_trait]
+impl Store for CassandraStore {
+    fn kind(&self) -> &'static str {
+        KIND
+    }
+
+    async fn prepare(&self) -> Result<(), StoreError> {
+        self.ready().await.map(drop)
+    }
+
+    async fn projected(&self) -> Result<Projected, StoreError> {
+        let database = self.database().await.map_err(later)?;
+        let mut writer = self.writer.lock().await;
+        self.position(database, &mut writer).await
+    }
+
+    async fn apply(&self, batch: &Arc<StoreBatch>) -> Result<(), ApplyError> {
+        let database = self.database().await.map_err(later)?;
+        let mut writer = self.writer.lock().await;
+        let found = self.position(database, &mut writer).await?;
+        let (previous, projected) = (batch.previous, batch.projected);
+        if found != previous {
+            return Err(ApplyError::WrongPosition { found, expected: previous });
+        }
+        database.is_held(self.owner, &writer.claims).await?;
+        database.write_messages(&batch.rows, &self.config).await?;
+        database.write_marks(&batch.high_water_marks, projected, &self.config).await?;
+        // From here on until the answer, and for ever if this future is dropped, the move may happen or not.
+        writer.position = None;
+        match database.advance(self.owner, &writer.claims, previous, projected).await? {
+            Moved::Done => {
+                writer.position = Some(projected);
+                Ok(())
+            }
+            Moved::At(found) => {
+                writer.position = Some(found);
+                Err(ApplyError::WrongPosition { found, expected: previous })
+            }
+        }
+    }
+
+    async fn rewrite(&self, rows: &Arc<Vec<Row>>) -> Result<(), ApplyError> {
+        let database = self.ready().await.map_err(later)?;
+        database.write_messages(rows, &self.config).await
+    }
+
+    async fn fetch(
+        &self,
+        subject: &Subject,
+        id: MessageId,
+        now: UnixMicros,
+    ) -> Result<Option<StoredMessage>, StoreError> {
+        let _bounded = self.may_read().await?;
+        self.ready().await.map_err(later)?.message(subject, id, now).await
+    }
+
+    async fn after(
+        &self,
+        subject: &Subject,
+        after: u32,
+        messages_max: usize,
+        bytes_max: usize,
+        now: UnixMicros,
+    ) -> Result<Vec<(MessageId, StoredMessage)>, StoreError> {
+        let _bounded = self.may_read().await?;
+        let database = self.ready().await.map_err(later)?;
+        database.messages_after(subject, after, (messages_max, bytes_max), now).await
+    }
+
+    async fn high_water_mark(&self, subject: &Subject) -> Result<Option<MessageId>, StoreError> {
+        let _bounded = self.may_read().await?;
+        self.ready().await.map_err(later)?.mark(subject).await
+    }
+
+    /// Nothing to do: the database's TTL gives space back.
+    async fn expire(&self, _now: UnixMicros) -> Result<(), StoreError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,215 @@
+//! Keyspace and tables: the statements that make them, and the check of what is there.
+//!
+//! | table | one row for | written |
+//! |---|---|---|
+//! | `messages` | a message | once, with a TTL; see [`super::codec`] |
+//! | `high_water_marks` | a subject: its last id | with each batch that has the subject |
+//! | `cursor` | the log: its identity, who may write, the position | with each batch, by a lightweight transaction |
+
+use scylla::client::session::Session;
+use tracing::info;
+
+use super::KIND;
+use super::config::Config;
+use super::errors::{self, Fault};
+use super::session::{self, DDL_TIMEOUT};
+use crate::projector::StoreError;
+
+/// The tables with their columns and types, as `system_schema.columns` has them.
+const TABLES: [(&str, &[(&str, &str)]); 3] = [
+    (
+        "messages",
+        &[
+            ("subject", "text"),
+            ("bucket", "int"),
+            ("id", "int"),
+            ("published_at", "timestamp"),
+            ("published_at_micros", "smallint"),
+            ("expiration_seconds", "int"),
+            ("expires_at", "timestamp"),
+            ("body", "blob"),
+        ],
+    ),
+    ("high_water_marks", &[("subject", "text"), ("last_id", "int")]),
+    (
+        "cursor",
+        &[("name", "text"), ("log_id", "text"), ("epoch", "bigint"), ("claim", "text"), ("projected", "bigint")],
+    ),
+];
+
+/// The statements that make the keyspace and the tables, in their order; each changes nothing where its object is there
+/// already. For those whose operators make them.
+pub fn schema_statements(config: &Config) -> Vec<String> {
+    let copies = config.replication_factor;
+    let replication = match &config.datacenter {
+        Some(name) => format!("'{name}': {copies}"),
+        None => format!("'replication_factor': {copies}"),
+    };
+    let keyspace = &config.keyspace;
+    // One day a window: a few weeks of history are a few dozen files, and a file goes as a whole an hour and
+    // gc_grace_seconds after the last message in it has expired. Nothing is ever deleted but by TTL, which needs no
+    // tombstones to reach a node that was away; three hours are how long hints for such a node are kept.
+    let messages = format!(
+        "CREATE TABLE IF NOT EXISTS {keyspace}.messages (\n    \
+         subject text,\n    bucket int,\n    id int,\n    published_at timestamp,\n    published_at_micros smallint,\n    \
+         expiration_seconds int,\n    expires_at timestamp,\n    body blob,\n    \
+         PRIMARY KEY ((subject, bucket), id)\n) WITH CLUSTERING ORDER BY (id ASC)\n    \
+         AND compaction = {{'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'DAYS', \
+         'compaction_window_size': '1', 'tombstone_compaction_interval': '3600', 'tombstone_threshold': '0.5', \
+         'unchecked_tombstone_compaction': 'true'}}\n    \
+         AND gc_grace_seconds = 10800"
+    );
+    vec![
+        format!(
+            "CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = {{'class': 'NetworkTopologyStrategy', {replication}}}"
+        ),
+        messages,
+        format!(
+            "CREATE TABLE IF NOT EXISTS {keyspace}.high_water_marks (\n    subject text PRIMARY KEY,\n    last_id int\n)"
+        ),
+        format!(
+            "CREATE TABLE IF NOT EXISTS {keyspace}.cursor (\n    name text PRIMARY KEY,\n    log_id text,\n    epoch bigint,\n    \
+             claim text,\n    projected bigint\n)"
+        ),
+    ]
+}
+
+/// What is not as it must be.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+enum Difference {
+    /// The keyspace is not there.
+    #[error("the keyspace {0}")]
+    Keyspace(String),
+    /// A table is not there.
+    #[error("the table {0}")]
+    Table(String),
+    /// A table is another than it must be.
+    #[error("the table {0}")]
+    Altered(String),
+}
+
+/// Makes what is missing, then checks it.
+pub(super) async fn ensure(session: &Session, config: &Config) -> Result<(), StoreError> {
+    let missing = match differences(session, config).await? {
+        None => return Ok(()),
+        Some(Difference::Altered(what)) => return Err(altered(&what)),
+        Some(missing) => missing,
+    };
+    info!(keyspace = config.keyspace, %missing, "making what is missing");
+    // Who may make tables need not be allowed to make keyspaces.
+    let made_already = usize::from(!matches!(missing, Difference::Keyspace(_)));
+    for statement in &schema_statements(config)[made_already..] {
+        let made = session.query_unpaged(session::administrative(statement, DDL_TIMEOUT), ()).await;
+        match made.map_err(|error| errors::fault(&error)) {
+            Ok(_) => {}
+            Err(Fault::Denied(said)) => return Err(denied(config, &missing, &said)),
+            Err(fault) => return Err(errors::unavailable(format!("{missing} is missing and was not made: {fault}"))),
+        }
+    }
+    check(session, config).await
+}
+
+/// Whether keyspace and tables are as they must be; the reason if they are not.
+pub(super) async fn check(session: &Session, config: &Config) -> Result<(), StoreError> {
+    match differences(session, config).await? {
+        None => Ok(()),
+        Some(Difference::Altered(what)) => Err(altered(&what)),
+        Some(missing) => Err(errors::unavailable(format!("{missing} is not there"))),
+    }
+}
+
+fn altered(what: &str) -> StoreError {
+    errors::unavailable(format!("the table {what}; walcast makes its tables itself, or shows the statements"))
+}
+
+fn denied(config: &Config, missing: &Difference, said: &str) -> StoreError {
+    let user = config.username.as_deref().unwrap_or("anonymous");
+    StoreError::Refused {
+        store: KIND,
+        reason: format!(
+            "{missing} is missing and the user {user} may not make it ({said}); grant CREATE, or have an operator run the \
+             statements that docs/stores-cassandra.md shows"
+        ),
+    }
+}
+
+/// The first difference between what is there and what must be.
+async fn differences(session: &Session, config: &Config) -> Result<Option<Difference>, StoreError> {
+    let keyspace = &config.keyspace;
+    let read = "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?";
+    let found = session.query_unpaged(session::administrative(read, DDL_TIMEOUT), (keyspace,)).await;
+    let found = session::rows::<(String,)>(found)?;
+    if found.is_empty() {
+        return Ok(Some(Difference::Keyspace(keyspace.clone())));
+    }
+    let read = "SELECT table_name, column_name, type FROM system_schema.columns WHERE keyspace_name = ?";
+    let found = session.query_unpaged(session::administrative(read, DDL_TIMEOUT), (keyspace,)).await;
+    let found = session::rows::<(String, String, String)>(found)?;
+    Ok(first_difference(keyspace, &found))
+}
+
+fn first_difference(keyspace: &str, found: &[(String, String, String)]) -> Option<Difference> {
+    for (table, columns) in TABLES {
+        let found: Vec<_> = found.iter().filter(|(of, ..)| of == table).collect();
+        if found.is_empty() {
+            return Some(Difference::Table(format!("{keyspace}.{table}")));
+        }
+        // Columns that somebody added do not matter.
+        for (column, kind) in columns {
+            match found.iter().find(|(_, name, _)| name == column) {
+                Some((.., is)) if is == kind => {}
+                Some((.., is)) => {
+                    let what = format!("{keyspace}.{table} was altered: {column} is {is}, not {kind}");
+                    return Some(Difference::Altered(what));
+                }
+                None => {
+                    let what = format!("{keyspace}.{table} was altered: it has no column {column}");
+                    return Some(Difference::Altered(what));
+                }
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn columns() -> Vec<(String, String, String)> {
+        let owned = |table: &str, column: &str, kind: &str| (table.to_owned(), column.to_owned(), kind.to_owned());
+        let all =
+            TABLES.iter().flat_map(|(table, columns)| columns.iter().map(move |(name, kind)| (*table, *name, *kind)));
+        all.map(|(table, column, kind)| owned(table, column, kind)).collect()
+    }
+
+    #[test]
+    fn the_statements_make_what_is_checked() {
+        let config = Config { nodes: vec!["a".to_owned()], ..Config::default() };
+        let statements = schema_statements(&config);
+        assert!(statements[0].contains("'replication_factor': 1"), "{}", statements[0]);
+        for ((table, columns), statement) in TABLES.iter().zip(&statements[1..]) {
+            assert!(statement.starts_with(&format!("CREATE TABLE IF NOT EXISTS walcast.{table} (")), "{statement}");
+            for (column, kind) in *columns {
+                assert!(statement.contains(&format!("    {column} {kind}")), "{column} in {statement}");
+            }
+        }
+        let config = Config { datacenter: Some("eu".to_owned()), replication_factor: 3, ..config };
+        assert!(schema_statements(&config)[0].contains("'eu': 3"));
+    }
+
+    #[test]
+    fn differences_are_named() {
+        assert_eq!(first_difference("k", &columns()), None);
+        let more = [columns(), vec![("messages".to_owned(), "note".to_owned(), "text".to_owned())]].concat();
+        assert_eq!(first_difference("k", &more), None, "an added column");
+        let without = |dropped: &str| columns().into_iter().filter(|(_, name, _)| name != dropped).collect::<Vec<_>>();
+        let Some(Difference::Altered(what)) = first_difference("k", &without("body")) else { unreachable!() };
+        assert!(what.contains("k.messages") && what.contains("body"), "{what}");
+        let tables = columns().into_iter().filter(|(table, ..)| table != "cursor").collect::<Vec<_>>();
+        assert_eq!(first_difference("k", &tables), Some(Difference::Table("k.cursor".to_owned())));
+        let mut other = columns();
+        other[0].2 = "blob".to_owned();
+        assert!(matches!(first_difference("k", &other), Some(Difference::Altered(_))));
+    }
+}

@@ -1,0 +1,85 @@
+//! Rows and marks into the tables: many small inserts at once, a bounded number in flight.
+//!
+//! Each goes to a node that has its partition. Batches of the server would send them all to one node, to be handed on from there.
+
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
+use scylla::errors::ExecutionError;
+
+use super::codec;
+use super::config::Config;
+use super::errors::{self, Fault};
+use super::schema;
+use super::session::Database;
+use crate::event::{MessageId, Projected, Subject, UnixMicros, clock};
+use crate::projector::{ApplyError, Row, StoreError};
+
+impl Database {
+    /// Writes the rows; all are confirmed when it returns `Ok`. Writing them again changes nothing of them.
+    pub(super) async fn write_messages(&self, rows: &[Row], config: &Config) -> Result<(), ApplyError> {
+        let now = clock::now();
+        let writes = rows.iter().map(|row| self.write_message(row, now));
+        match all(writes, config.in_flight).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.refusal(&error, config).await),
+        }
+    }
+
+    /// Raises the marks; all are confirmed when it returns `Ok`. The write time is the position, so that a batch that comes
+    /// late, from whoever, never lowers a mark.
+    pub(super) async fn write_marks(
+        &self,
+        marks: &[(Subject, MessageId)],
+        projected: Projected,
+        config: &Config,
+    ) -> Result<(), StoreError> {
+        let writes = marks.iter().map(|(subject, id)| self.write_mark(subject, *id, projected));
+        all(writes, config.in_flight).await.map_err(|error| errors::passing(&error))
+    }
+
+    async fn write_message(&self, row: &Row, now: UnixMicros) -> Result<(), ExecutionError> {
+        let (published_at, micros) = codec::timestamp(row.published_at);
+        let (expires_at, _) = codec::timestamp(row.expiration.expires_at(row.published_at));
+        let values = (
+            row.subject.as_str(),
+            codec::bucket(row.id),
+            row.id.to_wire(),
+            published_at,
+            micros,
+            row.expiration.seconds().cast_signed(),
+            expires_at,
+            &*row.body,
+            codec::ttl(row.expiration, now),
+            codec::write_time(row.published_at),
+        );
+        self.session.execute_unpaged(&self.insert_message, values).await.map(drop)
+    }
+
+    async fn write_mark(&self, subject: &Subject, id: MessageId, at: Projected) -> Result<(), ExecutionError> {
+        let values = (subject.as_str(), id.to_wire(), at.sequence().get().cast_signed());
+        self.session.execute_unpaged(&self.insert_mark, values).await.map(drop)
+    }
+
+    /// What a failed insert means. What is not valid may be the row's fault or, if somebody changed the table, not.
+    async fn refusal(&self, error: &ExecutionError, config: &Config) -> ApplyError {
+        match errors::fault(error) {
+            Fault::TooLarge(reason) => ApplyError::Rejected { reason },
+            Fault::Invalid(reason) => match schema::check(&self.session, config).await {
+                Ok(()) => ApplyError::Rejected { reason },
+                Err(altered) => altered.into(),
+            },
+            fault => errors::unavailable(fault.to_string()).into(),
+        }
+    }
+}
+
+/// Does all of `writes`, at most `in_flight` at once. The first failure ends it; what is in flight then may be done or not.
+fn all<'a, Write>(
+    writes: impl Iterator<Item = Write> + Send + 'a,
+    in_flight: usize,
+) -> BoxFuture<'a, Result<(), ExecutionError>>
+where
+    Write: Future<Output = Result<(), ExecutionError>> + Send + 'a,
+{
+    stream::iter(writes).buffer_unordered(in_flight).try_collect().boxed()
+}

@@ -1,0 +1,78 @@
+//! Of two processes that have the store, one writes.
+
+use walcast::projector::{ApplyError, Store, StoreError};
+
+use crate::harness::{Place, at, batch, execute, id, now, operator, query, rows, shared, subject};
+
+fn is_fenced(outcome: &Result<(), ApplyError>) -> bool {
+    matches!(outcome, Err(ApplyError::Store(StoreError::Fenced { .. })))
+}
+
+#[tokio::test]
+async fn the_older_process_is_stopped_and_the_newer_goes_on() {
+    let place = Place::on(shared());
+    let older = place.open().await;
+    older.apply(&batch(0, rows(0, 10))).await.expect("applied");
+    let newer = place.open().await;
+    assert_eq!(newer.projected().await.expect("read"), at(10));
+    let outcome = older.apply(&batch(10, rows(10, 1))).await;
+    assert!(is_fenced(&outcome), "{outcome:?}");
+    // For good, and without a word to the other.
+    let outcome = older.apply(&batch(10, rows(10, 1))).await;
+    assert!(is_fenced(&outcome), "{outcome:?}");
+    assert_eq!(newer.fetch(&subject("s"), id(11), now()).await.expect("read"), None, "a row of the one that lost");
+    newer.apply(&batch(10, rows(10, 5))).await.expect("applied");
+    assert_eq!(newer.projected().await.expect("read"), at(15));
+}
+
+#[tokio::test]
+async fn a_process_that_wakes_up_is_not_let_in() {
+    let place = Place::on(shared());
+    let sleeper = place.store();
+    let newer = place.open().await;
+    let refused = sleeper.prepare().await;
+    assert!(matches!(refused, Err(StoreError::Fenced { .. })), "{refused:?}");
+    newer.apply(&batch(0, rows(0, 3))).await.expect("applied");
+}
+
+/// A data directory that was copied has the same log, and opens it for the same epoch.
+#[tokio::test]
+async fn of_two_with_the_same_epoch_the_later_one_stays() {
+    let place = Place::on(shared());
+    let first = place.open().await;
+    let copy = place.store_of_epoch(1);
+    copy.prepare().await.expect("prepares");
+    let outcome = first.apply(&batch(0, rows(0, 3))).await;
+    assert!(is_fenced(&outcome), "{outcome:?}");
+    copy.apply(&batch(0, rows(0, 3))).await.expect("applied");
+}
+
+#[tokio::test]
+async fn two_that_start_at_once_do_not_both_write() {
+    let place = Place::on(shared());
+    place.open().await;
+    for round in 0..10 {
+        let (one, other) = (place.store(), place.store());
+        let (prepared, prepared_other) = tokio::join!(one.prepare(), other.prepare());
+        assert!(prepared.is_ok() || prepared_other.is_ok(), "{prepared:?} {prepared_other:?}");
+        let run = batch(round, rows(round, 1));
+        let (applied, applied_other) = tokio::join!(one.apply(&run), other.apply(&run));
+        let outcomes = [applied, applied_other];
+        assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1, "{outcomes:?}");
+        assert_eq!(place.open().await.projected().await.expect("read"), at(round + 1));
+    }
+}
+
+#[tokio::test]
+async fn a_late_writer_does_not_lower_a_mark() {
+    let place = Place::on(shared());
+    let store = place.open().await;
+    store.apply(&batch(0, rows(0, 10))).await.expect("applied");
+    // What the older process had on its way when it was fenced: the same write, with an older position.
+    let keyspace = &place.config.keyspace;
+    let session = operator(&place.config).await;
+    let late = format!("INSERT INTO {keyspace}.high_water_marks (subject, last_id) VALUES ('s', 4) USING TIMESTAMP 4");
+    execute(&session, &late).await;
+    let mark: Vec<(i32,)> = query(&session, &format!("SELECT last_id FROM {keyspace}.high_water_marks")).await;
+    assert_eq!(mark, [(10,)]);
+}

@@ -1,0 +1,10 @@
+//! Nodes, stores in keyspaces of their own, and an operator.
+
+mod launcher;
+mod node;
+mod operator;
+mod place;
+
+pub use node::{Node, Setup, one_at_a_time, shared};
+pub use operator::{execute, operator, query};
+pub use place::{Place, at, batch, id, now, row, rows, subject};

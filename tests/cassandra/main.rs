@@ -1,0 +1,27 @@
+//! The Cassandra store against real Cassandra servers, which the tests start themselves.
+//!
+//! One node is shared by all tests that only need a keyspace of their own; what kills, freezes or configures a node has a
+//! private one. `tests/services/install cassandra` brings the server; without it these tests fail and say so.
+#![cfg_attr(test, expect(clippy::disallowed_methods, reason = "a test has no supervisor; the runtime ends its tasks"))]
+
+#[cfg(test)]
+mod access;
+#[cfg(test)]
+mod broker;
+#[cfg(test)]
+mod clocks;
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod fencing;
+#[cfg(test)]
+#[allow(dead_code, reason = "shared with the measurement in benches/cassandra")]
+mod harness;
+#[cfg(test)]
+mod outages;
+#[cfg(test)]
+#[allow(dead_code, unused_imports, reason = "shared with the integration tests, which use all of it")]
+#[path = "../it/support/mod.rs"]
+mod support;
+#[cfg(test)]
+mod tables;
