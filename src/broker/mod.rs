@@ -15,5 +15,5 @@ mod sink;
 mod supervisor;
 
 pub use error::{Error, ErrorKind};
-pub use open::{OpenDataError, StoreOf, open_store};
+pub use open::{OpenDataError, StoreOf, cassandra_config, open_store};
 pub use run::run;

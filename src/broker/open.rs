@@ -2,7 +2,7 @@
 
 mod store;
 
-pub use store::{StoreOf, open as open_store};
+pub use store::{StoreOf, cassandra_config, open as open_store};
 
 use std::collections::HashSet;
 use std::io;

@@ -67,6 +67,17 @@ async fn tamper(data: &Path, sequence: u64, subject: &str, id: u32) {
     store.rewrite(&Arc::new(vec![row])).await.expect("written");
 }
 
+#[test]
+fn the_statements_of_each_database_are_printed_without_one() {
+    let nowhere = Path::new("/nowhere");
+    let cassandra = says(nowhere, &["schema", "--store", "cassandra", "--cassandra-nodes", "127.0.0.1:1"], 0);
+    assert!(cassandra.starts_with("CREATE KEYSPACE IF NOT EXISTS walcast WITH"), "{cassandra}");
+    assert_eq!(cassandra.matches(';').count(), 4, "{cassandra}");
+    let postgres = says(nowhere, &["schema", "--store", "postgres", "--postgres-url", "postgres://x@127.0.0.1:1/x"], 0);
+    assert!(postgres.contains("CREATE TABLE walcast.messages ("), "{postgres}");
+    assert!(says(nowhere, &["schema"], 2).contains("embedded has no tables"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_store_is_filled_from_the_log_and_checked_against_it() {
     let broker = Setup::new().start().await;

@@ -72,8 +72,16 @@ fn open_cassandra(
     log_id: u128,
     epoch: u64,
 ) -> Result<CassandraStore, CassandraConfigError> {
+    CassandraStore::new(cassandra_config(settings)?, log_id, epoch)
+}
+
+/// The store's configuration of these settings.
+///
+/// # Errors
+/// [`CassandraConfigError`] names the setting that breaks a rule.
+pub fn cassandra_config(settings: &CassandraSettings) -> Result<cassandra::Config, CassandraConfigError> {
     let consistency = cassandra::Consistency::from_name(&settings.consistency);
-    let config = cassandra::Config {
+    Ok(cassandra::Config {
         nodes: settings.nodes.clone(),
         keyspace: settings.keyspace.clone(),
         replication_factor: settings.replication_factor,
@@ -88,8 +96,7 @@ fn open_cassandra(
         tls_ca_file: settings.tls_ca_file.clone(),
         request_timeout: settings.request_timeout,
         in_flight: settings.in_flight,
-    };
-    CassandraStore::new(config, log_id, epoch)
+    })
 }
 
 /// Makes first contact; gives the store's position, or None if its server cannot be reached now: the broker serves without

@@ -6,6 +6,7 @@
 mod check;
 mod rebuild;
 mod retry;
+mod schema;
 mod status;
 
 use std::path::PathBuf;
@@ -61,6 +62,8 @@ pub enum StoreCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Print the statements that make the tables, for operators who make them themselves
+    Schema,
     /// Fill an empty store from the log, or go on with that; Ctrl-C ends in order, and the same command goes on
     Rebuild,
     /// Put what the store did not take into it, once the cause is gone
@@ -81,6 +84,7 @@ pub fn run(arguments: &StoreArguments, output: &mut Output) -> Result<(), Failur
     match &arguments.command {
         StoreCommand::Status { admin, json } => status::run(&settings, admin.as_deref(), *json, output),
         StoreCommand::Check { json } => check::run(&settings, *json, output),
+        StoreCommand::Schema => schema::run(&settings, output),
         StoreCommand::Rebuild => rebuild::run(&settings, output),
         StoreCommand::Retry => retry::run(&settings, output),
     }

@@ -18,6 +18,12 @@ use crate::projector::StoreError;
 /// Each version with its file. A released file never changes: what comes later is another file.
 const FILES: [(&str, &str); 1] = [("V1__history", include_str!("migrations/V1__history.sql"))];
 
+/// What the migrations do, in their order. For people to read: they are noted where they were applied, so that running them by
+/// hand would only be in the way.
+pub fn schema_statements() -> Vec<&'static str> {
+    FILES.iter().map(|(_, sql)| *sql).collect()
+}
+
 /// The newest version that this build knows; the one that it works with.
 pub(super) const SCHEMA_VERSION: i32 = 1;
 

@@ -40,6 +40,7 @@ use super::{ApplyError, Row, Store, StoreBatch, StoreError, StoredMessage};
 use crate::event::{MessageId, Projected, Subject, UnixMicros};
 
 pub use config::{Config, PostgresConfigError};
+pub use migrate::schema_statements;
 
 /// The kind's name as in `store.kind`.
 const KIND: &str = "postgres";
