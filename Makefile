@@ -94,6 +94,11 @@ bench-backlog: ## Start-up, memory, Fetch and publishes with a log of 10 GiB, be
 bench-log: ## The log beside okaywal and a bare loop of pwrite + fdatasync, by batch size, and 60 s at 200 MB/s (ARGS=--quick).
 	cargo bench --bench log -- --check $(ARGS)
 
+.PHONY: bench-postgres
+bench-postgres: ## The Postgres store beside a bare loop of UNNEST inserts, and Fetch with few and many partitions.
+	@tests/services/install postgres
+	cargo bench --bench postgres -- --check
+
 .PHONY: main-job
 main-job: ## 100,000 messages, 1,000 subjects, 100 subscribers, kill -9 in the middle; everything is checked.
 	cargo build --release
