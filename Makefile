@@ -99,6 +99,11 @@ bench-cassandra: ## The Cassandra store beside a bare loop of concurrent prepare
 	@tests/services/install cassandra
 	cargo bench --bench cassandra -- --check $(ARGS)
 
+.PHONY: bench-postgres
+bench-postgres: ## The Postgres store beside a bare loop of UNNEST inserts, and Fetch with few and many partitions.
+	@tests/services/install postgres
+	cargo bench --bench postgres -- --check
+
 .PHONY: main-job
 main-job: ## 100,000 messages, 1,000 subjects, 100 subscribers, kill -9 in the middle; everything is checked.
 	cargo build --release

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tracing::warn;
+use tracing::info;
 
 use super::connection::{Connection, Connector};
 use super::cursor::{self, Identity};
@@ -122,15 +122,14 @@ impl Writer {
                 Ok(row) => {
                     let moved: i64 = row.try_get(0).map_err(|error| errors::store(&error))?;
                     if moved == 1 {
+                        if statement == rows::APPLY_AGAIN {
+                            info!(projected = %batch.projected, "rows of a batch were there already, as after a replay");
+                        }
                         return Ok(());
                     }
                     return Err(identity.why(client, *connections, batch).await);
                 }
                 Err(error) if attempts_left > 0 && errors::is_duplicate(&error) && statement == rows::APPLY => {
-                    warn!(
-                        error = errors::describe(&error),
-                        "rows of a batch are in the store already, as after a replay; they stay as they are"
-                    );
                     statement = rows::APPLY_AGAIN;
                 }
                 Err(error) if attempts_left > 0 && errors::is_without_partition(&error) => {

@@ -45,3 +45,14 @@ COMMENT ON COLUMN walcast.projection.epoch IS 'Which start of that log has the s
 COMMENT ON COLUMN walcast.projection.holder IS 'A random name of the process that has the store.';
 COMMENT ON COLUMN walcast.projection.connection IS 'Counts the connections of that process: what an earlier one still sends is void.';
 COMMENT ON COLUMN walcast.projection.projected IS 'The last sequence of the log that is in these tables.';
+
+-- Plans are kept in the server's session, so they outlive an unnamed statement: planning over all partitions costs more than looking.
+CREATE FUNCTION walcast.fetch(of_subject text, of_id integer, at_time timestamptz)
+RETURNS TABLE (published_at timestamptz, expires_at timestamptz, body bytea)
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN QUERY SELECT m.published_at, m.expires_at, m.body FROM walcast.messages AS m
+        WHERE m.subject = of_subject AND m.id = of_id AND m.expires_at > at_time AND m.kept_until > at_time;
+END $$;
+
+COMMENT ON FUNCTION walcast.fetch IS 'The message with this id on this subject, unless it is expired at that time.';
