@@ -5,7 +5,7 @@
 //! its record, and it is complete: the log may trim the record, Fetch finds the message here, and
 //! `walcast store retry` puts it into the store once the cause is gone.
 //!
-//! Owns the files in its directory ([`file`] is their format). Must never drop a letter whose message has not expired.
+//! Owns the files in its directory ([`mod@file`] is their format). Must never drop a letter whose message has not expired.
 
 mod file;
 
