@@ -10,7 +10,8 @@ use std::process::Command;
 pub struct Snapshot(BTreeMap<PathBuf, (u64, u32)>);
 
 impl Snapshot {
-    /// Reads everything below `root`, except the lock file, in which each broker leaves its process id.
+    /// Reads everything below `root`, except the lock file, in which each broker leaves its process id, and the embedded store:
+    /// a start may open it before it is refused, and its database then removes what it has replaced.
     pub fn of(root: &Path) -> Self {
         let mut files = BTreeMap::new();
         let mut folders = vec![root.to_owned()];
@@ -18,7 +19,9 @@ impl Snapshot {
             for entry in fs::read_dir(folder).expect("a folder") {
                 let path = entry.expect("readable").path();
                 if path.is_dir() {
-                    folders.push(path);
+                    if !path.ends_with("store") {
+                        folders.push(path);
+                    }
                 } else if path.file_name().is_some_and(|name| name != "LOCK" && name != "lock") {
                     let bytes = fs::read(&path).expect("readable");
                     files.insert(path, (bytes.len() as u64, crc32c::crc32c(&bytes)));

@@ -45,9 +45,7 @@ async fn rig(run: Run) -> Report {
             flip(&segment, offset);
             report.injected += 1;
         }
-        // Who knows of the end is the store, which is opened for that and tidies up its own files.
-        let watched = if at_the_end { setup.data().join("log") } else { setup.data().to_owned() };
-        let before = Snapshot::of(&watched);
+        let before = Snapshot::of(setup.data());
         let found = report.violations.len();
         if let Some(said) = refusal(&setup, &mut report).await {
             let named = said.contains(".wal") && said.contains("is damaged at byte");
@@ -57,7 +55,7 @@ async fn rig(run: Run) -> Report {
             end_missed += u64::from(missed);
             report.check(told, || format!("neither the place nor what is missing is named in: {said}"));
         }
-        let changed = Snapshot::of(&watched).differences(&before);
+        let changed = Snapshot::of(setup.data()).differences(&before);
         report.check(changed.is_empty(), || format!("the refused start has touched files: {}", changed.join(", ")));
         detected += u64::from(found == report.violations.len());
         if run.variant != Variant::NoFault {
