@@ -191,7 +191,8 @@ pub struct CassandraSettings {
     /// How long one request may take. Default 5s, 100ms to 5m: above the 2 s after which a server says itself which nodes
     /// are missing, below the deadlines of clients.
     pub request_timeout: Duration,
-    /// Writes in flight at once, and as many reads. Default 256, 1 to 8192: below the queue of one node.
+    /// Writes in flight at once, and as many reads. Default 256, 1 to 8192: twice the threads that a
+    /// node has for clients by default.
     pub in_flight: usize,
 }
 

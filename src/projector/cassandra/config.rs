@@ -83,8 +83,8 @@ pub struct Config {
     /// How long one request may take, in all its attempts. Default 5s, 100ms to 5m: above the server's own bound of 2 s
     /// for a write, so that it is the server that says what is missing.
     pub request_timeout: Duration,
-    /// Requests in flight at once: rows being written, and as many reads. Default 256, 1 to 8192: below the thread pools'
-    /// queues of one node, and as fast as more in measurements.
+    /// Requests in flight at once: rows being written, and as many reads. Default 256, 1 to 8192: twice the write and read
+    /// threads that a node has by default for clients, so that it never waits for us and never has a long queue.
     pub in_flight: usize,
 }
 
