@@ -65,6 +65,25 @@ pub struct SettingsArguments {
     pub otlp_endpoint: Option<String>,
 }
 
+/// Which settings and data directory a tool of several commands works with.
+#[derive(Debug, Clone, Args)]
+pub struct DirectoryArguments {
+    /// Settings as a TOML file
+    #[arg(long, global = true, value_name = "PATH", env = "WALCAST_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// The broker's folder [default: ./data]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub data_dir: Option<String>,
+}
+
+impl DirectoryArguments {
+    /// As flags among those of `serve`.
+    pub fn settings(&self) -> SettingsArguments {
+        let (config, data_dir) = (self.config.clone(), self.data_dir.clone());
+        SettingsArguments { config, data_dir, ..SettingsArguments::default() }
+    }
+}
+
 impl SettingsArguments {
     /// The configuration of these flags, the environment of this process and the file.
     pub fn load(&self) -> Result<Effective, Failure> {

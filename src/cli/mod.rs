@@ -19,6 +19,7 @@ mod publish;
 mod serve;
 mod signals;
 mod status;
+mod stopped;
 mod store_command;
 mod subscribe;
 

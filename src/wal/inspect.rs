@@ -92,6 +92,11 @@ impl Inspection {
         self.segments.last().map(|newest| newest.header.log_id)
     }
 
+    /// How often the log was opened when its newest segment was begun; zero if there is no segment.
+    pub fn epoch(&self) -> u64 {
+        self.segments.last().map_or(0, |newest| newest.header.epoch)
+    }
+
     /// The last record found; zero if there is none.
     pub fn last(&self) -> Sequence {
         self.segments.last().map_or(Sequence::ZERO, |newest| newest.last)

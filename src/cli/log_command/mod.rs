@@ -8,28 +8,24 @@ mod replay;
 mod show;
 mod verify;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 
-use super::config_command::SettingsArguments;
+use super::config_command::DirectoryArguments;
 use super::output::Output;
 use super::{Exit, Failure};
 use crate::event::Sequence;
 use crate::event::record::{self, Logged};
-use crate::wal::{DiskFileSystem, FileLock, FileSystem as _, Inspection, LockError, VerifyError, inspect};
+use crate::wal::{DiskFileSystem, Inspection, VerifyError, inspect};
 
 #[derive(Debug, Args)]
 pub struct LogArguments {
     #[command(subcommand)]
     pub command: LogCommand,
-    /// Settings as a TOML file
-    #[arg(long, global = true, value_name = "PATH", env = "WALCAST_CONFIG")]
-    pub config: Option<PathBuf>,
-    /// The broker's folder [default: ./data]
-    #[arg(long, global = true, value_name = "PATH")]
-    pub data_dir: Option<String>,
+    #[command(flatten)]
+    pub directory: DirectoryArguments,
 }
 
 #[derive(Debug, Subcommand)]
@@ -56,12 +52,7 @@ pub enum LogCommand {
 
 /// Lists, checks, prints or repairs.
 pub fn run(arguments: &LogArguments, output: &mut Output) -> Result<(), Failure> {
-    let flags = SettingsArguments {
-        config: arguments.config.clone(),
-        data_dir: arguments.data_dir.clone(),
-        ..SettingsArguments::default()
-    };
-    let settings = flags.load()?.settings;
+    let settings = arguments.directory.settings().load()?.settings;
     let log = || look(&settings.log_dir());
     match &arguments.command {
         LogCommand::Ls { json } => ls::list(&log()?, *json, output),
@@ -103,18 +94,6 @@ pub(in crate::cli) fn decode(sequence: Sequence, bytes: &[u8]) -> Result<Logged<
 /// The frame's checksum held, so the bytes are as they were written: a newer build wrote them.
 pub(in crate::cli) fn not_understood(sequence: Sequence, error: &record::RecordError) -> Failure {
     Failure::new(Exit::Damaged, format!("record {sequence} of the log cannot be read by this build: {error}"))
-}
-
-/// Takes the data directory as a broker does, for a tool that writes to its store.
-pub(in crate::cli) fn lock(path: &Path) -> Result<Box<dyn FileLock>, Failure> {
-    DiskFileSystem.lock(path).map_err(|error| match error {
-        LockError::Held { holder } => {
-            let who = holder.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
-            let message = format!("the data directory is in use by {who}; stop it, its store belongs to one process");
-            Failure::new(Exit::InUse, message)
-        }
-        LockError::Io(error) => Failure::new(Exit::Failed, format!("cannot lock {}: {error}", path.display())),
-    })
 }
 
 #[cfg(test)]

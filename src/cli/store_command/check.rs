@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::super::log_command::progress::Progress;
 use super::super::log_command::{decode, unreadable};
 use super::super::output::{self, Output};
+use super::super::stopped::store_failure;
 use super::super::{Exit, Failure, client};
 use super::Stopped;
 use crate::config::Settings;
@@ -55,35 +56,33 @@ pub(super) fn run(settings: &Settings, json: bool, output: &mut Output) -> Resul
             return Err(Failure::new(Exit::Damaged, message));
         }
         let total = (last.get() + 1).saturating_sub(first.get());
-        let mut check =
-            Check { store: &*stopped.store, lasts: HashMap::new(), compared: 0, differences: 0, json, output };
+        let listing = Listing { output, json, differences: 0 };
+        let mut check = Check { stopped: &stopped, lasts: HashMap::new(), compared: 0, listing };
         let mut progress = Progress::new("records", total);
         let mut scanner = stopped.inspection.scanner(Sequence::ZERO);
         while let Some(frame) = scanner.next().map_err(|error| unreadable(&error))? {
-            check.frame(&frame, last, &stopped).await?;
-            progress.set(frame.last().get().min(last.get()) + 1 - first.get());
+            check.frame(&frame, last).await?;
+            progress.set((frame.last().get().min(last.get()) + 1).saturating_sub(first.get()));
             if frame.last() >= last {
                 break;
             }
         }
         check.beyond().await?;
         progress.end();
-        check.end(stopped.letters.count(), total)
+        check.end(total)
     })
 }
 
 struct Check<'a> {
-    store: &'a dyn Store,
+    stopped: &'a Stopped,
     /// The last id of each subject in the log.
     lasts: HashMap<Subject, MessageId>,
     compared: u64,
-    differences: u64,
-    json: bool,
-    output: &'a mut Output,
+    listing: Listing<'a>,
 }
 
 impl Check<'_> {
-    async fn frame(&mut self, frame: &Frame, last: Sequence, stopped: &Stopped) -> Result<(), Failure> {
+    async fn frame(&mut self, frame: &Frame, last: Sequence) -> Result<(), Failure> {
         let mut messages = Vec::new();
         for (sequence, bytes) in frame.iter().filter(|(sequence, _)| *sequence <= last) {
             let Logged::Message(record) = decode(sequence, &bytes)? else { continue };
@@ -91,7 +90,7 @@ impl Check<'_> {
             self.lasts.insert(message.subject.clone(), message.id);
             messages.push((sequence, message));
         }
-        let store = self.store;
+        let store = &*self.stopped.store;
         let compared: Vec<_> = stream::iter(&messages)
             .map(|(sequence, message)| async move { (sequence, message, compare(store, message).await) })
             .buffered(READS_MAX)
@@ -99,12 +98,12 @@ impl Check<'_> {
             .await;
         for (sequence, message, difference) in compared {
             self.compared += 1;
-            let Some(difference) = difference.map_err(|error| super::failure(&error))? else { continue };
-            let is_letter = || stopped.letters.find(&message.subject, message.id, clock::now());
+            let Some(difference) = difference.map_err(|error| store_failure(&error))? else { continue };
+            let is_letter = || self.stopped.letters.find(&message.subject, message.id, clock::now());
             if difference == Difference::Missing && is_letter().is_ok_and(|letter| letter.is_some()) {
                 continue;
             }
-            self.tell(difference, &message.subject, message.id, Some(*sequence))?;
+            self.listing.tell(difference, &message.subject, message.id, Some(*sequence))?;
         }
         Ok(())
     }
@@ -112,31 +111,20 @@ impl Check<'_> {
     /// Whether the store has ids that no subject had.
     async fn beyond(&mut self) -> Result<(), Failure> {
         let lasts: Vec<_> = self.lasts.drain().collect();
-        let (store, now) = (self.store, clock::now());
+        let (store, now) = (&*self.stopped.store, clock::now());
         let mut found = stream::iter(&lasts)
             .map(|(subject, last)| async move { (subject, store.after(subject, last.get(), 1, 1, now).await) })
             .buffer_unordered(READS_MAX);
         while let Some((subject, beyond)) = found.next().await {
-            for (id, _) in beyond.map_err(|error| super::failure(&error))? {
-                // Not through the stream: it borrows nothing of `self`.
-                tell(self.output, self.json, &mut self.differences, (Difference::Invented, subject, id, None))?;
+            for (id, _) in beyond.map_err(|error| store_failure(&error))? {
+                self.listing.tell(Difference::Invented, subject, id, None)?;
             }
         }
         Ok(())
     }
 
-    fn tell(
-        &mut self,
-        difference: Difference,
-        subject: &Subject,
-        id: MessageId,
-        sequence: Option<Sequence>,
-    ) -> Result<(), Failure> {
-        tell(self.output, self.json, &mut self.differences, (difference, subject, id, sequence))
-    }
-
-    fn end(self, letters: usize, total: u64) -> Result<(), Failure> {
-        let (compared, differences) = (self.compared, self.differences);
+    fn end(self, total: u64) -> Result<(), Failure> {
+        let (compared, differences, letters) = (self.compared, self.listing.differences, self.stopped.letters.count());
         output::note(&format!(
             "{compared} messages of {total} records compared, {differences} differences, {letters} dead letters"
         ));
@@ -147,28 +135,38 @@ impl Check<'_> {
     }
 }
 
-fn tell(
-    output: &mut Output,
+/// Where differences are written and counted.
+struct Listing<'a> {
+    output: &'a mut Output,
     json: bool,
-    differences: &mut u64,
-    (difference, subject, id, sequence): (Difference, &Subject, MessageId, Option<Sequence>),
-) -> Result<(), Failure> {
-    *differences += 1;
-    if *differences > LISTED_MAX {
-        return Ok(());
+    differences: u64,
+}
+
+impl Listing<'_> {
+    fn tell(
+        &mut self,
+        difference: Difference,
+        subject: &Subject,
+        id: MessageId,
+        sequence: Option<Sequence>,
+    ) -> Result<(), Failure> {
+        self.differences += 1;
+        if self.differences > LISTED_MAX {
+            return Ok(());
+        }
+        if self.json {
+            let (subject, id, sequence) = (subject.as_str(), id.get(), sequence.map(Sequence::get));
+            return self.output.json(&Line { difference, subject, id, sequence });
+        }
+        let at = sequence.map(|sequence| format!(" (sequence {sequence})")).unwrap_or_default();
+        let what = match difference {
+            Difference::Missing => "is missing",
+            Difference::Altered => "is another than in the log",
+            Difference::Unexpected => "was fire and forget, and is there",
+            Difference::Invented => "was never published, and is there",
+        };
+        self.output.line(format!("{subject} {id}{at} {what}"))
     }
-    let line = Line { difference, subject: subject.as_str(), id: id.get(), sequence: sequence.map(Sequence::get) };
-    if json {
-        return output.json(&line);
-    }
-    let at = sequence.map(|sequence| format!(" (sequence {sequence})")).unwrap_or_default();
-    let what = match difference {
-        Difference::Missing => "is missing",
-        Difference::Altered => "is another than in the log",
-        Difference::Unexpected => "was fire and forget, and is there",
-        Difference::Invented => "was never published, and is there",
-    };
-    output.line(format!("{subject} {id}{at} {what}"))
 }
 
 /// What the store has of a message. One that expires meanwhile differs in nothing.

@@ -9,31 +9,25 @@ mod retry;
 mod schema;
 mod status;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 
-use super::config_command::SettingsArguments;
-use super::log_command::{lock, look, must_exist, unreadable};
+use super::config_command::{DirectoryArguments, SettingsArguments};
+use super::log_command::{look, must_exist, unreadable};
 use super::output::Output;
-use super::{Exit, Failure};
-use crate::broker::{self, StoreOf};
+use super::{Exit, Failure, stopped};
 use crate::config::{Settings, StoreKind};
-use crate::event::{Durable, Projected, Sequence};
-use crate::projector::{DeadLetters, LetterBounds, Store, StoreError};
+use crate::event::{Projected, Sequence};
+use crate::projector::{DeadLetters, LetterBounds, Store};
 use crate::wal::{DiskFileSystem, FileLock, Inspection};
 
 #[derive(Debug, Args)]
 pub struct StoreArguments {
     #[command(subcommand)]
     pub command: StoreCommand,
-    /// Settings as a TOML file
-    #[arg(long, global = true, value_name = "PATH", env = "WALCAST_CONFIG")]
-    pub config: Option<PathBuf>,
-    /// The broker's folder [default: ./data]
-    #[arg(long, global = true, value_name = "PATH")]
-    pub data_dir: Option<String>,
+    #[command(flatten)]
+    pub directory: DirectoryArguments,
     /// Where the history is kept, as for `serve`
     #[arg(long, global = true, value_name = "KIND")]
     pub store: Option<String>,
@@ -73,12 +67,10 @@ pub enum StoreCommand {
 /// Looks, checks or fills.
 pub fn run(arguments: &StoreArguments, output: &mut Output) -> Result<(), Failure> {
     let flags = SettingsArguments {
-        config: arguments.config.clone(),
-        data_dir: arguments.data_dir.clone(),
         store: arguments.store.clone(),
         postgres_url: arguments.postgres_url.clone(),
         cassandra_nodes: arguments.cassandra_nodes.clone(),
-        ..SettingsArguments::default()
+        ..arguments.directory.settings()
     };
     let settings = flags.load()?.settings;
     match &arguments.command {
@@ -107,18 +99,14 @@ impl Stopped {
         }
         let log_dir = settings.log_dir();
         must_exist(&log_dir)?;
-        let lock = lock(&log_dir.join("LOCK"))?;
+        let lock = stopped::lock(&log_dir)?;
         let inspection = look(&log_dir)?;
         // What a killed broker wrote last may not be on the disk yet: a store must not be ahead of its log.
         inspection.make_end_durable().map_err(|error| unreadable(&error))?;
         let Some(log_id) = inspection.log_id() else {
             return Err(Failure::new(Exit::Failed, "the log is empty: start the broker once"));
         };
-        let epoch = inspection.segments().last().map_or(0, |newest| newest.epoch);
-        let of = StoreOf { log_id, epoch, durable: Durable::default() };
-        let store = broker::open_store(settings, of).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-        store.prepare().await.map_err(|error| failure(&error))?;
-        let projected = store.projected().await.map_err(|error| failure(&error))?;
+        let (store, projected) = stopped::open_store(settings, &inspection, log_id).await?;
         Ok(Self { inspection, store, letters: letters(settings)?, projected, _lock: lock })
     }
 
@@ -131,14 +119,4 @@ impl Stopped {
 fn letters(settings: &Settings) -> Result<DeadLetters, Failure> {
     DeadLetters::open(Arc::new(DiskFileSystem), settings.dead_letters_dir(), LetterBounds::default())
         .map_err(|error| Failure::new(Exit::Failed, error.to_string()))
-}
-
-fn failure(error: &StoreError) -> Failure {
-    let exit = match error {
-        StoreError::Unavailable { .. } => Exit::Unavailable,
-        StoreError::Refused { .. } => Exit::Usage,
-        StoreError::Fenced { .. } => Exit::InUse,
-        StoreError::Inconsistent { .. } | StoreError::Failed { .. } => Exit::Failed,
-    };
-    Failure::new(exit, error.to_string())
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::super::client;
 use super::super::output::{self, Output};
+use super::super::stopped::store_failure;
 use super::super::{Exit, Failure};
 use super::Stopped;
 use crate::config::Settings;
@@ -23,7 +24,7 @@ pub(super) fn run(settings: &Settings, output: &mut Output) -> Result<(), Failur
             } else {
                 match stopped.store.rewrite(&Arc::new(vec![row.clone()])).await {
                     Ok(()) => taken += 1,
-                    Err(ApplyError::Store(error)) => return Err(super::failure(&error)),
+                    Err(ApplyError::Store(error)) => return Err(store_failure(&error)),
                     Err(error) => {
                         refused += 1;
                         output::note(&format!("{} {} at sequence {}: {error}", row.subject, row.id, row.sequence));

@@ -50,7 +50,7 @@ pub(super) fn run(settings: &Settings, admin: Option<&str>, json: bool, output: 
     let address = admin.map_or_else(|| format!("http://{}", settings.admin_listen), str::to_owned);
     let shown = match running(&address) {
         Ok(shown) => shown,
-        Err(failure) if failure.exit() == Exit::Unavailable && admin.is_none() => stopped(settings)?,
+        Err(failure) if failure.exit() == Exit::Unavailable && admin.is_none() => without_broker(settings)?,
         Err(failure) => return Err(failure),
     };
     let dead_letters = letters(settings)?.all().map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
@@ -90,7 +90,7 @@ fn look(admin: &str) -> Result<Value, Failure> {
 }
 
 /// From the store and the log.
-fn stopped(settings: &Settings) -> Result<Shown, Failure> {
+fn without_broker(settings: &Settings) -> Result<Shown, Failure> {
     client::block_on(async {
         let stopped = Stopped::open(settings).await?;
         let (projected, durable) = (stopped.projected.sequence().get(), stopped.inspection.last().get());

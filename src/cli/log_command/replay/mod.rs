@@ -20,12 +20,11 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::super::output::{self, Output};
-use super::super::{Exit, Failure, client, signals};
+use super::super::{Exit, Failure, client, signals, stopped};
+use super::look;
 use super::progress::Progress;
-use super::{lock, look};
-use crate::broker::{StoreOf, open_store};
 use crate::config::{Settings, StoreKind};
-use crate::event::{Durable, Sequence, UnixMicros};
+use crate::event::{Sequence, UnixMicros};
 use checkpoint::{Checkpoint, Keeper, Ranges};
 use filter::{Filter, instant};
 use pace::Pace;
@@ -123,7 +122,7 @@ pub(super) fn run(arguments: &ReplayArguments, settings: &Settings, output: &mut
         }
         Target::Store => {
             super::must_exist(&log_dir)?;
-            Some(lock(&log_dir.join("LOCK"))?)
+            Some(stopped::lock(&log_dir)?)
         }
         Target::Stdout | Target::Broker(_) => None,
     };
@@ -159,15 +158,10 @@ pub(super) fn run(arguments: &ReplayArguments, settings: &Settings, output: &mut
     let done = match &arguments.into {
         Target::Stdout => client::block_on(stdout::replay(&mut replay, output)),
         Target::Broker(server) => client::block_on(broker::replay(&mut replay, server)),
-        Target::Store => {
-            let epoch = inspection.segments().last().map_or(0, |newest| newest.epoch);
-            let of = StoreOf { log_id, epoch, durable: Durable::default() };
-            client::block_on(async {
-                let opened = open_store(settings, of);
-                let opened = opened.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-                store::replay(&mut replay, opened).await
-            })
-        }
+        Target::Store => client::block_on(async {
+            let (store, projected) = stopped::open_store(settings, &inspection, log_id).await?;
+            store::replay(&mut replay, store, projected).await
+        }),
     };
     replay.end(done)
 }

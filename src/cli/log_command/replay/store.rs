@@ -3,22 +3,21 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::super::super::stopped::store_failure;
 use super::super::super::{Exit, Failure};
 use super::Replay;
 use super::checkpoint::Ranges;
 use super::source::{Chunk, Selected};
 use crate::event::{MessageId, Projected, Sequence, Subject, clock};
-use crate::projector::{ApplyError, Row, Store, StoreBatch, StoreError};
+use crate::projector::{self, ApplyError, Row, Store, StoreBatch};
 
-/// Rows of one commit, as many as the projector's: with fewer a row costs more.
-const BATCH_ROWS: usize = 8_000;
-/// Bytes of bodies of one commit.
-const BATCH_BYTES: usize = 4 * 1024 * 1024;
-
-/// Writes what is wanted.
-pub(super) async fn replay(replay: &mut Replay, store: Arc<dyn Store>) -> Result<Ranges, Failure> {
-    store.prepare().await.map_err(|error| failure(&error))?;
-    let projected = store.projected().await.map_err(|error| failure(&error))?;
+/// Writes what is wanted, in batches of the projector's size.
+pub(super) async fn replay(
+    replay: &mut Replay,
+    store: Arc<dyn Store>,
+    projected: Projected,
+) -> Result<Ranges, Failure> {
+    let bounds = projector::Config::default();
     let moves_on = replay.checkpoint.filter.takes_all();
     if moves_on && projected.sequence().get() < replay.after {
         let (at, after) = (projected, replay.after);
@@ -41,7 +40,9 @@ pub(super) async fn replay(replay: &mut Replay, store: Arc<dyn Store>) -> Result
             target.add(selected, replay);
         }
         target.batch.through = chunk.through;
-        if target.batch.rows.len() + target.batch.again.len() >= BATCH_ROWS || target.batch.bytes >= BATCH_BYTES {
+        if target.batch.rows.len() + target.batch.again.len() >= bounds.batch_rows
+            || target.batch.bytes >= bounds.batch_bytes
+        {
             target.commit(replay).await?;
         }
         if replay.stop.is_cancelled() {
@@ -53,13 +54,9 @@ pub(super) async fn replay(replay: &mut Replay, store: Arc<dyn Store>) -> Result
     Ok(Ranges::default())
 }
 
-fn failure(error: &StoreError) -> Failure {
-    Failure::new(if error.retryable() { Exit::Unavailable } else { Exit::Failed }, error.to_string())
-}
-
 fn refused(error: &ApplyError) -> Failure {
     match error {
-        ApplyError::Store(error) => failure(error),
+        ApplyError::Store(error) => store_failure(error),
         ApplyError::WrongPosition { .. } | ApplyError::Rejected { .. } => Failure::new(Exit::Failed, error.to_string()),
     }
 }
