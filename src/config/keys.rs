@@ -112,7 +112,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(store.cassandra.username, Text),
     key!(store.cassandra.password, Hidden, secret),
     key!(store.cassandra.tls_ca_file, File),
-    key!(store.cassandra.request_timeout, span(Duration::from_millis(100), Duration::from_secs(300))),
+    key!(store.cassandra.request_timeout, span(TENTH, FIVE_MINUTES)),
     key!(store.cassandra.in_flight, count(1, 8_192)),
     key!(log.segment_bytes, bytes(64 * KIB, GIB)),
     key!(log.max_bytes, bytes(128 * KIB, PIB), flag "--log-max-bytes"),

@@ -32,6 +32,7 @@
 
 use crate::event::Sequence;
 use crate::wal::LogId;
+use crate::wal::format::is_numbered;
 
 use super::entry::{Entry, Run};
 
@@ -219,5 +220,5 @@ pub(super) fn file_name(first: Sequence) -> String {
 /// Whether a file of this name is one of the index, half written ones included.
 pub(super) fn is_ours(name: &str) -> bool {
     let stem = name.strip_suffix(".tmp").unwrap_or(name).strip_suffix(SUFFIX);
-    stem.is_some_and(|stem| stem.len() == 20 && stem.bytes().all(|byte| byte.is_ascii_digit()))
+    stem.is_some_and(is_numbered)
 }

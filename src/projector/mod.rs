@@ -20,6 +20,7 @@ mod pipeline;
 pub mod postgres;
 mod retry;
 mod store;
+mod tls;
 
 pub use apply::{Applier, ApplierError, Patience};
 pub use batch::BatchBuilder;

@@ -283,6 +283,11 @@ pub fn segment_name(first: Sequence) -> String {
     format!("{first:020}", first = first.get()) + SEGMENT_SUFFIX
 }
 
+/// Whether this is how a number stands in a file name: 20 digits, so that names are in the order of their numbers.
+pub fn is_numbered(stem: &str) -> bool {
+    stem.len() == 20 && stem.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// What a file name says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FileName {
@@ -301,9 +306,7 @@ pub(super) enum FileName {
 impl FileName {
     pub fn parse(name: &str) -> Self {
         let Some((stem, suffix)) = name.rsplit_once('.') else { return Self::Other };
-        let number = (stem.len() == 20 && stem.bytes().all(|byte| byte.is_ascii_digit()))
-            .then(|| stem.parse::<u64>().ok())
-            .flatten();
+        let number = is_numbered(stem).then(|| stem.parse::<u64>().ok()).flatten();
         match (suffix, number) {
             ("wal", Some(first)) if first > 0 => Self::Segment(Sequence::new(first)),
             ("wal", _) => Self::Misnamed,

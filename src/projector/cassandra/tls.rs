@@ -3,11 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 
 use super::config::ConfigError;
+use crate::projector::tls;
 
 /// What connections trust: the authorities in a PEM file, and nothing else.
 ///
@@ -15,18 +14,8 @@ use super::config::ConfigError;
 /// [`ConfigError`] if the file cannot be read or has no certificate.
 pub(super) fn client_config(ca_file: &Path) -> Result<Arc<ClientConfig>, ConfigError> {
     let broken = |rule: String| ConfigError { key: "tls_ca_file", rule: format!("{}: {rule}", ca_file.display()) };
-    let certificates = CertificateDer::pem_file_iter(ca_file).map_err(|error| broken(error.to_string()))?;
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates {
-        let certificate = certificate.map_err(|error| broken(error.to_string()))?;
-        roots.add(certificate).map_err(|error| broken(error.to_string()))?;
-    }
-    if roots.is_empty() {
-        return Err(broken("it has no certificate".to_owned()));
-    }
-    // The provider by name: whichever others a dependency brings, this one is used.
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
+    let roots = tls::authorities(ca_file).map_err(broken)?;
+    let config = ClientConfig::builder_with_provider(tls::provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| broken(error.to_string()))?
         .with_root_certificates(roots)

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{DeadLetter, Row};
 use crate::event::{Expiration, MessageId, Sequence, Subject, UnixMicros};
+use crate::wal::format::is_numbered;
 
 /// The format that this build reads and writes.
 const VERSION: u32 = 1;
@@ -97,5 +98,5 @@ pub(super) fn name(sequence: Sequence) -> String {
 
 /// Whether a file of this name is a letter; one that was being written is not.
 pub(super) fn is_letter(name: &str) -> bool {
-    name.strip_suffix(SUFFIX).is_some_and(|stem| stem.len() == 20 && stem.bytes().all(|byte| byte.is_ascii_digit()))
+    name.strip_suffix(SUFFIX).is_some_and(is_numbered)
 }

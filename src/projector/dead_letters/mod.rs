@@ -197,25 +197,23 @@ impl DeadLetters {
         let path = dir.join(file::name(place.sequence));
         let removed = fs.remove(&path).and_then(|()| fs.sync_dir(dir));
         removed.map_err(|source| DeadLetterError::Io { action: "remove", path, source })?;
-        known.bytes -= place.bytes;
-        known.places.remove(&(row.subject.clone(), row.id));
+        known.remove(&(row.subject.clone(), row.id));
         Ok(())
     }
 
-    /// Removes letters whose messages have expired at `now`; returns how many.
+    /// Removes letters whose messages have expired at `now`; returns how many. Call it where blocking is allowed.
     ///
     /// # Errors
     /// [`DeadLetterError::Io`].
     pub fn expire(&self, now: UnixMicros) -> Result<usize, DeadLetterError> {
         let Shared { fs, dir, known, .. } = &*self.shared;
         let mut known = known.lock();
-        let over: Vec<_> = known.places.iter().filter(|(_, place)| place.expires_at <= now).collect();
-        let over: Vec<_> = over.into_iter().map(|(key, place)| (key.clone(), *place)).collect();
-        for (key, place) in &over {
-            let path = dir.join(file::name(place.sequence));
+        let over = known.places.iter().filter(|(_, place)| place.expires_at <= now);
+        let over: Vec<_> = over.map(|(key, place)| (key.clone(), place.sequence)).collect();
+        for (key, sequence) in &over {
+            let path = dir.join(file::name(*sequence));
             fs.remove(&path).map_err(|source| DeadLetterError::Io { action: "remove", path, source })?;
-            known.places.remove(key);
-            known.bytes -= place.bytes;
+            known.remove(key);
         }
         Ok(over.len())
     }
@@ -232,6 +230,10 @@ impl Known {
         let place = Place { sequence: row.sequence, bytes, expires_at };
         self.places.insert((row.subject.clone(), row.id), place);
         self.bytes += bytes;
+    }
+
+    fn remove(&mut self, key: &(Subject, MessageId)) {
+        self.bytes -= self.places.remove(key).map_or(0, |place| place.bytes);
     }
 }
 

@@ -30,7 +30,7 @@ use tracing::{info, warn};
 
 use self::batch::{BatchReader, ReadBatch};
 use self::source::Source;
-use super::{Applier, DeadLetters, Patience, Pauses, Store};
+use super::{Applier, ApplierError, DeadLetters, Patience, Pauses, Store};
 use crate::event::{Durable, Projected, UnixMicros, clock};
 use crate::telemetry::metrics::ProjectorMetrics;
 use crate::wal::Log;
@@ -254,7 +254,20 @@ impl Projector {
 
     async fn expire(&self) -> Result<(), ProjectorError> {
         let now = clock::now();
-        match self.letters.expire(now) {
+        if self.letters.count() > 0 {
+            self.expire_letters(now).await?;
+        }
+        match self.store.expire(now).await {
+            Err(error) if !error.retryable() => Err(ProjectorError::Store(error)),
+            // It costs space only, and comes again soon; the batches tell about an outage.
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    async fn expire_letters(&self, now: UnixMicros) -> Result<(), ProjectorError> {
+        let letters = self.letters.clone();
+        let expired = tokio::task::spawn_blocking(move || letters.expire(now)).await;
+        match expired.map_err(|error| ApplierError::Lost(error.to_string()))? {
             Ok(0) => {}
             Ok(expired) => {
                 info!(expired, "dead letters have expired");
@@ -262,11 +275,7 @@ impl Projector {
             }
             Err(error) => warn!(%error, "expired dead letters stay; it is tried again"),
         }
-        match self.store.expire(now).await {
-            Err(error) if !error.retryable() => Err(ProjectorError::Store(error)),
-            // It costs space only, and comes again soon; the batches tell about an outage.
-            Ok(()) | Err(_) => Ok(()),
-        }
+        Ok(())
     }
 
     /// Says once what projection waits for, then waits before the next attempt.

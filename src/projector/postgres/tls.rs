@@ -1,4 +1,4 @@
-//! TLS to the server, by rustls with aws-lc-rs, which scylla brings along.
+//! TLS to the server, as far as `sslmode` asks for it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,22 +6,23 @@ use std::sync::Arc;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::config::{Check, PostgresConfigError};
+use crate::projector::tls;
 
 /// Makes connections secure as far as `check` asks for. Reads the certificates of `file`, or those of the system.
 pub(super) fn connector(check: Check, file: Option<&Path>) -> Result<MakeRustlsConnect, PostgresConfigError> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = tls::provider();
     let from = file.map_or_else(|| "the system".to_owned(), |path| path.display().to_string());
     let wrong = |reason: String| PostgresConfigError::RootCertificate { from: from.clone(), reason };
     let verifier: Arc<dyn ServerCertVerifier> = if check == Check::Nothing {
         Arc::new(Loose { strict: None, provider: Arc::clone(&provider) })
     } else {
-        let roots = Arc::new(roots(file).map_err(&wrong)?);
+        let roots = file.map_or_else(tls::system_authorities, tls::authorities).map_err(&wrong)?;
+        let roots = Arc::new(roots);
         let strict = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider)).build();
         let strict = strict.map_err(|error| wrong(error.to_string()))?;
         if check == Check::AuthorityAndHost {
@@ -37,23 +38,6 @@ pub(super) fn connector(check: Check, file: Option<&Path>) -> Result<MakeRustlsC
         .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
     Ok(MakeRustlsConnect::new(config))
-}
-
-fn roots(file: Option<&Path>) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    match file {
-        Some(path) => {
-            for certificate in CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())? {
-                let certificate = certificate.map_err(|error| error.to_string())?;
-                roots.add(certificate).map_err(|error| error.to_string())?;
-            }
-        }
-        None => {
-            // Some that do not parse are usual; what counts is that there are others.
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    if roots.is_empty() { Err("there is no certificate in it".to_owned()) } else { Ok(roots) }
 }
 
 /// Checks less than a browser would, as an operator asked for with `sslmode`: with `strict` all but the host's name,
