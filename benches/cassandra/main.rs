@@ -12,6 +12,7 @@ mod bare;
 #[allow(dead_code, unused_imports, reason = "shared with the tests, which use all of it")]
 #[path = "../../tests/cassandra/harness/mod.rs"]
 mod harness;
+mod support;
 
 use std::process::ExitCode;
 use std::sync::Arc;

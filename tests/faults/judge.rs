@@ -77,8 +77,5 @@ pub async fn is_alive(broker: &Broker, truth: &Truth, report: &mut Report) {
         let delivered = subscription.next().await;
         report.check(delivered.body == message.body, || format!("subject {subject} delivered another message"));
     }
-    eventually("the store to catch up", || async {
-        (broker.position("projected").await == broker.position("durable").await).then_some(())
-    })
-    .await;
+    broker.all_projected().await;
 }

@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::stream::{self, StreamExt as _};
 use serde_json::Value;
 
-use super::support::{Broker, PATIENCE, Setup, eventually, random_bytes};
+use super::support::{Broker, PATIENCE, Setup, eventually, random_bytes, walcast};
 
 const SUBJECTS: u64 = 1_000;
 const BODY_BYTES: usize = 256;
@@ -50,15 +50,6 @@ fn shown(data: &Path) -> Vec<(String, u64, Vec<u8>)> {
 fn parse(record: &Value) -> (String, u64, Vec<u8>) {
     let text = |name: &str| record[name].as_str().unwrap_or_else(|| panic!("no {name} in {record}")).to_owned();
     (text("subject"), record["id"].as_u64().expect("an id"), STANDARD.decode(text("body_base64")).expect("base64"))
-}
-
-fn walcast(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_walcast"));
-    command.args(arguments).stdin(Stdio::null());
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"WALCAST_")) {
-        command.env_remove(name);
-    }
-    command
 }
 
 fn replay(from: &Path, into: &str, more: &[&str]) -> Command {

@@ -2,7 +2,7 @@
 //! take put into it later.
 
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,19 +10,14 @@ use walcast::event::{Expiration, MessageId, Sequence, Subject, UnixMicros};
 use walcast::projector::{DeadLetters, EmbeddedStore, LetterBounds, Row, Store as _, embedded};
 use walcast::wal::{DiskFileSystem, inspect};
 
-use super::support::{Broker, Setup, body_of, eventually};
+use super::support::{Broker, Setup, body_of, walcast};
 
 const SUBJECTS: u64 = 20;
 const MESSAGES: u64 = 2_000;
 const DAMAGED: i32 = 3;
 
 fn store(data: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_walcast"));
-    command.arg("store").args(arguments).arg("--data-dir").arg(data).stdin(Stdio::null());
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"WALCAST_")) {
-        command.env_remove(name);
-    }
-    command.output().expect("it runs")
+    walcast(&["store"]).args(arguments).arg("--data-dir").arg(data).output().expect("it runs")
 }
 
 /// What the command says, if it ends with this code.
@@ -40,10 +35,7 @@ async fn fill(broker: &Broker) {
         let seconds = if number % 7 == 0 { 0 } else { 3_600 };
         client.publish(&subject, body_of(&subject, number), seconds).await.expect("accepted");
     }
-    eventually("everything is projected", async || {
-        (broker.position("projected").await >= MESSAGES as f64).then_some(())
-    })
-    .await;
+    broker.all_projected().await;
 }
 
 fn row(data: &Path, sequence: u64, subject: &str, id: u32, body: &'static [u8]) -> (u128, Row) {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::server::Server;
-use crate::support::{Broker, Setup, error_reason, eventually};
+use crate::support::{Setup, error_reason, eventually, walcast};
 
 fn messages() -> u64 {
     std::env::var("WALCAST_REBUILD_MESSAGES").map_or(20_000, |text| text.parse().expect("a number"))
@@ -17,22 +17,12 @@ fn setup(url: &str) -> Setup {
 }
 
 /// What `walcast store` says, if it ends with this code.
-fn store(data: &Path, url: &str, command: &str, code: i32) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_walcast"))
-        .args(["store", command, "--store", "postgres", "--postgres-url", url, "--data-dir"])
-        .arg(data)
-        .output()
-        .expect("it runs");
+fn store(data: &Path, url: &str, name: &str, code: i32) -> String {
+    let mut command = walcast(&["store", name, "--store", "postgres", "--postgres-url", url, "--data-dir"]);
+    let output = command.arg(data).output().expect("it runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "walcast store {command}: {text}");
+    assert_eq!(output.status.code(), Some(code), "walcast store {name}: {text}");
     text
-}
-
-async fn all_projected(broker: &Broker) {
-    eventually("the store to catch up", || async {
-        (broker.position("projected").await == broker.position("durable").await).then_some(())
-    })
-    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -46,7 +36,7 @@ async fn a_rejected_message_is_set_aside_found_and_taken_once_the_cause_is_gone(
     let broker = setup.start().await;
     let client = broker.client().await;
     client.publish_kept("first", "one").await;
-    all_projected(&broker).await;
+    broker.all_projected().await;
     let admin = server.client(&database).await;
     let constraint = "ALTER TABLE walcast.messages ADD CONSTRAINT positive CHECK (subject <> 'odd')";
     admin.batch_execute(constraint).await.expect("added");
@@ -56,7 +46,7 @@ async fn a_rejected_message_is_set_aside_found_and_taken_once_the_cause_is_gone(
             client.publish_kept("odd", format!("odd {number}")).await;
         }
     }
-    all_projected(&broker).await;
+    broker.all_projected().await;
     let rows = "SELECT subject, count(*) FROM walcast.messages GROUP BY subject ORDER BY subject";
     let counts = || async {
         let rows = admin.query(rows, &[]).await.expect("rows");
@@ -67,7 +57,7 @@ async fn a_rejected_message_is_set_aside_found_and_taken_once_the_cause_is_gone(
     for _ in 0..60 {
         client.publish_kept("filler", vec![7; 100_000]).await;
     }
-    all_projected(&broker).await;
+    broker.all_projected().await;
     eventually("the log to be trimmed", || async { (broker.position("trimmed").await > 70.0).then_some(()) }).await;
     let first_life = broker.stop().await;
     assert_eq!(first_life.logged(SET_ASIDE), 5);
@@ -105,7 +95,7 @@ async fn a_dropped_database_is_filled_from_the_log_with_the_same_rows() {
         .output()
         .expect("it runs");
     assert!(load.status.success(), "{}", String::from_utf8_lossy(&load.stderr));
-    all_projected(&broker).await;
+    broker.all_projected().await;
     let data = broker.data().to_owned();
     let _kept = broker.stop().await;
     let dump = async || {

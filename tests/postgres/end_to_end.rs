@@ -10,21 +10,13 @@ use tokio::task::JoinSet;
 use tokio_postgres::Client as Database;
 
 use crate::server::Server;
-use crate::support::{Broker, Client, Setup, error_reason, eventually, random_bytes};
+use crate::support::{Client, Setup, error_reason, eventually, random_bytes};
 
 /// What the projector says once an outage.
 const STALLED: &str = "projection waits for the store";
 
 fn setup(url: &str) -> Setup {
     Setup::new().store("postgres").arg("--postgres-url").arg(url).set("store.postgres.connect_timeout", "1s")
-}
-
-async fn all_projected(broker: &Broker) {
-    eventually("the store to catch up", || async {
-        let durable = broker.position("durable").await;
-        (broker.position("projected").await == durable).then_some(())
-    })
-    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,7 +41,7 @@ async fn messages_are_fetched_before_and_after_they_are_rows() {
     for _ in 0..60 {
         client.publish_kept("large", large.clone()).await;
     }
-    all_projected(&broker).await;
+    broker.all_projected().await;
     eventually("the log to be trimmed", || async { (broker.position("trimmed").await > 20.0).then_some(()) }).await;
     let broker = broker.stop().await.start().await;
     let client = broker.client().await;
@@ -143,7 +135,7 @@ async fn kill_nine_of_the_broker_and_of_postgres_loses_nothing_and_writes_nothin
     moment(300).await;
     stop.store(true, Ordering::SeqCst);
     publishers.join_all().await;
-    all_projected(&broker).await;
+    broker.all_projected().await;
     let (told, rows) = judge(&server.client(&database).await, &acknowledged).await;
     assert!(told > 1_000, "the load was on: {told}");
     println!("4 kills of Postgres, 6 of the broker: {told} acknowledged, {rows} rows, 0 lost, 0 twice");
@@ -163,7 +155,7 @@ async fn a_broker_starts_and_serves_without_its_database_and_says_so_once() {
     assert_eq!(client.fetch_body("early", 1).await, "body 1");
     tokio::time::sleep(Duration::from_secs(2)).await;
     server.start_again();
-    all_projected(&broker).await;
+    broker.all_projected().await;
     let admin = server.client(&database).await;
     assert_eq!(crate::samples::counts(&admin).await, (100, 100));
     let stopped = broker.stop().await;
@@ -199,7 +191,7 @@ async fn a_copy_of_the_data_directory_fences_the_first_broker() {
     let database = server.database().await;
     let broker = setup(&server.url(&database)).start().await;
     broker.client().await.publish_kept("s", "before").await;
-    all_projected(&broker).await;
+    broker.all_projected().await;
     let stopped = broker.stop().await;
     let copy = stopped.data().with_extension("copy");
     let copied = std::process::Command::new("cp").arg("-a").arg(stopped.data()).arg(&copy).status();
@@ -215,6 +207,6 @@ async fn a_copy_of_the_data_directory_fences_the_first_broker() {
     assert_eq!(status.code(), Some(1));
     assert!(ended.logged("belongs to another walcast now") >= 1);
     second.client().await.publish_kept("s", "after").await;
-    all_projected(&second).await;
+    second.all_projected().await;
     second.stop().await;
 }

@@ -12,7 +12,7 @@ use crate::conforms::Databases;
 use crate::keeper::{self, INSTALL};
 use crate::samples::{self, LOG, run};
 use crate::server::{self, Server, USER};
-use crate::support::PATIENCE;
+use crate::support::{PATIENCE, programs};
 
 struct PgBouncer {
     folder: PathBuf,
@@ -22,7 +22,7 @@ struct PgBouncer {
 
 impl PgBouncer {
     fn before(server: &Server) -> Self {
-        let (folder, port) = (keeper::folder("pgbouncer"), keeper::port());
+        let (folder, port) = (keeper::folder("pgbouncer"), programs::port());
         let users = folder.join("users");
         std::fs::write(&users, format!("\"{USER}\" \"\"\n")).expect("it is ours");
         let settings = format!(

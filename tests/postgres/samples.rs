@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio_postgres::Client;
 use walcast::event::{Expiration, MessageId, Projected, Sequence, Subject, UnixMicros, clock};
+pub use walcast::projector::conformance::batch;
 use walcast::projector::{ApplyError, Row, Store, StoreBatch, StoreError};
 
 /// The log of the tests.
@@ -41,18 +42,6 @@ pub fn run(previous: u64, count: u32) -> Arc<StoreBatch> {
         row(sequence, "run", u32::try_from(sequence).expect("small"), 3_600, format!("body {sequence}").as_bytes())
     });
     batch(previous, previous + u64::from(count), rows.collect())
-}
-
-/// A batch whose marks are the last ids of its rows.
-pub fn batch(previous: u64, projected: u64, rows: Vec<Row>) -> Arc<StoreBatch> {
-    let mut marks: Vec<(Subject, MessageId)> = Vec::new();
-    for row in &rows {
-        match marks.iter_mut().find(|(subject, _)| *subject == row.subject) {
-            Some((_, last)) => *last = row.id.max(*last),
-            None => marks.push((row.subject.clone(), row.id)),
-        }
-    }
-    Arc::new(StoreBatch { previous: at(previous), projected: at(projected), rows, high_water_marks: marks })
 }
 
 /// Applies a batch as the pipeline does: again while the store is unavailable, and a position that has moved as far as the batch

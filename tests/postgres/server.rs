@@ -14,7 +14,7 @@ use walcast::projector::PostgresStore;
 use walcast::projector::postgres::Config;
 
 use crate::keeper::{self, INSTALL};
-use crate::support::PATIENCE;
+use crate::support::{PATIENCE, programs};
 
 /// The superuser of every cluster.
 pub const USER: &str = "walcast";
@@ -67,7 +67,7 @@ impl Server {
         keeper::hand_over(&folder);
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
         let databases = AtomicU32::new(0);
-        let server = Self { folder, port: keeper::port(), settings, process: Mutex::new(None), databases };
+        let server = Self { folder, port: programs::port(), settings, process: Mutex::new(None), databases };
         server.start_again();
         server
     }

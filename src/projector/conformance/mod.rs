@@ -9,6 +9,8 @@
 mod checks;
 mod samples;
 
+pub use samples::batch;
+
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 

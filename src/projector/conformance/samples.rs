@@ -42,11 +42,11 @@ pub(super) fn row(sequence: u64, text: &str, number: u32, life: i32, body: &[u8]
 }
 
 /// A batch from `previous` to `projected` whose marks are the last ids of its rows.
-pub(super) fn batch(previous: u64, projected: u64, rows: Vec<Row>) -> Arc<StoreBatch> {
+pub fn batch(previous: u64, projected: u64, rows: Vec<Row>) -> Arc<StoreBatch> {
     let mut marks: Vec<(Subject, MessageId)> = Vec::new();
     for row in &rows {
         match marks.iter_mut().find(|(subject, _)| *subject == row.subject) {
-            Some((_, last)) => *last = row.id,
+            Some((_, last)) => *last = row.id.max(*last),
             None => marks.push((row.subject.clone(), row.id)),
         }
     }

@@ -1,6 +1,5 @@
 //! Nodes, stores in keyspaces of their own, and an operator.
 
-mod launcher;
 mod node;
 mod operator;
 mod place;

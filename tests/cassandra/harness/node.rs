@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::launcher;
+use crate::support::programs;
 
 /// Ten times what a start takes beside builds.
 const START_WITHIN: Duration = Duration::from_secs(200);
@@ -115,7 +115,8 @@ impl Node {
         let prefix = format!("cassandra-{}-", std::process::id());
         let folder =
             tempfile::Builder::new().prefix(&prefix).tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
-        let node = Self { setup, folder, port: free_port(), storage_port: free_port(), child: Mutex::new(None) };
+        let node =
+            Self { setup, folder, port: programs::port(), storage_port: programs::port(), child: Mutex::new(None) };
         fs::create_dir_all(node.folder.path().join("conf")).expect("a folder");
         fs::write(node.folder.path().join("conf/cassandra.yaml"), node.yaml()).expect("written");
         fs::write(node.folder.path().join("conf/logback.xml"), node.logback()).expect("written");
@@ -175,41 +176,41 @@ impl Node {
         fs::write(folder.join("system.log"), "").expect("written");
         let output = fs::File::create(folder.join("output.log")).expect("made");
         let java = services().join("cassandra/java");
-        let child = launcher::start(java.to_str().expect("UTF-8"), |command| {
-            command.args(self.setup.java.unwrap_or(QUICK).split(' '));
-            command.args("-Xss512k -XX:+UseSerialGC -XX:ActiveProcessorCount=2 -XX:-UsePerfData".split(' '));
-            for module in OPENED {
-                command.args(["--add-opens", &format!("{module}=ALL-UNNAMED")]);
-                command.args(["--add-exports", &format!("{module}=ALL-UNNAMED")]);
-            }
-            command.arg(format!("-javaagent:{}", agent.display()));
-            for (name, value) in [
-                ("jdk.attach.allowAttachSelf", "true"),
-                ("io.netty.tryReflectionSetAccessible", "true"),
-                ("java.net.preferIPv4Stack", "true"),
-                ("cassandra.config", &format!("file://{}/conf/cassandra.yaml", folder.display())),
-                ("logback.configurationFile", &format!("{}/conf/logback.xml", folder.display())),
-                ("cassandra.storagedir", &format!("{}/data", folder.display())),
-                ("cassandra.logdir", &folder.display().to_string()),
-                ("cassandra.skip_wait_for_gossip_to_settle", "0"),
-                ("cassandra.ring_delay_ms", "1000"),
-                ("cassandra.superuser_setup_delay_ms", "0"),
-                ("cassandra-foreground", "yes"),
-                // Tables are made and not synced, which takes most of the time of tests with a keyspace each.
-                ("cassandra.unsafesystem", if self.setup.keeps_tables { "false" } else { "true" }),
-            ] {
-                command.arg(format!("-D{name}={value}"));
-            }
-            if let Some(seconds) = self.setup.clock_ahead_seconds {
-                command.arg("-Dcassandra.clock=SkewedClock");
-                command.arg(format!("-Dwalcast.clock_ahead_millis={}", seconds * 1_000));
-            }
-            command.args(["-cp", &format!("{}/conf:{}/*", folder.display(), library.display())]);
-            command.arg("org.apache.cassandra.service.CassandraDaemon");
-            command.current_dir(folder).stdin(Stdio::null());
-            command.stderr(output.try_clone().expect("a file")).stdout(output);
-        });
-        *self.child() = Some(child.expect("java can be started"));
+        let mut command = programs::tied();
+        command.arg("--").arg(java);
+        command.args(self.setup.java.unwrap_or(QUICK).split(' '));
+        command.args("-Xss512k -XX:+UseSerialGC -XX:ActiveProcessorCount=2 -XX:-UsePerfData".split(' '));
+        for module in OPENED {
+            command.args(["--add-opens", &format!("{module}=ALL-UNNAMED")]);
+            command.args(["--add-exports", &format!("{module}=ALL-UNNAMED")]);
+        }
+        command.arg(format!("-javaagent:{}", agent.display()));
+        for (name, value) in [
+            ("jdk.attach.allowAttachSelf", "true"),
+            ("io.netty.tryReflectionSetAccessible", "true"),
+            ("java.net.preferIPv4Stack", "true"),
+            ("cassandra.config", &format!("file://{}/conf/cassandra.yaml", folder.display())),
+            ("logback.configurationFile", &format!("{}/conf/logback.xml", folder.display())),
+            ("cassandra.storagedir", &format!("{}/data", folder.display())),
+            ("cassandra.logdir", &folder.display().to_string()),
+            ("cassandra.skip_wait_for_gossip_to_settle", "0"),
+            ("cassandra.ring_delay_ms", "1000"),
+            ("cassandra.superuser_setup_delay_ms", "0"),
+            ("cassandra-foreground", "yes"),
+            // Tables are made and not synced, which takes most of the time of tests with a keyspace each.
+            ("cassandra.unsafesystem", if self.setup.keeps_tables { "false" } else { "true" }),
+        ] {
+            command.arg(format!("-D{name}={value}"));
+        }
+        if let Some(seconds) = self.setup.clock_ahead_seconds {
+            command.arg("-Dcassandra.clock=SkewedClock");
+            command.arg(format!("-Dwalcast.clock_ahead_millis={}", seconds * 1_000));
+        }
+        command.args(["-cp", &format!("{}/conf:{}/*", folder.display(), library.display())]);
+        command.arg("org.apache.cassandra.service.CassandraDaemon");
+        command.current_dir(folder).stdin(Stdio::null());
+        command.stderr(output.try_clone().expect("a file")).stdout(output);
+        *self.child() = Some(programs::spawn(command).expect("java can be started"));
     }
 
     fn compile_clock(&self) {
@@ -309,11 +310,6 @@ fn installed() {
 
 fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("it is bound").port()
 }
 
 /// The shared node's folder outlives its process, because statics are not dropped: the next run removes it.

@@ -90,12 +90,7 @@ pub fn now() -> UnixMicros {
 /// A batch from `previous` to the last of its rows, with their marks.
 pub fn batch(previous: u64, rows: Vec<Row>) -> Arc<StoreBatch> {
     let projected = rows.last().map_or(previous, |row| row.sequence.get());
-    let mut high_water_marks: Vec<(Subject, MessageId)> = Vec::new();
-    for row in &rows {
-        high_water_marks.retain(|(subject, _)| *subject != row.subject);
-        high_water_marks.push((row.subject.clone(), row.id));
-    }
-    Arc::new(StoreBatch { previous: at(previous), projected: at(projected), rows, high_water_marks })
+    conformance::batch(previous, projected, rows)
 }
 
 /// A position.

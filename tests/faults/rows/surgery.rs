@@ -9,7 +9,7 @@ use crate::judge::judge;
 use crate::load::{Load, Truth};
 use crate::rig::{for_run, small_segments};
 use crate::snapshot::{Snapshot, copy_folder, segments};
-use crate::support::{Setup, eventually};
+use crate::support::Setup;
 use crate::table::{Report, Row, Run, Variant};
 
 /// Exit code of damaged or missing records.
@@ -129,10 +129,7 @@ pub async fn log_with_segments(setup: &Setup, truth: &Truth, messages: u64) {
     let mut load = Load::start(&broker, truth, 13).await;
     load.acknowledges(messages).await;
     load.stop().await;
-    eventually("the store to catch up", || async {
-        (broker.position("projected").await == broker.position("durable").await).then_some(())
-    })
-    .await;
+    broker.all_projected().await;
     drop(broker.kill_nine().await);
     drop(load.ends().await);
     assert!(segments(setup.data()).len() >= 2, "there are segments to work on");

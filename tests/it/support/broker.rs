@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::client::Client;
 use super::http::{self, HttpAnswer};
 use super::logs::{self, Logs};
-use super::{PATIENCE, eventually};
+use super::{PATIENCE, eventually, without_settings};
 
 /// How a broker is to be started.
 #[derive(Debug, Clone)]
@@ -115,10 +115,7 @@ impl Setup {
             }
         }
         command.arg("--data-dir").arg(&self.data_dir).args(&self.args);
-        // Settings of the tests, and of whoever runs them, are not the broker's.
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"WALCAST_")) {
-            command.env_remove(name);
-        }
+        without_settings(&mut command);
         for (key, value) in &self.settings {
             command.env(format!("WALCAST_{}", key.to_uppercase().replace('.', "__")), value);
         }
@@ -223,6 +220,15 @@ impl Broker {
     /// One of the positions: `durable`, `projected`, `trimmed`.
     pub async fn position(&self, name: &str) -> f64 {
         self.metric(&format!("walcast_position{{position=\"{name}\"}}")).await
+    }
+
+    /// Waits until the store has everything that is durable.
+    pub async fn all_projected(&self) {
+        eventually("the store to catch up", || async {
+            let durable = self.position("durable").await;
+            (self.position("projected").await == durable).then_some(())
+        })
+        .await;
     }
 
     /// Resident memory in bytes.

@@ -9,9 +9,10 @@ pub mod http;
 pub mod load;
 pub mod logs;
 pub mod oracle;
+pub mod programs;
 pub mod raw;
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 pub use broker::{Broker, Setup, Stopped};
@@ -54,6 +55,21 @@ pub async fn within_patience<T>(what: &str, future: impl Future<Output = T>) -> 
 /// When it holds something else.
 pub fn from_env(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
+}
+
+/// A command line of walcast that hears nothing of the settings of whoever runs the tests.
+pub fn walcast(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_walcast"));
+    command.args(arguments).stdin(Stdio::null());
+    without_settings(&mut command);
+    command
+}
+
+/// Takes away the settings of whoever runs the tests.
+fn without_settings(command: &mut Command) {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"WALCAST_")) {
+        command.env_remove(name);
+    }
 }
 
 /// Checks that `strace` can be run.
