@@ -210,3 +210,26 @@ async fn a_copy_of_the_data_directory_fences_the_first_broker() {
     second.all_projected().await;
     second.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_to_a_copy_that_lagged_is_brought_up_from_the_log() {
+    let server = Server::start();
+    let database = server.database().await;
+    let broker = setup(&server.url(&database)).expect_log("has lost what it had confirmed").start().await;
+    let client = broker.client().await;
+    for number in 1..=50 {
+        client.publish_kept("s", format!("body {number}")).await;
+    }
+    broker.all_projected().await;
+    // What the copy has: rows and position are of one moment.
+    let admin = server.client(&database).await;
+    let lag = "BEGIN; UPDATE walcast.projection SET projected = 20; DELETE FROM walcast.messages WHERE sequence > 20;
+        UPDATE walcast.subjects SET last_id = 20; COMMIT";
+    admin.batch_execute(lag).await.expect("done");
+    client.publish_kept("s", "body 51").await;
+    broker.all_projected().await;
+    assert_eq!(broker.metric("walcast_store_setbacks_total").await, 1.0);
+    let rows = admin.query("SELECT id FROM walcast.messages ORDER BY id", &[]).await.expect("rows");
+    assert_eq!(rows.iter().map(|row| row.get(0)).collect::<Vec<i32>>(), (1..=51).collect::<Vec<_>>());
+    broker.stop().await;
+}

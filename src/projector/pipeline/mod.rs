@@ -12,6 +12,9 @@
 //! A row that the store rejects is found by halving its batch, set aside as a dead letter, and its neighbours go on
 //! ([`super::apply`]).
 //!
+//! A store that has gone back, because it was failed over to a copy that lagged or its node lost confirmed writes in a crash,
+//! gets again what it lost, while the log has it. One that is further than it was brought belongs to somebody else: the end.
+//!
 //! Owns the cursor. Must never hold up a publisher: whatever happens here shows as lag.
 
 mod batch;
@@ -30,7 +33,7 @@ use tracing::{info, warn};
 
 use self::batch::{BatchReader, ReadBatch};
 use self::source::Source;
-use super::{Applier, ApplierError, DeadLetters, Patience, Pauses, Store};
+use super::{Applier, ApplierError, ApplyError, DeadLetters, Patience, Pauses, Store};
 use crate::event::{Durable, Projected, UnixMicros, clock};
 use crate::telemetry::metrics::ProjectorMetrics;
 use crate::wal::Log;
@@ -72,7 +75,8 @@ const GATHER_STEP: Duration = Duration::from_millis(25);
 
 /// Who is told when the store has committed: to free memory and permits, and to release the log.
 pub trait ProjectionSink: Send + Sync + 'static {
-    /// Everything up to `projected` is in the store. Called on the projector's task, in rising order, so it must be short.
+    /// Everything up to `projected` is in the store. Called on the projector's task, so it must be short. Rises, but for a
+    /// store that has lost what it confirmed: then it goes back once, and rises again from there.
     fn projected(&self, projected: Projected);
 }
 
@@ -159,7 +163,8 @@ impl Projector {
         if projected != Projected::default() {
             self.sink.projected(projected);
         }
-        let mut expire_at = TimerInstant::now() + self.config.expire_every;
+        // At once: a start after a pause finds the most, and it is projected only to be removed again.
+        let mut expire_at = TimerInstant::now();
         let mut next_batch_at = TimerInstant::now();
         loop {
             if expire_at <= TimerInstant::now() {
@@ -182,8 +187,17 @@ impl Projector {
             if let Some(read) = source.take(projected) {
                 // The next one is read and decoded while this one is written.
                 let (committed, filled) = tokio::join!(self.commit(read), source.fill());
-                projected = committed?;
                 filled?;
+                projected = match committed {
+                    Ok(projected) => projected,
+                    Err(ProjectorError::Apply(ApplierError::Apply(ApplyError::WrongPosition { found, expected })))
+                        if found < expected =>
+                    {
+                        source = self.set_back(found, expected).await?;
+                        found
+                    }
+                    Err(error) => return Err(error),
+                };
             }
         }
     }
@@ -206,6 +220,21 @@ impl Projector {
                 Err(error) => return Err(ProjectorError::Store(error)),
             }
         }
+    }
+
+    /// The store has lost what it confirmed: goes on from where it is, after a pause, since it may happen again at once.
+    async fn set_back(&self, found: Projected, expected: Projected) -> Result<Source, ProjectorError> {
+        self.metrics.setbacks.inc();
+        warn!(
+            store = self.store.kind(), %found, %expected,
+            "the store has lost what it had confirmed; it is projected again from the log"
+        );
+        let source = self.source(found)?;
+        // First of all the log must keep what is needed again.
+        self.sink.projected(found);
+        self.report(found);
+        tokio::time::sleep(Pauses::new().next_pause()).await;
+        Ok(source)
     }
 
     fn source(&self, projected: Projected) -> Result<Source, ProjectorError> {

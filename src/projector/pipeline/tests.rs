@@ -37,7 +37,7 @@ enum Fault {
 /// A store whose calls fail in the order of a script.
 #[derive(Debug)]
 struct FaultyStore {
-    inner: Box<dyn Store>,
+    inner: Mutex<Arc<dyn Store>>,
     script: Mutex<VecDeque<Fault>>,
     /// Rows with these ids are not taken.
     rejected: Mutex<Vec<u32>>,
@@ -45,6 +45,17 @@ struct FaultyStore {
     applies: Mutex<Vec<(TimerInstant, usize)>>,
     committed_rows: AtomicU64,
     expires: AtomicU64,
+}
+
+impl FaultyStore {
+    fn inner(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.inner.lock())
+    }
+
+    /// What is reached from now on is another copy of it.
+    fn fail_over(&self, to: Arc<dyn Store>) -> Arc<dyn Store> {
+        std::mem::replace(&mut *self.inner.lock(), to)
+    }
 }
 
 fn unavailable() -> StoreError {
@@ -58,7 +69,7 @@ impl Store for FaultyStore {
     }
 
     fn keeps_history(&self) -> bool {
-        self.inner.keeps_history()
+        self.inner().keeps_history()
     }
 
     async fn projected(&self) -> Result<Projected, StoreError> {
@@ -67,7 +78,7 @@ impl Store for FaultyStore {
             self.unreachable_starts.store(left - 1, Ordering::Relaxed);
             return Err(unavailable());
         }
-        self.inner.projected().await
+        self.inner().projected().await
     }
 
     async fn apply(&self, batch: &Arc<StoreBatch>) -> Result<(), ApplyError> {
@@ -92,13 +103,13 @@ impl Store for FaultyStore {
             let reason = format!("violates check constraint \"no {}\"", row.id);
             return Err(ApplyError::Rejected { reason });
         }
-        self.inner.apply(batch).await?;
+        self.inner().apply(batch).await?;
         self.committed_rows.fetch_add(batch.rows.len() as u64, Ordering::Relaxed);
         if fault == Some(Fault::AnswerLost) { Err(unavailable().into()) } else { Ok(()) }
     }
 
     async fn rewrite(&self, rows: &Arc<Vec<Row>>) -> Result<(), ApplyError> {
-        self.inner.rewrite(rows).await
+        self.inner().rewrite(rows).await
     }
 
     async fn fetch(
@@ -107,7 +118,7 @@ impl Store for FaultyStore {
         id: MessageId,
         now: UnixMicros,
     ) -> Result<Option<StoredMessage>, StoreError> {
-        self.inner.fetch(subject, id, now).await
+        self.inner().fetch(subject, id, now).await
     }
 
     async fn after(
@@ -118,16 +129,16 @@ impl Store for FaultyStore {
         bytes_max: usize,
         now: UnixMicros,
     ) -> Result<Vec<(MessageId, StoredMessage)>, StoreError> {
-        self.inner.after(subject, after, messages_max, bytes_max, now).await
+        self.inner().after(subject, after, messages_max, bytes_max, now).await
     }
 
     async fn high_water_mark(&self, subject: &Subject) -> Result<Option<MessageId>, StoreError> {
-        self.inner.high_water_mark(subject).await
+        self.inner().high_water_mark(subject).await
     }
 
     async fn expire(&self, now: UnixMicros) -> Result<(), StoreError> {
         self.expires.fetch_add(1, Ordering::Relaxed);
-        self.inner.expire(now).await
+        self.inner().expire(now).await
     }
 }
 
@@ -178,10 +189,10 @@ impl Rig {
         let directory = TempDir::new().expect("made");
         let config = embedded::Config::default();
         let store = EmbeddedStore::open(&directory.path().join("store"), 7, &config).expect("opens");
-        Self::with_store(directory, Box::new(store), script)
+        Self::with_store(directory, Arc::new(store), script)
     }
 
-    fn with_store(directory: TempDir, inner: Box<dyn Store>, script: &[Fault]) -> Self {
+    fn with_store(directory: TempDir, inner: Arc<dyn Store>, script: &[Fault]) -> Self {
         let options = Options {
             segment_bytes: 256 * 1024,
             max_bytes: 64 * 1024 * 1024,
@@ -192,7 +203,7 @@ impl Rig {
         };
         let Opened { writer, log, .. } = wal::open(Arc::new(DiskFileSystem), options).expect("opens");
         let store = Arc::new(FaultyStore {
-            inner,
+            inner: Mutex::new(inner),
             script: Mutex::new(script.iter().copied().collect()),
             rejected: Mutex::default(),
             unreachable_starts: AtomicU64::new(0),
@@ -533,7 +544,7 @@ async fn expires_about_every_ten_seconds_also_when_idle() {
     let running = rig.start();
     tokio::time::sleep(Duration::from_secs(101)).await;
     running.stops().await.expect("stops in order");
-    assert_eq!(rig.store.expires.load(Ordering::Relaxed), 10);
+    assert_eq!(rig.store.expires.load(Ordering::Relaxed), 11, "at the start, then every ten seconds");
 }
 
 #[tokio::test(start_paused = true)]
@@ -543,6 +554,45 @@ async fn ends_when_someone_else_writes_to_the_store() {
     let error = rig.start().fails().await;
     assert!(matches!(error, ProjectorError::Apply(ApplierError::Apply(ApplyError::WrongPosition { .. }))), "{error:?}");
     assert_eq!(rig.told.0.lock().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn brings_up_a_store_that_has_lost_what_it_confirmed() {
+    let mut rig = Rig::new(&[]);
+    rig.publish(10);
+    let mut running = rig.start();
+    running.reaches(10).await;
+    running.stops().await.expect("stops in order");
+
+    // What was written so far is the copy that lags from here on.
+    let other = EmbeddedStore::open(&rig.directory.path().join("other"), 7, &embedded::Config::default());
+    let lagging = rig.store.fail_over(Arc::new(other.expect("opens")));
+    rig.publish(20);
+    let mut running = rig.start();
+    running.reaches(30).await;
+    rig.store.fail_over(lagging);
+    rig.store.committed_rows.store(8, Ordering::Relaxed);
+    rig.publish(10);
+    running.handle.wait_for(|progress| progress.projected < Some(Projected(Sequence::new(30)))).await.expect("runs");
+    running.reaches(40).await;
+    running.stops().await.expect("stops in order");
+    rig.assert_projected(40).await;
+    let told: Vec<u64> = rig.told.0.lock().iter().map(|projected| projected.sequence().get()).collect();
+    assert!(told.windows(2).any(|pair| pair == [30, 10]), "the log must keep what is needed again: {told:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn ends_when_the_log_lacks_what_the_store_has_lost() {
+    let mut rig = Rig::new(&[]);
+    rig.publish(5_000);
+    let mut running = rig.start();
+    running.reaches(5_000).await;
+    rig.log.release(Sequence::new(5_000)).expect("trims");
+    let fresh = EmbeddedStore::open(&rig.directory.path().join("other"), 7, &embedded::Config::default());
+    rig.store.fail_over(Arc::new(fresh.expect("opens")));
+    rig.publish(10);
+    let error = running.fails().await;
+    assert!(matches!(error, ProjectorError::Trimmed { .. }), "{error:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -561,7 +611,7 @@ async fn refuses_a_store_that_is_ahead_of_the_log() {
     let mut rig = Rig::new(&[]);
     rig.publish(10);
     let ahead = StoreBatch { projected: Projected(Sequence::new(11)), ..StoreBatch::default() };
-    rig.store.inner.apply(&Arc::new(ahead)).await.expect("applied");
+    rig.store.inner().apply(&Arc::new(ahead)).await.expect("applied");
     let error = rig.start().fails().await;
     assert!(matches!(error, ProjectorError::StoreAhead { .. }), "{error:?}");
     assert!(error.to_string().contains("at sequence 11, but the log ends at 10"), "{error}");
@@ -630,7 +680,7 @@ async fn ends_at_a_damaged_frame() {
 #[tokio::test(start_paused = true)]
 async fn a_store_without_history_only_follows_the_log() {
     let directory = TempDir::new().expect("made");
-    let mut rig = Rig::with_store(directory, Box::new(NoneStore::starting_at(Projected::default())), &[]);
+    let mut rig = Rig::with_store(directory, Arc::new(NoneStore::starting_at(Projected::default())), &[]);
     // It never looks at records.
     rig.append(&[vec![9, 9, 9]]);
     let mut running = rig.start();

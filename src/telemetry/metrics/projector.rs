@@ -19,6 +19,8 @@ pub struct ProjectorMetrics {
     pub batch_rows: Histogram,
     /// Batches that were tried again.
     pub retries: IntCounter,
+    /// Times that the store was found behind what it had confirmed.
+    pub setbacks: IntCounter,
     /// Messages that the store did not take.
     pub dead_letters: IntGauge,
 }
@@ -39,6 +41,10 @@ impl ProjectorMetrics {
             ),
             batch_rows: define.histogram("walcast_store_batch_rows", "Rows in a batch for the store.", &RECORDS),
             retries: define.counter("walcast_store_retries_total", "Batches that were tried again on the store."),
+            setbacks: define.counter(
+                "walcast_store_setbacks_total",
+                "Times that the store was found behind what it had confirmed, and was brought up from the log.",
+            ),
             dead_letters: define
                 .gauge("walcast_projector_dead_letters", "Messages that the store did not take, set aside."),
         }
