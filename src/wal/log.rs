@@ -114,7 +114,7 @@ impl Log {
         }
     }
 
-    /// Says that records up to `up_to` are needed by nobody any more, and trims closed segments of them that
+    /// Says that records up to `up_to` are needed by nobody any more, and those after it are, whatever was said before; trims closed segments of them that
     /// [`super::Options::keep_bytes`] or [`super::Options::keep_for`] no longer covers: either bound trims. Works on
     /// files, so call it where blocking is allowed; the same position again applies the time bound anew.
     ///

@@ -16,7 +16,8 @@ const SPARES_RECYCLED_MAX: usize = 2;
 pub(super) fn release(shared: &Arc<Shared>, up_to: Sequence) -> Result<Trimmed, ReleaseError> {
     {
         let mut state = shared.state.lock();
-        state.released = state.released.max(up_to).min(shared.durable().sequence());
+        // Also back: a store that lost what it had confirmed needs it again.
+        state.released = up_to.min(shared.durable().sequence());
     }
     while trim_oldest(shared, beyond_retention)? {}
     Ok(shared.trimmed())

@@ -58,8 +58,9 @@ fn run(fs: &SimFileSystem, actions: &[Action], model: &mut Model) -> Result<(), 
                 model.acknowledged = model.sent.len();
             }
             Action::Release(percent) => {
-                model.released = model.released.max(model.acknowledged as u64 * percent / 100);
-                opened.log.release(Sequence::new(model.released)).map_err(|error| error.to_string())?;
+                let released = model.acknowledged as u64 * percent / 100;
+                model.released = model.released.max(released);
+                opened.log.release(Sequence::new(released)).map_err(|error| error.to_string())?;
             }
             Action::Reopen => {
                 drop(opened);

@@ -58,7 +58,7 @@ fn bytes_and_time_each_bound_what_is_kept() {
     opened.log.release(Sequence::new(600)).expect("can be trimmed");
     assert_eq!(opened.log.segments().len(), 5);
     fs.advance_clock(3601);
-    opened.log.release(Sequence::ZERO).expect("nothing is released before");
+    opened.log.release(Sequence::new(600)).expect("can be trimmed");
     assert_eq!(opened.log.segments().len(), 1, "the clock alone is enough at the next call");
 }
 
@@ -73,6 +73,28 @@ fn nothing_is_trimmed_that_was_not_released() {
     let opened = open_sim(&fs, &options());
     opened.log.release(Sequence::ZERO).expect("nothing to do");
     assert_numbered(&opened.log, 1, 600);
+}
+
+#[test]
+fn what_is_needed_again_stays_even_if_the_log_is_full() {
+    let fs = SimFileSystem::new(6);
+    let keep = Options { keep_bytes: u64::MAX, max_bytes: 6 * SEGMENT_BYTES, ..options() };
+    let mut opened = open_sim(&fs, &keep);
+    let big = batch(&[&[7; 2_900]]);
+    let mut fill = |release: Sequence| loop {
+        match opened.writer.ensure_room(big.bytes()) {
+            Ok(()) => drop(opened.writer.append(&big).expect("the disk works")),
+            Err(error) => break error,
+        }
+        opened.log.release(opened.log.durable().sequence()).expect("nothing is due");
+        opened.log.release(release).expect("nothing is due");
+    };
+    let full = fill(Sequence::ZERO);
+    assert!(matches!(full, RoomError::LogFull { .. }), "{full}");
+    assert_eq!(opened.log.trimmed().sequence(), Sequence::ZERO);
+    opened.log.release(opened.log.durable().sequence()).expect("nothing is due");
+    opened.writer.ensure_room(big.bytes()).expect("what was released makes room");
+    assert!(opened.log.trimmed().sequence() > Sequence::ZERO);
 }
 
 #[test]
