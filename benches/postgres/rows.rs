@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use tokio_postgres::Client;
 use walcast::event::{Expiration, MessageId, Projected, Sequence, Subject, clock};
-use walcast::projector::{Row, StoreBatch};
+use walcast::projector::{HighWaterMark, Row, StoreBatch};
 
 /// A batch.
 pub type Run = Arc<StoreBatch>;
@@ -23,13 +23,13 @@ pub fn runs(batches: usize, rows: usize, body_bytes: usize) -> Vec<Run> {
     let subject = |number: usize| Subject::new(format!("orders.europe.{number}")).unwrap();
     let mut batch = || {
         let previous = Projected(Sequence::new(sequence));
-        let mut touched = std::collections::BTreeSet::new();
+        let mut marks = std::collections::BTreeMap::new();
         let rows: Vec<Row> = (0..rows)
             .map(|_| {
                 sequence += 1;
                 let number = random.random_range(0..SUBJECTS);
-                touched.insert(number);
                 last[number] += 1;
+                marks.insert(subject(number), (MessageId::new(last[number]).unwrap(), Sequence::new(sequence)));
                 let mut body = vec![0; body_bytes];
                 random.fill_bytes(&mut body);
                 Row {
@@ -42,8 +42,7 @@ pub fn runs(batches: usize, rows: usize, body_bytes: usize) -> Vec<Run> {
                 }
             })
             .collect();
-        let marks = touched.into_iter().map(|number| (subject(number), MessageId::new(last[number]).unwrap()));
-        let high_water_marks = marks.collect();
+        let high_water_marks = marks.into_iter().map(HighWaterMark::from).collect();
         Arc::new(StoreBatch { previous, projected: Projected(Sequence::new(sequence)), rows, high_water_marks })
     };
     (0..batches).map(|_| batch()).collect()

@@ -76,7 +76,7 @@ pub struct FetchArguments {
 #[derive(Debug, Args)]
 pub struct StatusArguments {
     /// Address of the broker's admin port
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9464")]
+    #[arg(long, value_name = "URL", env = "WALCAST_ADMIN", default_value = "http://127.0.0.1:9464")]
     pub admin: String,
     /// Print the broker's answer as it is, one JSON object
     #[arg(long)]

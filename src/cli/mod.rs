@@ -22,6 +22,7 @@ mod status;
 mod stopped;
 mod store_command;
 mod subscribe;
+mod waiting;
 
 use std::process::ExitCode;
 

@@ -7,7 +7,7 @@ use super::{Exit, Failure};
 use crate::broker::{self, StoreOf};
 use crate::config::Settings;
 use crate::event::{Durable, Projected};
-use crate::projector::{Store, StoreError};
+use crate::projector::{DeadLetters, LetterBounds, Store, StoreError};
 use crate::wal::{DiskFileSystem, FileLock, FileSystem as _, Inspection, LockError, LogId};
 
 /// Takes the data directory as a broker does.
@@ -34,6 +34,12 @@ pub async fn open_store(
     store.prepare().await.map_err(|error| store_failure(&error))?;
     let projected = store.projected().await.map_err(|error| store_failure(&error))?;
     Ok((store, projected))
+}
+
+/// The dead letters of a data directory.
+pub fn letters(settings: &Settings) -> Result<DeadLetters, Failure> {
+    DeadLetters::open(Arc::new(DiskFileSystem), settings.dead_letters_dir(), LetterBounds::default())
+        .map_err(|error| Failure::new(Exit::Failed, error.to_string()))
 }
 
 /// What a store that cannot be used means for a command.

@@ -14,6 +14,7 @@ use super::{ConfigError, Settings, rules};
 const NOT_SETTINGS: &[&str] = &[
     "WALCAST_CONFIG",
     "WALCAST_SERVER",
+    "WALCAST_ADMIN",
     // Of a build that misbehaves on purpose; any other refuses to start with it.
     #[cfg(feature = "fault-controls")]
     "WALCAST_FAULT_CONTROL",

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use tracing::warn;
 
 use super::retry::Pauses;
-use super::{ApplyError, DeadLetterError, DeadLetters, Row, Store, StoreBatch};
+use super::{ApplyError, DeadLetterError, DeadLetters, HighWaterMark, Row, Store, StoreBatch};
 use crate::event::Projected;
 
 /// Why a batch cannot be applied by waiting.
@@ -61,10 +61,15 @@ impl Applier<'_> {
     pub async fn apply(&self, batch: Arc<StoreBatch>) -> Result<(), ApplierError> {
         // The piece that comes next is the last one. Each half adds one, so there are as many as halvings.
         let mut pieces = vec![batch];
+        let mut pauses = Pauses::new();
         while let Some(piece) = pieces.pop() {
             let Outcome::Rejected(reason) = self.attempt(&piece).await? else { continue };
             match &piece.rows[..] {
-                [] => return Err(ApplierError::Apply(ApplyError::Rejected { reason })),
+                // What it does not take is no row but a mark, or the position: nothing can be set aside.
+                [] => {
+                    self.patience.wait(&ApplyError::Rejected { reason }, piece.previous, &mut pauses).await;
+                    pieces.push(piece);
+                }
                 [row] => {
                     self.set_aside(row, &reason, piece.previous).await?;
                     pieces.push(Arc::new(StoreBatch { rows: Vec::new(), ..(*piece).clone() }));
@@ -73,6 +78,35 @@ impl Applier<'_> {
                     let (first, rest) = halves(&piece);
                     pieces.extend([Arc::new(rest), Arc::new(first)]);
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes rows again, however often that takes; those that the store rejects become dead letters, if they are none yet.
+    ///
+    /// # Errors
+    /// [`ApplierError`] if trying again does not help; any of the rows may be there then.
+    pub async fn rewrite(&self, rows: Arc<Vec<Row>>) -> Result<(), ApplierError> {
+        let mut pieces = vec![rows];
+        let mut pauses = Pauses::new();
+        while let Some(piece) = pieces.pop() {
+            let at = piece.first().map_or_else(Projected::default, |row| Projected(row.sequence));
+            match self.store.rewrite(&piece).await {
+                Ok(()) => {}
+                Err(ApplyError::Store(error)) if error.retryable() => {
+                    self.patience.wait(&error, at, &mut pauses).await;
+                    pieces.push(piece);
+                }
+                Err(ApplyError::Rejected { reason }) => match &piece[..] {
+                    [] => return Err(ApplierError::Apply(ApplyError::Rejected { reason })),
+                    [row] => self.set_aside(row, &reason, at).await?,
+                    rows => {
+                        let (first, rest) = rows.split_at(rows.len() / 2);
+                        pieces.extend([Arc::new(rest.to_vec()), Arc::new(first.to_vec())]);
+                    }
+                },
+                Err(error) => return Err(ApplierError::Apply(error)),
             }
         }
         Ok(())
@@ -120,17 +154,20 @@ impl Applier<'_> {
     }
 }
 
-/// Two batches that do together what one does. The marks move with the second: they are of the whole run.
+/// Two batches that do together what one does. A mark moves with the first if its message is in that part of the run: when
+/// only the first is applied, the log is read again from there, and a subject that is not in the rest would stay without.
 fn halves(batch: &StoreBatch) -> (StoreBatch, StoreBatch) {
     let (first, rest) = batch.rows.split_at(batch.rows.len() / 2);
     let between = first.last().map_or(batch.previous, |row| Projected(row.sequence));
+    let of_first = |mark: &HighWaterMark| mark.sequence <= between.sequence();
+    let (marks, other_marks) = batch.high_water_marks.iter().cloned().partition(of_first);
     let first =
-        StoreBatch { previous: batch.previous, projected: between, rows: first.to_vec(), high_water_marks: Vec::new() };
+        StoreBatch { previous: batch.previous, projected: between, rows: first.to_vec(), high_water_marks: marks };
     let rest = StoreBatch {
         previous: between,
         projected: batch.projected,
         rows: rest.to_vec(),
-        high_water_marks: batch.high_water_marks.clone(),
+        high_water_marks: other_marks,
     };
     (first, rest)
 }
@@ -138,5 +175,43 @@ fn halves(batch: &StoreBatch) -> (StoreBatch, StoreBatch) {
 impl fmt::Debug for Applier<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Applier").field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::event::{Expiration, MessageId, Sequence, Subject, UnixMicros};
+
+    fn row(sequence: u64, subject: &str, id: u32) -> Row {
+        Row {
+            sequence: Sequence::new(sequence),
+            subject: Subject::new(subject.to_owned()).expect("valid"),
+            id: MessageId::new(id).expect("an id"),
+            published_at: UnixMicros::from_micros(1),
+            expiration: Expiration::from_wire(60).expect("not negative"),
+            body: Bytes::new(),
+        }
+    }
+
+    #[test]
+    fn marks_move_with_the_part_of_a_batch_that_has_their_message() {
+        let rows = vec![row(1, "a", 1), row(2, "b", 1), row(4, "a", 2), row(5, "b", 2)];
+        let mark = |text: &str, id, sequence| HighWaterMark {
+            subject: Subject::new(text.to_owned()).expect("valid"),
+            id: MessageId::new(id).expect("an id"),
+            sequence: Sequence::new(sequence),
+        };
+        // Of "early" there is nothing in the second half, of "late" a fire and forget one after the last row.
+        let marks = vec![mark("a", 2, 4), mark("b", 2, 5), mark("early", 7, 2), mark("late", 9, 6)];
+        let projected = Projected(Sequence::new(6));
+        let batch = StoreBatch { previous: Projected::default(), projected, rows, high_water_marks: marks };
+        let (first, rest) = halves(&batch);
+        assert_eq!((first.previous, first.projected), (batch.previous, Projected(Sequence::new(2))));
+        assert_eq!((rest.previous, rest.projected), (first.projected, projected));
+        assert_eq!(first.high_water_marks, [mark("early", 7, 2)]);
+        assert_eq!(rest.high_water_marks, [mark("a", 2, 4), mark("b", 2, 5), mark("late", 9, 6)]);
     }
 }

@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 use bytes::Bytes;
 use hashbrown::{Equivalent, HashMap};
 
-use super::{Row, StoreBatch};
+use super::{HighWaterMark, Row, StoreBatch};
 use crate::event::record::{self, Logged, Record, RecordError};
 use crate::event::{MessageId, Projected, Sequence, Subject, UnixMicros};
 
@@ -29,7 +29,7 @@ impl Equivalent<Subject> for SubjectText<'_> {
 #[derive(Debug, Default)]
 pub struct BatchBuilder {
     rows: Vec<Row>,
-    marks: HashMap<Subject, MessageId, foldhash::fast::RandomState>,
+    marks: HashMap<Subject, (MessageId, Sequence), foldhash::fast::RandomState>,
     records: usize,
     bytes: usize,
     oldest: Option<UnixMicros>,
@@ -47,11 +47,11 @@ impl BatchBuilder {
         let Logged::Message(record) = logged else { return Ok(()) };
         self.oldest.get_or_insert(record.published_at);
         match self.marks.get_mut(&SubjectText(record.subject)) {
-            Some(mark) => *mark = record.id,
+            Some(mark) => *mark = (record.id, sequence),
             None => {
                 let subject = Subject::new(record.subject.to_owned())
                     .map_err(|error| RecordError::Malformed { reason: error.to_string() })?;
-                self.marks.insert(subject, record.id);
+                self.marks.insert(subject, (record.id, sequence));
             }
         }
         if !record.expiration.is_fire_and_forget() {
@@ -90,6 +90,8 @@ impl BatchBuilder {
 
     /// The batch from `previous` to `projected`, which is the last record that was added.
     pub fn finish(self, previous: Projected, projected: Projected) -> StoreBatch {
-        StoreBatch { previous, projected, rows: self.rows, high_water_marks: self.marks.into_iter().collect() }
+        let marks = self.marks.into_iter();
+        let high_water_marks = marks.map(HighWaterMark::from).collect();
+        StoreBatch { previous, projected, rows: self.rows, high_water_marks }
     }
 }

@@ -34,8 +34,25 @@ pub struct StoreBatch {
     pub projected: Projected,
     /// In log order. Empty when everything in the run was fire and forget.
     pub rows: Vec<Row>,
-    /// Each subject of the run once, with its last id, fire and forget included.
-    pub high_water_marks: Vec<(Subject, MessageId)>,
+    /// Each subject of the run once, fire and forget included.
+    pub high_water_marks: Vec<HighWaterMark>,
+}
+
+/// How far a subject is in a run of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HighWaterMark {
+    /// The subject.
+    pub subject: Subject,
+    /// Its last id in the run.
+    pub id: MessageId,
+    /// The place of that message: a part of the run that ends before it must not say so.
+    pub sequence: Sequence,
+}
+
+impl From<(Subject, (MessageId, Sequence))> for HighWaterMark {
+    fn from((subject, (id, sequence)): (Subject, (MessageId, Sequence))) -> Self {
+        Self { subject, id, sequence }
+    }
 }
 
 /// A message as a store gives it back.

@@ -19,8 +19,8 @@ use super::output::Output;
 use super::{Exit, Failure, stopped};
 use crate::config::{Settings, StoreKind};
 use crate::event::{Projected, Sequence};
-use crate::projector::{DeadLetters, LetterBounds, Store};
-use crate::wal::{DiskFileSystem, FileLock, Inspection};
+use crate::projector::{DeadLetters, Store};
+use crate::wal::{FileLock, Inspection};
 
 #[derive(Debug, Args)]
 pub struct StoreArguments {
@@ -107,16 +107,11 @@ impl Stopped {
             return Err(Failure::new(Exit::Failed, "the log is empty: start the broker once"));
         };
         let (store, projected) = stopped::open_store(settings, &inspection, log_id).await?;
-        Ok(Self { inspection, store, letters: letters(settings)?, projected, _lock: lock })
+        Ok(Self { inspection, store, letters: stopped::letters(settings)?, projected, _lock: lock })
     }
 
     /// The first sequence of the log; the next one if it is empty.
     fn first(&self) -> Sequence {
         self.inspection.segments().first().map_or_else(|| self.inspection.last().next(), |segment| segment.first)
     }
-}
-
-fn letters(settings: &Settings) -> Result<DeadLetters, Failure> {
-    DeadLetters::open(Arc::new(DiskFileSystem), settings.dead_letters_dir(), LetterBounds::default())
-        .map_err(|error| Failure::new(Exit::Failed, error.to_string()))
 }

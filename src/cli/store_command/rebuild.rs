@@ -1,19 +1,18 @@
 //! `walcast store rebuild`: the store from the log.
 
-use std::fmt::Display;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use super::super::log_command::progress::Progress;
 use super::super::log_command::{not_understood, unreadable};
 use super::super::output::{self, Output};
+use super::super::waiting::Waiting;
 use super::super::{Exit, Failure, client, signals};
 use super::Stopped;
 use crate::config::Settings;
 use crate::event::{Projected, Sequence};
-use crate::projector::{self, Applier, BatchBuilder, Patience, Pauses, StoreBatch};
+use crate::projector::{self, Applier, BatchBuilder, StoreBatch};
 use crate::wal::Scanner;
 
 /// Fills the store up to the end of the log.
@@ -28,8 +27,7 @@ pub(super) fn run(settings: &Settings, output: &mut Output) -> Result<(), Failur
             return Err(Failure::new(Exit::Failed, message));
         }
         let total = last.get() - begun.sequence().get();
-        let waiting = Waiting { stop: stop.clone() };
-        let applier = Applier { store: &*stopped.store, letters: &stopped.letters, patience: &waiting };
+        let applier = Applier { store: &*stopped.store, letters: &stopped.letters, patience: &Waiting };
         let scanner = stopped.inspection.scanner(begun.sequence());
         let mut rebuild = Rebuild { applier, scanner, at: begun, progress: Progress::new("records", total), rows: 0 };
         let done = rebuild.run(last, &stop).await;
@@ -115,24 +113,4 @@ impl Rebuild<'_> {
 fn interrupted(at: Projected) -> Failure {
     let message = format!("interrupted: the store is at sequence {at}; the same command goes on from there");
     Failure::new(Exit::Interrupted, message)
-}
-
-/// Says what is waited for.
-struct Waiting {
-    stop: CancellationToken,
-}
-
-#[async_trait]
-impl Patience for Waiting {
-    async fn wait(&self, error: &(dyn Display + Sync), at: Projected, pauses: &mut Pauses) {
-        output::note(&format!("{error}; waiting at sequence {at}"));
-        tokio::select! {
-            () = self.stop.cancelled() => {}
-            () = tokio::time::sleep(pauses.next_pause()) => {}
-        }
-    }
-
-    fn set_aside(&self) {
-        output::note("the store does not take a message; it is a dead letter now (`walcast store status`)");
-    }
 }

@@ -8,8 +8,9 @@ use serde_json::Value;
 
 use super::super::message::rfc3339;
 use super::super::output::Output;
+use super::super::stopped::letters;
 use super::super::{Exit, Failure, client, status};
-use super::{Stopped, letters};
+use super::Stopped;
 use crate::config::Settings;
 use crate::projector::DeadLetter;
 

@@ -49,6 +49,7 @@ fn flags_override_the_environment_which_overrides_the_file() {
             ("WALCAST_ADMIN_LISTEN", "127.0.0.1:3"),
             ("WALCAST_DATA_DIR", "/b"),
             ("WALCAST_SERVER", "http://elsewhere"),
+            ("WALCAST_ADMIN", "http://elsewhere"),
             ("WALCAST_CONFIG", "/not/read/here"),
             ("PATH", "/bin"),
         ]),

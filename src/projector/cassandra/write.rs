@@ -12,7 +12,7 @@ use super::errors::{self, Fault};
 use super::schema;
 use super::session::Database;
 use crate::event::{MessageId, Projected, Subject, UnixMicros, clock};
-use crate::projector::{ApplyError, Row, StoreError};
+use crate::projector::{ApplyError, HighWaterMark, Row, StoreError};
 
 impl Database {
     /// Writes the rows; all are confirmed when it returns `Ok`. Writing them again changes nothing of them.
@@ -29,11 +29,11 @@ impl Database {
     /// late, from whoever, never lowers a mark.
     pub(super) async fn write_marks(
         &self,
-        marks: &[(Subject, MessageId)],
+        marks: &[HighWaterMark],
         projected: Projected,
         config: &Config,
     ) -> Result<(), StoreError> {
-        let writes = marks.iter().map(|(subject, id)| self.write_mark(subject, *id, projected));
+        let writes = marks.iter().map(|mark| self.write_mark(&mark.subject, mark.id, projected));
         all(writes, config.in_flight).await.map_err(|error| errors::passing(&error))
     }
 

@@ -8,8 +8,8 @@ use super::samples::{
     LOG, PUBLISHED, apply, at, batch, equal, holds, id, lacks, mark, position, refuse, row, seconds, subject,
 };
 use super::{Check, Place};
-use crate::event::{Expiration, UnixMicros};
-use crate::projector::{Row, StoreBatch};
+use crate::event::{Expiration, Sequence, UnixMicros};
+use crate::projector::{HighWaterMark, Row, StoreBatch};
 
 type Outcome = Result<(), String>;
 
@@ -259,7 +259,10 @@ async fn keeps_high_water_marks(place: &dyn Place) -> Outcome {
     let store = place.open(LOG).await?;
     apply(&*store, &batch(0, 2, vec![row(1, "a", 1, 60, b"")?])).await?;
     // Everything in this run was fire and forget: marks without rows.
-    let marks = vec![(subject("a")?, id(9)?), (subject("b")?, id(i32::MAX.cast_unsigned())?)];
+    let mark_of = |text, last, sequence| -> Result<HighWaterMark, String> {
+        Ok(HighWaterMark { subject: subject(text)?, id: id(last)?, sequence: Sequence::new(sequence) })
+    };
+    let marks = vec![mark_of("a", 9, 10)?, mark_of("b", i32::MAX.cast_unsigned(), 11)?];
     let run = StoreBatch { previous: at(2), projected: at(11), rows: Vec::new(), high_water_marks: marks };
     apply(&*store, &Arc::new(run)).await?;
     equal("the mark of a", &mark(&*store, "a").await?, &Some(9))?;

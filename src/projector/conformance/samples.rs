@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::event::{Expiration, MessageId, Projected, Sequence, Subject, UnixMicros};
-use crate::projector::{ApplyError, Row, Store, StoreBatch};
+use crate::projector::{ApplyError, HighWaterMark, Row, Store, StoreBatch};
 
 /// The log that the checks' stores belong to.
 pub(super) const LOG: u128 = 0x5EED_0001;
@@ -43,11 +43,12 @@ pub(super) fn row(sequence: u64, text: &str, number: u32, life: i32, body: &[u8]
 
 /// A batch from `previous` to `projected` whose marks are the last ids of its rows.
 pub fn batch(previous: u64, projected: u64, rows: Vec<Row>) -> Arc<StoreBatch> {
-    let mut marks: Vec<(Subject, MessageId)> = Vec::new();
-    for row in &rows {
-        match marks.iter_mut().find(|(subject, _)| *subject == row.subject) {
-            Some((_, last)) => *last = row.id.max(*last),
-            None => marks.push((row.subject.clone(), row.id)),
+    let mut marks: Vec<HighWaterMark> = Vec::new();
+    for Row { subject, id, sequence, .. } in &rows {
+        let (id, sequence) = (*id, *sequence);
+        match marks.iter_mut().find(|mark| mark.subject == *subject) {
+            Some(mark) => (mark.id, mark.sequence) = (id.max(mark.id), sequence.max(mark.sequence)),
+            None => marks.push(HighWaterMark { subject: subject.clone(), id, sequence }),
         }
     }
     Arc::new(StoreBatch { previous: at(previous), projected: at(projected), rows, high_water_marks: marks })

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::*;
 use crate::event::{MessageId, Projected, Subject, UnixMicros};
-use crate::projector::{ApplyError, Row, StoreBatch, StoreError, StoredMessage};
+use crate::projector::{ApplyError, HighWaterMark, Row, StoreBatch, StoreError, StoredMessage};
 
 /// What a memory store does wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +91,7 @@ impl Store for MemoryStore {
                 state.marks.insert(self.name(&row.subject), row.id);
             }
         } else {
-            for (subject, id) in &batch.high_water_marks {
+            for HighWaterMark { subject, id, .. } in &batch.high_water_marks {
                 state.marks.insert(self.name(subject), *id);
             }
         }

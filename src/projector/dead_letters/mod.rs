@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -41,6 +42,9 @@ impl Default for LetterBounds {
 /// Bytes of one file that are read: a body of 16 MiB, the largest that there can be, in base64, and the rest. What is longer does
 /// not decode.
 const LETTER_BYTES_MAX: u64 = 32 * 1024 * 1024;
+
+/// Bytes of a reason that are kept: a few sentences. Some servers quote the whole row.
+const REASON_BYTES_MAX: usize = 4 * 1024;
 
 /// A row that the store did not take.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +108,8 @@ struct Shared {
     bounds: LetterBounds,
     /// What is there. Held while a file is written: letters are rare, and they come one after the other.
     known: Mutex<Known>,
+    /// How many: for those who must not wait for a file.
+    count: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -130,7 +136,8 @@ impl DeadLetters {
         for (letter, bytes) in read_all(&*fs, &dir)? {
             known.insert(&letter.row, bytes);
         }
-        Ok(Self { shared: Arc::new(Shared { fs, dir, bounds, known: Mutex::new(known) }) })
+        let count = AtomicUsize::new(known.places.len());
+        Ok(Self { shared: Arc::new(Shared { fs, dir, bounds, known: Mutex::new(known), count }) })
     }
 
     /// Keeps a row, durably. Once it is kept, it is kept again without a change.
@@ -138,12 +145,13 @@ impl DeadLetters {
     /// # Errors
     /// [`DeadLetterError::Full`] or [`DeadLetterError::Io`]; the row is not kept then.
     pub fn add(&self, row: &Row, reason: &str) -> Result<(), DeadLetterError> {
-        let Shared { fs, dir, bounds, known } = &*self.shared;
+        let Shared { fs, dir, bounds, known, .. } = &*self.shared;
         let mut known = known.lock();
         if known.places.contains_key(&(row.subject.clone(), row.id)) {
             return Ok(());
         }
-        let letter = DeadLetter { row: row.clone(), reason: reason.to_owned(), set_aside_at: clock::now() };
+        let reason = reason[..reason.floor_char_boundary(REASON_BYTES_MAX)].to_owned();
+        let letter = DeadLetter { row: row.clone(), reason, set_aside_at: clock::now() };
         let content = file::encode(&letter);
         let bytes = content.len() as u64;
         let letters = known.places.len();
@@ -155,6 +163,7 @@ impl DeadLetters {
         write_atomically(&**fs, dir, &file::name(row.sequence), &mut |out| out.write_all(&content))
             .map_err(|source| io("write a dead letter to", source))?;
         known.insert(row, bytes);
+        self.shared.count.store(known.places.len(), Ordering::Relaxed);
         Ok(())
     }
 
@@ -195,9 +204,10 @@ impl DeadLetters {
         let mut known = known.lock();
         let Some(place) = known.places.get(&(row.subject.clone(), row.id)).copied() else { return Ok(()) };
         let path = dir.join(file::name(place.sequence));
-        let removed = fs.remove(&path).and_then(|()| fs.sync_dir(dir));
+        let removed = gone(fs.remove(&path)).and_then(|()| fs.sync_dir(dir));
         removed.map_err(|source| DeadLetterError::Io { action: "remove", path, source })?;
         known.remove(&(row.subject.clone(), row.id));
+        self.shared.count.store(known.places.len(), Ordering::Relaxed);
         Ok(())
     }
 
@@ -212,15 +222,16 @@ impl DeadLetters {
         let over: Vec<_> = over.map(|(key, place)| (key.clone(), place.sequence)).collect();
         for (key, sequence) in &over {
             let path = dir.join(file::name(*sequence));
-            fs.remove(&path).map_err(|source| DeadLetterError::Io { action: "remove", path, source })?;
+            gone(fs.remove(&path)).map_err(|source| DeadLetterError::Io { action: "remove", path, source })?;
             known.remove(key);
+            self.shared.count.store(known.places.len(), Ordering::Relaxed);
         }
         Ok(over.len())
     }
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        self.shared.known.lock().places.len()
+        self.shared.count.load(Ordering::Relaxed)
     }
 }
 
@@ -235,6 +246,11 @@ impl Known {
     fn remove(&mut self, key: &(Subject, MessageId)) {
         self.bytes -= self.places.remove(key).map_or(0, |place| place.bytes);
     }
+}
+
+/// A file that somebody else has removed is removed.
+fn gone(removed: io::Result<()>) -> io::Result<()> {
+    removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
 /// All letters in `dir`, which need not exist, in the order of the log; each with the length of its file.

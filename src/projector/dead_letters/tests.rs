@@ -49,6 +49,26 @@ fn a_letter_survives_and_is_found_until_it_expires() {
 }
 
 #[test]
+fn a_letter_that_was_removed_by_hand_holds_up_nothing() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let letters = open(&dir);
+    let rows = [row(1, b"one"), row(2, b"two"), row(3, b"three")];
+    let long = "größer ".repeat(10_000);
+    for row in &rows {
+        letters.add(row, &long).expect("room");
+    }
+    assert!(letters.all().expect("readable")[0].reason.len() <= REASON_BYTES_MAX);
+    for row in &rows[..2] {
+        std::fs::remove_file(dir.path().join("dead-letters").join(file::name(row.sequence))).expect("removed");
+    }
+    letters.remove(&rows[0]).expect("it is gone");
+    assert_eq!(letters.count(), 2);
+    let expires_at = rows[0].expiration.expires_at(rows[0].published_at);
+    assert_eq!(letters.expire(expires_at).expect("the disk works"), 2);
+    assert_eq!((letters.count(), open(&dir).count()), (0, 0));
+}
+
+#[test]
 fn damage_and_newer_versions_are_refused_by_name() {
     let dir = TempDir::new().expect("a temporary directory");
     open(&dir).add(&row(7, b"body"), "no").expect("room");

@@ -20,7 +20,7 @@ use super::errors::{failed, inconsistent};
 use super::space;
 use crate::event::{MessageId, Projected, UnixMicros};
 use crate::projector::bucket::BucketKey;
-use crate::projector::{ApplyError, Row, StoreBatch, StoreError, StoredMessage};
+use crate::projector::{ApplyError, HighWaterMark, Row, StoreBatch, StoreError, StoredMessage};
 
 /// Most buckets that one `expire` drops. Each costs 15 to 50 ms, mostly fsync, and batches wait meanwhile. With
 /// life times of all classes in use, less than two buckets come to their end between two calls.
@@ -100,7 +100,7 @@ impl Engine {
         let mut write = self.write_of(&batch.rows, items)?;
         self.add_rows(writer, &mut write, &batch.rows)?;
         let mut bytes = POSITION_KEY.len();
-        for (subject, id) in &batch.high_water_marks {
+        for HighWaterMark { subject, id, .. } in &batch.high_water_marks {
             let key = codec::mark_key(subject);
             bytes += key.len();
             write.insert(&self.meta, key, id.get().to_be_bytes());

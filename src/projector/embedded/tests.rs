@@ -8,8 +8,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::event::{Expiration, Sequence};
-use crate::projector::Row;
 use crate::projector::conformance::{self, Harness, Place};
+use crate::projector::{HighWaterMark, Row};
 
 const LOG: u128 = 7;
 const START: UnixMicros = UnixMicros::from_micros(1_767_225_600_000_000);
@@ -65,7 +65,11 @@ fn batch(previous: u64, count: u64, life_seconds: i32, body: &Bytes) -> Arc<Stor
         previous: Projected(Sequence::new(previous)),
         projected: Projected(Sequence::new(previous + count)),
         rows,
-        high_water_marks: vec![(subject("s"), id(previous + count))],
+        high_water_marks: vec![HighWaterMark {
+            subject: subject("s"),
+            id: id(previous + count),
+            sequence: Sequence::new(previous + count),
+        }],
     })
 }
 

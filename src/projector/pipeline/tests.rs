@@ -32,6 +32,8 @@ enum Fault {
     Broken,
     /// It has no room until something has expired.
     Full,
+    /// It takes nothing of it.
+    Rejected,
 }
 
 /// A store whose calls fail in the order of a script.
@@ -97,6 +99,7 @@ impl Store for FaultyStore {
                 self.script.lock().push_front(Fault::Full);
                 return Err(unavailable().into());
             }
+            Some(Fault::Rejected) => return Err(ApplyError::Rejected { reason: "no".to_owned() }),
             Some(Fault::AnswerLost | Fault::Full) | None => {}
         }
         if let Some(row) = batch.rows.iter().find(|row| self.rejected.lock().contains(&row.id.get())) {
@@ -554,6 +557,23 @@ async fn ends_when_someone_else_writes_to_the_store() {
     let error = rig.start().fails().await;
     assert!(matches!(error, ProjectorError::Apply(ApplierError::Apply(ApplyError::WrongPosition { .. }))), "{error:?}");
     assert_eq!(rig.told.0.lock().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn waits_when_what_is_rejected_is_no_row() {
+    let mut rig = Rig::new(&[Fault::Rejected; 4]);
+    rig.append(&[record_of(1)]);
+    let started = TimerInstant::now();
+    let mut running = rig.start();
+    running.reaches(1).await;
+    running.stops().await.expect("stops in order");
+    assert!(
+        started.elapsed() >= Duration::from_secs(3),
+        "the row was set aside, then its mark was rejected three times"
+    );
+    assert_eq!(rig.letters().count(), 1);
+    let (subject, id) = key_of(1);
+    assert_eq!(rig.store.high_water_mark(&subject).await.expect("read"), Some(id));
 }
 
 #[tokio::test(start_paused = true)]

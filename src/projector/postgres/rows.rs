@@ -12,8 +12,8 @@ use super::connection::Value;
 use super::cursor::Identity;
 use super::partitions;
 use super::values::{self, Timestamp};
-use crate::event::{MessageId, Subject, UnixMicros};
-use crate::projector::Row;
+use crate::event::UnixMicros;
+use crate::projector::{HighWaterMark, Row};
 
 /// Rows column by column, in the order of their key: neighbours in the index are then written one after the other.
 #[derive(Debug, Default)]
@@ -88,10 +88,10 @@ pub(super) struct Marks<'a> {
 }
 
 impl<'a> Marks<'a> {
-    pub(super) fn of(marks: &'a [(Subject, MessageId)]) -> Self {
+    pub(super) fn of(marks: &'a [HighWaterMark]) -> Self {
         Self {
-            subjects: marks.iter().map(|(subject, _)| subject.as_str()).collect(),
-            last_ids: marks.iter().map(|(_, id)| id.to_wire()).collect(),
+            subjects: marks.iter().map(|mark| mark.subject.as_str()).collect(),
+            last_ids: marks.iter().map(|mark| mark.id.to_wire()).collect(),
         }
     }
 }
@@ -184,7 +184,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::event::{Expiration, Sequence};
+    use crate::event::{Expiration, MessageId, Sequence, Subject};
 
     fn row(subject: &str, id: u32, published_at: i64, life: i32) -> Row {
         Row {

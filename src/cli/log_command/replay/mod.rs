@@ -160,7 +160,7 @@ pub(super) fn run(arguments: &ReplayArguments, settings: &Settings, output: &mut
         Target::Broker(server) => client::block_on(broker::replay(&mut replay, server)),
         Target::Store => client::block_on(async {
             let (store, projected) = stopped::open_store(settings, &inspection, log_id).await?;
-            store::replay(&mut replay, store, projected).await
+            store::replay(&mut replay, store, stopped::letters(settings)?, projected).await
         }),
     };
     replay.end(done)

@@ -2,19 +2,25 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::super::super::stopped::store_failure;
+use super::super::super::waiting::Waiting;
 use super::super::super::{Exit, Failure};
 use super::Replay;
 use super::checkpoint::Ranges;
 use super::source::{Chunk, Selected};
 use crate::event::{MessageId, Projected, Sequence, Subject, clock};
-use crate::projector::{self, ApplyError, Row, Store, StoreBatch};
+use crate::projector::{self, Applier, ApplierError, ApplyError, DeadLetters, HighWaterMark, Row, Store, StoreBatch};
 
-/// Writes what is wanted, in batches of the projector's size.
+/// How long the last batch of a replay that is told to stop may take, as a broker's at its stop.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(5);
+
+/// Writes what is wanted, in batches of the projector's size. What the store does not take becomes a dead letter.
 pub(super) async fn replay(
     replay: &mut Replay,
     store: Arc<dyn Store>,
+    letters: DeadLetters,
     projected: Projected,
 ) -> Result<Ranges, Failure> {
     let bounds = projector::Config::default();
@@ -26,7 +32,8 @@ pub(super) async fn replay(
         );
         return Err(Failure::new(Exit::Usage, message));
     }
-    let mut target = Into { store, projected, moves_on, batch: Gathered::new(Sequence::new(replay.after)) };
+    let letters_before = letters.count();
+    let mut target = Into { store, letters, projected, moves_on, batch: Gathered::new(Sequence::new(replay.after)) };
     'frames: while let Some(chunk) = replay.next().await {
         let chunk = chunk?;
         target.refuse_gap(&chunk)?;
@@ -51,13 +58,17 @@ pub(super) async fn replay(
     }
     // Also what was gathered when it was to end.
     target.commit(replay).await?;
+    if target.letters.count() > letters_before {
+        let message = "the store does not take some of the messages; `walcast store status` lists them as dead letters";
+        return Err(Failure::new(Exit::Failed, message));
+    }
     Ok(Ranges::default())
 }
 
-fn refused(error: &ApplyError) -> Failure {
+fn refused(error: &ApplierError) -> Failure {
     match error {
-        ApplyError::Store(error) => store_failure(error),
-        ApplyError::WrongPosition { .. } | ApplyError::Rejected { .. } => Failure::new(Exit::Failed, error.to_string()),
+        ApplierError::Apply(ApplyError::Store(error)) => store_failure(error),
+        error => Failure::new(Exit::Failed, error.to_string()),
     }
 }
 
@@ -66,7 +77,7 @@ struct Gathered {
     again: Vec<Row>,
     /// What comes after its position.
     rows: Vec<Row>,
-    marks: HashMap<Subject, MessageId>,
+    marks: HashMap<Subject, (MessageId, Sequence)>,
     bytes: usize,
     records: u64,
     through: Sequence,
@@ -80,6 +91,7 @@ impl Gathered {
 
 struct Into {
     store: Arc<dyn Store>,
+    letters: DeadLetters,
     projected: Projected,
     /// Whether the store goes on to the end of the log.
     moves_on: bool,
@@ -107,7 +119,7 @@ impl Into {
         let new = self.moves_on && *sequence > self.projected.sequence();
         self.batch.records += 1;
         if new {
-            self.batch.marks.insert(message.subject.clone(), message.id);
+            self.batch.marks.insert(message.subject.clone(), (message.id, *sequence));
         }
         if message.expiration.is_fire_and_forget() {
             return;
@@ -131,19 +143,29 @@ impl Into {
     async fn commit(&mut self, replay: &mut Replay) -> Result<(), Failure> {
         let through = self.batch.through;
         let batch = std::mem::replace(&mut self.batch, Gathered::new(through));
-        if !batch.again.is_empty() {
-            self.store.rewrite(&Arc::new(batch.again)).await.map_err(|error| refused(&error))?;
-        }
-        if self.moves_on && through > self.projected.sequence() {
+        let stopped = replay.stop.clone();
+        let applier = Applier { store: &*self.store, letters: &self.letters, patience: &Waiting };
+        let write = async {
+            if !batch.again.is_empty() {
+                applier.rewrite(Arc::new(batch.again)).await?;
+            }
+            if !self.moves_on || through <= self.projected.sequence() {
+                return Ok(self.projected);
+            }
             let run = StoreBatch {
                 previous: self.projected,
                 projected: Projected(through),
                 rows: batch.rows,
-                high_water_marks: batch.marks.into_iter().collect(),
+                high_water_marks: batch.marks.into_iter().map(HighWaterMark::from).collect(),
             };
-            self.store.apply(&Arc::new(run)).await.map_err(|error| refused(&error))?;
-            self.projected = Projected(through);
-        }
+            applier.apply(Arc::new(run)).await?;
+            Ok(Projected(through))
+        };
+        self.projected = tokio::select! {
+            written = write => written.map_err(|error: ApplierError| refused(&error))?,
+            // What was gathered is written, if the store takes it in time. If not, the next run asks the store where it is.
+            () = async { stopped.cancelled().await; tokio::time::sleep(WRITTEN_WITHIN).await } => return Ok(()),
+        };
         replay.arrived += batch.records;
         replay.reached(through, Ranges::default)
     }
