@@ -52,6 +52,49 @@ enum Outcome {
     Rejected(String),
 }
 
+/// What is written as a whole, or cut in two where the store rejects a row of it.
+enum Piece {
+    /// A run of the log, which moves the position.
+    Run(Arc<StoreBatch>),
+    /// Rows that the store is past.
+    Again(Arc<Vec<Row>>),
+}
+
+impl Piece {
+    fn rows(&self) -> &[Row] {
+        match self {
+            Self::Run(batch) => &batch.rows,
+            Self::Again(rows) => rows,
+        }
+    }
+
+    /// Where the store is while it is tried.
+    fn at(&self) -> Projected {
+        match self {
+            Self::Run(batch) => batch.previous,
+            Self::Again(rows) => rows.first().map_or_else(Projected::default, |row| Projected(row.sequence)),
+        }
+    }
+
+    fn halves(&self) -> [Self; 2] {
+        match self {
+            Self::Run(batch) => halves(batch).map(|half| Self::Run(Arc::new(half))),
+            Self::Again(rows) => {
+                let (first, rest) = rows.split_at(rows.len() / 2);
+                [first, rest].map(|half| Self::Again(Arc::new(half.to_vec())))
+            }
+        }
+    }
+
+    /// What is still to be written once its rows are not: the position and the marks of a run.
+    fn without_rows(&self) -> Option<Self> {
+        match self {
+            Self::Run(batch) => Some(Self::Run(Arc::new(StoreBatch { rows: Vec::new(), ..(**batch).clone() }))),
+            Self::Again(_) => None,
+        }
+    }
+}
+
 impl Applier<'_> {
     /// Applies a batch, however often that takes. Of a batch that is rejected the first half is tried, then the rest, down to
     /// the single row, which becomes a dead letter: 13 attempts find one row of 8,000.
@@ -59,28 +102,7 @@ impl Applier<'_> {
     /// # Errors
     /// [`ApplierError`] if trying again does not help. The store is at the batch's beginning, its end, or one of its rows.
     pub async fn apply(&self, batch: Arc<StoreBatch>) -> Result<(), ApplierError> {
-        // The piece that comes next is the last one. Each half adds one, so there are as many as halvings.
-        let mut pieces = vec![batch];
-        let mut pauses = Pauses::new();
-        while let Some(piece) = pieces.pop() {
-            let Outcome::Rejected(reason) = self.attempt(&piece).await? else { continue };
-            match &piece.rows[..] {
-                // What it does not take is no row but a mark, or the position: nothing can be set aside.
-                [] => {
-                    self.patience.wait(&ApplyError::Rejected { reason }, piece.previous, &mut pauses).await;
-                    pieces.push(piece);
-                }
-                [row] => {
-                    self.set_aside(row, &reason, piece.previous).await?;
-                    pieces.push(Arc::new(StoreBatch { rows: Vec::new(), ..(*piece).clone() }));
-                }
-                _ => {
-                    let (first, rest) = halves(&piece);
-                    pieces.extend([Arc::new(rest), Arc::new(first)]);
-                }
-            }
-        }
-        Ok(())
+        self.write(Piece::Run(batch)).await
     }
 
     /// Writes rows again, however often that takes; those that the store rejects become dead letters, if they are none yet.
@@ -88,44 +110,52 @@ impl Applier<'_> {
     /// # Errors
     /// [`ApplierError`] if trying again does not help; any of the rows may be there then.
     pub async fn rewrite(&self, rows: Arc<Vec<Row>>) -> Result<(), ApplierError> {
-        let mut pieces = vec![rows];
+        self.write(Piece::Again(rows)).await
+    }
+
+    async fn write(&self, whole: Piece) -> Result<(), ApplierError> {
+        // The piece that comes next is the last one. Each half adds one, so there are as many as halvings.
+        let mut pieces = vec![whole];
         let mut pauses = Pauses::new();
         while let Some(piece) = pieces.pop() {
-            let at = piece.first().map_or_else(Projected::default, |row| Projected(row.sequence));
-            match self.store.rewrite(&piece).await {
-                Ok(()) => {}
-                Err(ApplyError::Store(error)) if error.retryable() => {
-                    self.patience.wait(&error, at, &mut pauses).await;
+            let Outcome::Rejected(reason) = self.attempt(&piece).await? else { continue };
+            match piece.rows() {
+                // What it does not take is no row but a mark, or the position: nothing can be set aside.
+                [] => {
+                    self.patience.wait(&ApplyError::Rejected { reason }, piece.at(), &mut pauses).await;
                     pieces.push(piece);
                 }
-                Err(ApplyError::Rejected { reason }) => match &piece[..] {
-                    [] => return Err(ApplierError::Apply(ApplyError::Rejected { reason })),
-                    [row] => self.set_aside(row, &reason, at).await?,
-                    rows => {
-                        let (first, rest) = rows.split_at(rows.len() / 2);
-                        pieces.extend([Arc::new(rest.to_vec()), Arc::new(first.to_vec())]);
-                    }
-                },
-                Err(error) => return Err(ApplierError::Apply(error)),
+                [row] => {
+                    self.set_aside(row, &reason, piece.at()).await?;
+                    pieces.extend(piece.without_rows());
+                }
+                _ => {
+                    let [first, rest] = piece.halves();
+                    pieces.extend([rest, first]);
+                }
             }
         }
         Ok(())
     }
 
-    /// Applies a batch or learns that a row of it is rejected, exactly once.
-    async fn attempt(&self, batch: &Arc<StoreBatch>) -> Result<Outcome, ApplierError> {
+    /// Writes a piece or learns that a row of it is rejected, exactly once.
+    async fn attempt(&self, piece: &Piece) -> Result<Outcome, ApplierError> {
         let mut pauses = Pauses::new();
         let mut tried = false;
         loop {
-            match self.store.apply(batch).await {
+            let (written, end) = match piece {
+                Piece::Run(batch) => (self.store.apply(batch).await, Some(batch.projected)),
+                Piece::Again(rows) => (self.store.rewrite(rows).await, None),
+            };
+            match written {
                 Ok(()) => return Ok(Outcome::Applied),
                 // An earlier attempt was committed, and only its answer was lost.
-                Err(ApplyError::WrongPosition { found, .. }) if tried && found == batch.projected => {
+                Err(ApplyError::WrongPosition { found, .. }) if tried && Some(found) == end => {
                     return Ok(Outcome::Applied);
                 }
                 Err(ApplyError::Store(error)) if error.retryable() => {
                     tried = true;
-                    self.patience.wait(&error, batch.previous, &mut pauses).await;
+                    self.patience.wait(&error, piece.at(), &mut pauses).await;
                 }
                 Err(ApplyError::Rejected { reason }) => return Ok(Outcome::Rejected(reason)),
                 Err(error) => return Err(ApplierError::Apply(error)),
@@ -156,7 +186,7 @@ impl Applier<'_> {
 
 /// Two batches that do together what one does. A mark moves with the first if its message is in that part of the run: when
 /// only the first is applied, the log is read again from there, and a subject that is not in the rest would stay without.
-fn halves(batch: &StoreBatch) -> (StoreBatch, StoreBatch) {
+fn halves(batch: &StoreBatch) -> [StoreBatch; 2] {
     let (first, rest) = batch.rows.split_at(batch.rows.len() / 2);
     let between = first.last().map_or(batch.previous, |row| Projected(row.sequence));
     let of_first = |mark: &HighWaterMark| mark.sequence <= between.sequence();
@@ -169,7 +199,7 @@ fn halves(batch: &StoreBatch) -> (StoreBatch, StoreBatch) {
         rows: rest.to_vec(),
         high_water_marks: other_marks,
     };
-    (first, rest)
+    [first, rest]
 }
 
 impl fmt::Debug for Applier<'_> {
@@ -208,7 +238,7 @@ mod tests {
         let marks = vec![mark("a", 2, 4), mark("b", 2, 5), mark("early", 7, 2), mark("late", 9, 6)];
         let projected = Projected(Sequence::new(6));
         let batch = StoreBatch { previous: Projected::default(), projected, rows, high_water_marks: marks };
-        let (first, rest) = halves(&batch);
+        let [first, rest] = halves(&batch);
         assert_eq!((first.previous, first.projected), (batch.previous, Projected(Sequence::new(2))));
         assert_eq!((rest.previous, rest.projected), (first.projected, projected));
         assert_eq!(first.high_water_marks, [mark("early", 7, 2)]);
