@@ -13,7 +13,6 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -106,10 +105,10 @@ struct Shared {
     fs: Arc<dyn FileSystem>,
     dir: PathBuf,
     bounds: LetterBounds,
-    /// What is there. Held while a file is written: letters are rare, and they come one after the other.
+    /// Held while files are written or removed: letters are rare, and they come one after the other.
+    writing: Mutex<()>,
+    /// What is there. Never held over a file, because every Fetch of what the store does not have asks it.
     known: Mutex<Known>,
-    /// How many: for those who must not wait for a file.
-    count: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -136,8 +135,8 @@ impl DeadLetters {
         for (letter, bytes) in read_all(&*fs, &dir)? {
             known.insert(&letter.row, bytes);
         }
-        let count = AtomicUsize::new(known.places.len());
-        Ok(Self { shared: Arc::new(Shared { fs, dir, bounds, known: Mutex::new(known), count }) })
+        let (writing, known) = (Mutex::new(()), Mutex::new(known));
+        Ok(Self { shared: Arc::new(Shared { fs, dir, bounds, writing, known }) })
     }
 
     /// Keeps a row, durably. Once it is kept, it is kept again without a change.
@@ -145,25 +144,27 @@ impl DeadLetters {
     /// # Errors
     /// [`DeadLetterError::Full`] or [`DeadLetterError::Io`]; the row is not kept then.
     pub fn add(&self, row: &Row, reason: &str) -> Result<(), DeadLetterError> {
-        let Shared { fs, dir, bounds, known, .. } = &*self.shared;
-        let mut known = known.lock();
-        if known.places.contains_key(&(row.subject.clone(), row.id)) {
+        let Shared { fs, dir, bounds, writing, known } = &*self.shared;
+        let _one_at_a_time = writing.lock();
+        if self.place(&row.subject, row.id).is_some() {
             return Ok(());
         }
         let reason = reason[..reason.floor_char_boundary(REASON_BYTES_MAX)].to_owned();
         let letter = DeadLetter { row: row.clone(), reason, set_aside_at: clock::now() };
         let content = file::encode(&letter);
         let bytes = content.len() as u64;
-        let letters = known.places.len();
-        if letters >= bounds.letters || known.bytes + bytes > bounds.bytes {
-            return Err(DeadLetterError::Full { letters, bytes: known.bytes, bounds: *bounds, dir: dir.clone() });
+        let (letters, held) = {
+            let known = known.lock();
+            (known.places.len(), known.bytes)
+        };
+        if letters >= bounds.letters || held + bytes > bounds.bytes {
+            return Err(DeadLetterError::Full { letters, bytes: held, bounds: *bounds, dir: dir.clone() });
         }
         let io = |action, source| DeadLetterError::Io { action, path: dir.clone(), source };
         fs.create_dir_all(dir).map_err(|source| io("make", source))?;
         write_atomically(&**fs, dir, &file::name(row.sequence), &mut |out| out.write_all(&content))
             .map_err(|source| io("write a dead letter to", source))?;
-        known.insert(row, bytes);
-        self.shared.count.store(known.places.len(), Ordering::Relaxed);
+        known.lock().insert(row, bytes);
         Ok(())
     }
 
@@ -177,8 +178,8 @@ impl DeadLetters {
         id: MessageId,
         now: UnixMicros,
     ) -> Result<Option<StoredMessage>, DeadLetterError> {
-        let Shared { fs, dir, known, .. } = &*self.shared;
-        let Some(place) = known.lock().places.get(&(subject.clone(), id)).copied() else { return Ok(None) };
+        let Shared { fs, dir, .. } = &*self.shared;
+        let Some(place) = self.place(subject, id) else { return Ok(None) };
         if place.expires_at <= now {
             return Ok(None);
         }
@@ -200,14 +201,13 @@ impl DeadLetters {
     /// # Errors
     /// [`DeadLetterError::Io`]; it may come again then.
     pub fn remove(&self, row: &Row) -> Result<(), DeadLetterError> {
-        let Shared { fs, dir, known, .. } = &*self.shared;
-        let mut known = known.lock();
-        let Some(place) = known.places.get(&(row.subject.clone(), row.id)).copied() else { return Ok(()) };
+        let Shared { fs, dir, writing, known, .. } = &*self.shared;
+        let _one_at_a_time = writing.lock();
+        let Some(place) = self.place(&row.subject, row.id) else { return Ok(()) };
         let path = dir.join(file::name(place.sequence));
         let removed = gone(fs.remove(&path)).and_then(|()| fs.sync_dir(dir));
         removed.map_err(|source| DeadLetterError::Io { action: "remove", path, source })?;
-        known.remove(&(row.subject.clone(), row.id));
-        self.shared.count.store(known.places.len(), Ordering::Relaxed);
+        known.lock().remove(&(row.subject.clone(), row.id));
         Ok(())
     }
 
@@ -216,26 +216,33 @@ impl DeadLetters {
     /// # Errors
     /// [`DeadLetterError::Io`].
     pub fn expire(&self, now: UnixMicros) -> Result<usize, DeadLetterError> {
-        let Shared { fs, dir, known, .. } = &*self.shared;
-        let mut known = known.lock();
-        let over = known.places.iter().filter(|(_, place)| place.expires_at <= now);
-        let over: Vec<_> = over.map(|(key, place)| (key.clone(), place.sequence)).collect();
+        let Shared { fs, dir, writing, known, .. } = &*self.shared;
+        let _one_at_a_time = writing.lock();
+        let over = known.lock().expired(now);
         for (key, sequence) in &over {
             let path = dir.join(file::name(*sequence));
             gone(fs.remove(&path)).map_err(|source| DeadLetterError::Io { action: "remove", path, source })?;
-            known.remove(key);
-            self.shared.count.store(known.places.len(), Ordering::Relaxed);
+            known.lock().remove(key);
         }
         Ok(over.len())
     }
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        self.shared.count.load(Ordering::Relaxed)
+        self.shared.known.lock().places.len()
+    }
+
+    fn place(&self, subject: &Subject, id: MessageId) -> Option<Place> {
+        self.shared.known.lock().places.get(&(subject.clone(), id)).copied()
     }
 }
 
 impl Known {
+    fn expired(&self, now: UnixMicros) -> Vec<((Subject, MessageId), Sequence)> {
+        let expired = self.places.iter().filter(|(_, place)| place.expires_at <= now);
+        expired.map(|(key, place)| (key.clone(), place.sequence)).collect()
+    }
+
     fn insert(&mut self, row: &Row, bytes: u64) {
         let expires_at = row.expiration.expires_at(row.published_at);
         let place = Place { sequence: row.sequence, bytes, expires_at };
