@@ -114,9 +114,17 @@ impl Log {
         }
     }
 
-    /// Says that records up to `up_to` are needed by nobody any more, and those after it are, whatever was said before; trims closed segments of them that
-    /// [`super::Options::keep_bytes`] or [`super::Options::keep_for`] no longer covers: either bound trims. Works on
-    /// files, so call it where blocking is allowed; the same position again applies the time bound anew.
+    /// Says that records after `after` are needed again, if they were released: none of them is trimmed from now on, until
+    /// [`Log::release`] says otherwise. Touches no file.
+    pub fn hold(&self, after: Sequence) {
+        let mut state = self.shared.state.lock();
+        state.released = state.released.min(after);
+    }
+
+    /// Says that records up to `up_to` are needed by nobody any more, and those after it are, whatever was said before.
+    /// Trims closed segments of them that [`super::Options::keep_bytes`] or [`super::Options::keep_for`] no longer
+    /// covers: either bound trims. Works on files, so call it where blocking is allowed; the same position again applies
+    /// the time bound anew.
     ///
     /// # Errors
     /// [`ReleaseError`] if a file cannot be removed; it is tried again at the next call.

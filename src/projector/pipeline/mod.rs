@@ -230,8 +230,10 @@ impl Projector {
             "the store has lost what it had confirmed; it is projected again from the log"
         );
         let source = self.source(found)?;
-        // First of all the log must keep what is needed again.
+        // First of all the log must keep what is needed again, also a full one that is about to make room: the housekeeper
+        // would tell it with its next turn only.
         self.sink.projected(found);
+        self.log.hold(found.sequence());
         self.report(found);
         tokio::time::sleep(Pauses::new().next_pause()).await;
         Ok(source)

@@ -81,13 +81,13 @@ fn what_is_needed_again_stays_even_if_the_log_is_full() {
     let keep = Options { keep_bytes: u64::MAX, max_bytes: 6 * SEGMENT_BYTES, ..options() };
     let mut opened = open_sim(&fs, &keep);
     let big = batch(&[&[7; 2_900]]);
-    let mut fill = |release: Sequence| loop {
+    let mut fill = |hold: Sequence| loop {
         match opened.writer.ensure_room(big.bytes()) {
             Ok(()) => drop(opened.writer.append(&big).expect("the disk works")),
             Err(error) => break error,
         }
         opened.log.release(opened.log.durable().sequence()).expect("nothing is due");
-        opened.log.release(release).expect("nothing is due");
+        opened.log.hold(hold);
     };
     let full = fill(Sequence::ZERO);
     assert!(matches!(full, RoomError::LogFull { .. }), "{full}");
