@@ -21,8 +21,8 @@ use crate::event::{Durable, Projected, Sequence, Trimmed};
 use crate::index::{Index, IndexError, Indexer};
 use crate::ingest::{self, Checkpoint, CheckpointError, Checkpointer, IdsExhausted, SubjectKey, SubjectTable};
 use crate::projector::{
-    CassandraConfigError, DeadLetterError, DeadLetters, LetterBounds, OpenStoreError, PostgresConfigError, Store,
-    StoreError,
+    CassandraConfigError, DeadLetterError, DeadLetters, LetterBounds, OpenStoreError, Opening, PostgresConfigError,
+    Store, StoreError,
 };
 use crate::wal::{self, DiskFileSystem, FileSystem, Log, OpenError, OpenErrorKind, ReadError, Recovery, Writer};
 
@@ -204,7 +204,7 @@ pub async fn open(settings: &Settings) -> Result<OpenData, OpenDataError> {
         let (path, trimmed) = (settings.ids_dir(), log.trimmed());
         return Err(OpenDataError::IdsMissing { path, checkpoint: checkpointed, trimmed });
     }
-    let later = || store.unwrap_or_else(|| store::open(settings, StoreOf::log(&log)));
+    let later = || store.unwrap_or_else(|| store::open(settings, StoreOf::log(&log), Opening::Take));
     let (replayed, store) = beside(|| replay_ids(&log, &subjects, checkpointed), later);
     let store = store?;
     let trimmed = log.trimmed();
@@ -265,7 +265,7 @@ fn open_log_and_ids(
             return Sequence::ZERO;
         }
         let of = StoreOf { log_id, epoch: 0, durable: Durable::default() };
-        let opened = store.insert(store::open(settings, of));
+        let opened = store.insert(store::open(settings, of, Opening::Take));
         // A local store knows at once. An error is told once the log is open.
         let projected = opened.as_ref().ok().and_then(|store| store.projected().now_or_never());
         projected.and_then(Result::ok).unwrap_or_default().sequence()

@@ -7,7 +7,7 @@ use super::{Exit, Failure};
 use crate::broker::{self, StoreOf};
 use crate::config::Settings;
 use crate::event::{Durable, Projected};
-use crate::projector::{DeadLetters, LetterBounds, Store, StoreError};
+use crate::projector::{ApplierError, ApplyError, DeadLetters, LetterBounds, Opening, Store, StoreError};
 use crate::wal::{DiskFileSystem, FileLock, FileSystem as _, Inspection, LockError, LogId};
 
 /// Takes the data directory as a broker does.
@@ -28,9 +28,11 @@ pub async fn open_store(
     settings: &Settings,
     inspection: &Inspection,
     log_id: LogId,
+    opening: Opening,
 ) -> Result<(Arc<dyn Store>, Projected), Failure> {
     let of = StoreOf { log_id, epoch: inspection.epoch(), durable: Durable::default() };
-    let store = broker::open_store(settings, of).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+    let store =
+        broker::open_store(settings, of, opening).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
     store.prepare().await.map_err(|error| store_failure(&error))?;
     let projected = store.projected().await.map_err(|error| store_failure(&error))?;
     Ok((store, projected))
@@ -40,6 +42,14 @@ pub async fn open_store(
 pub fn letters(settings: &Settings) -> Result<DeadLetters, Failure> {
     DeadLetters::open(Arc::new(DiskFileSystem), settings.dead_letters_dir(), LetterBounds::default())
         .map_err(|error| Failure::new(Exit::Failed, error.to_string()))
+}
+
+/// What a batch that cannot be written means for a command.
+pub fn applier_failure(error: &ApplierError) -> Failure {
+    match error {
+        ApplierError::Apply(ApplyError::Store(error)) => store_failure(error),
+        error => Failure::new(Exit::Failed, error.to_string()),
+    }
 }
 
 /// What a store that cannot be used means for a command.

@@ -88,6 +88,12 @@ impl BatchBuilder {
         self.oldest
     }
 
+    /// The same without the rows that have expired at `now`; their marks stay.
+    pub fn without_expired(mut self, now: UnixMicros) -> Self {
+        self.rows.retain(|row| row.expiration.expires_at(row.published_at) > now);
+        self
+    }
+
     /// The batch from `previous` to `projected`, which is the last record that was added.
     pub fn finish(self, previous: Projected, projected: Projected) -> StoreBatch {
         let marks = self.marks.into_iter();

@@ -66,6 +66,16 @@ pub struct StoredMessage {
     pub body: Bytes,
 }
 
+/// What a store is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// To write: makes what is missing, and takes the store for this process, so that an older one is fenced.
+    Take,
+    /// To look: changes nothing, and fences nobody. `apply`, `rewrite` and `expire` are not to be called. Where there is no
+    /// store yet, its position is the default one.
+    Look,
+}
+
 /// Why a store cannot answer now.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {

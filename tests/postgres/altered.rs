@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
-use walcast::projector::{ApplyError, PostgresStore, Store};
+use walcast::event::Expiration;
+use walcast::projector::{ApplyError, Opening, PostgresStore, Store};
 
 use crate::samples::{self, LOG, at, batch, row, run};
 use crate::server::{self, Server};
@@ -123,27 +124,27 @@ async fn rows_that_are_there_already_stay_and_the_batch_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_that_runs_for_long_holds_up_neither_batches_nor_reads() {
     let mut rig = rig().await;
+    rig.store.apply(&samples::published_earlier(run(3, 2), 7_200)).await.expect("applied");
     let report = rig.admin.transaction().await.expect("begins");
     let rows: i64 = report.query_one("SELECT count(*) FROM walcast.messages", &[]).await.expect("a row").get(0);
-    assert_eq!(rows, 3);
+    assert_eq!(rows, 5);
     // Dropping has to wait for it, and lets it be.
     let started = Instant::now();
-    rig.store.expire(samples::later(100_000)).await.expect("it comes again later");
-    let mut next = run(3, 3);
-    // The clock of the drop is ahead of the rows': they would count as gone already.
-    let batch = Arc::get_mut(&mut next).expect("it is ours");
-    for row in &mut batch.rows {
-        row.published_at = samples::later(200_000);
+    rig.store.expire(samples::later(0)).await.expect("it comes again later");
+    let mut next = run(5, 3);
+    // A life time that no partition is there for.
+    for row in &mut Arc::get_mut(&mut next).expect("it is ours").rows {
+        row.expiration = Expiration::from_wire(86_400).expect("not negative");
     }
     rig.store.apply(&next).await.expect("a new partition is made beside the report");
     samples::holds(&rig.store, &next.rows[0]).await;
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
     let rows: i64 = report.query_one("SELECT count(*) FROM walcast.messages", &[]).await.expect("a row").get(0);
-    assert_eq!(rows, 6);
+    assert_eq!(rows, 8);
     report.commit().await.expect("ends");
-    rig.store.expire(samples::later(100_000)).await.expect("dropped");
+    rig.store.expire(samples::later(0)).await.expect("dropped");
     let rows: i64 = rig.admin.query_one("SELECT count(*) FROM walcast.messages", &[]).await.expect("a row").get(0);
-    assert_eq!(rows, 3);
+    assert_eq!(rows, 6);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,7 +153,7 @@ async fn a_table_that_somebody_locks_stalls_within_bounds_and_leaves_no_backend_
     let database = server.database().await;
     let mut config = server::config(&server.url(&database));
     config.write_timeout = Duration::from_secs(1);
-    let store = PostgresStore::new(&config, LOG, 1).expect("the settings read");
+    let store = PostgresStore::new(&config, LOG, 1, Opening::Take).expect("the settings read");
     store.prepare().await.expect("it answers");
     store.apply(&run(0, 3)).await.expect("applied");
     let mut admin = server.client(&database).await;

@@ -78,6 +78,30 @@ async fn a_rejected_message_is_set_aside_found_and_taken_once_the_cause_is_gone(
     assert!(counts().await.contains(&("odd".to_owned(), 5)));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_the_data_directory_is_looked_at_without_fencing_the_broker() {
+    let server = Server::start();
+    let database = server.database().await;
+    let url = server.url(&database);
+    let broker = setup(&url).start().await;
+    let client = broker.client().await;
+    for number in 0..10 {
+        client.publish_kept("first", format!("{number}")).await;
+    }
+    broker.all_projected().await;
+    let folder = Setup::new();
+    let copy = folder.folder().join("copy");
+    let copied = Command::new("cp").arg("-a").arg(broker.data()).arg(&copy).status().expect("cp runs");
+    assert!(copied.success());
+    let status = store(&copy, &url, "status", 0);
+    assert!(status.contains("sequence 10") && status.contains("no broker is running"), "{status}");
+    let checked = store(&copy, &url, "check", 0);
+    assert!(checked.contains("10 messages of 10 records compared, 0 differences"), "{checked}");
+    client.publish_kept("first", "still its own").await;
+    broker.all_projected().await;
+    let _kept = broker.stop().await;
+}
+
 /// A checksum over all rows in order.
 const DUMP: &str = "SELECT count(*), coalesce(md5(string_agg(md5(concat_ws('|', subject, id, sequence, published_at, expires_at, \
                     kept_until) || md5(body)), '' ORDER BY subject, id)), '') FROM walcast.messages";

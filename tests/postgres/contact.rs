@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use walcast::projector::postgres::Config;
-use walcast::projector::{PostgresConfigError, PostgresStore, Store, StoreError};
+use walcast::projector::{Opening, PostgresConfigError, PostgresStore, Store, StoreError};
 
 use crate::certificates::Certificates;
 use crate::samples::{self, LOG, at, run};
@@ -14,7 +14,7 @@ use crate::{keeper, support};
 const HBA: &str = "host all walcast 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n";
 
 async fn prepare(config: &Config) -> Result<PostgresStore, StoreError> {
-    let store = PostgresStore::new(config, LOG, 1).expect("the settings read");
+    let store = PostgresStore::new(config, LOG, 1, Opening::Take).expect("the settings read");
     store.prepare().await.map(|()| store)
 }
 
@@ -48,7 +48,7 @@ async fn passwords_come_from_the_url_a_file_or_the_environment_and_are_never_sho
     let store = prepare(&from_file).await.expect("the right password in the file");
 
     for config in [&in_url, &from_environment, &from_file] {
-        let shown = format!("{config:?} {:?}", PostgresStore::new(config, LOG, 1).expect("reads"));
+        let shown = format!("{config:?} {:?}", PostgresStore::new(config, LOG, 1, Opening::Take).expect("reads"));
         assert!(!shown.contains("hunter2"), "{shown}");
     }
     let wrong = refusal(prepare(&Config::new(format!("postgres://app:hunter3@{at}"))).await);
@@ -73,7 +73,7 @@ async fn passwords_come_from_the_url_a_file_or_the_environment_and_are_never_sho
     assert_eq!(store.projected().await.expect("the new password"), samples::at(0));
 
     std::fs::write(&file, "").expect("it is ours");
-    let error = PostgresStore::new(&from_file, LOG, 1).expect_err("an empty file");
+    let error = PostgresStore::new(&from_file, LOG, 1, Opening::Take).expect_err("an empty file");
     assert!(matches!(error, PostgresConfigError::PasswordFile { .. }), "{error}");
     keeper::remove(&folder);
 }
@@ -93,9 +93,74 @@ async fn who_has_no_right_or_no_database_is_refused_with_the_reason() {
     // A schema of its own is all that it needs.
     admin.batch_execute("CREATE SCHEMA walcast AUTHORIZATION app").await.expect("made");
     let store = prepare(&Config::new(&url)).await.expect("its own schema");
-    store.apply(&run(0, 3)).await.expect("applied");
-    store.expire(samples::later(100_000)).await.expect("its own partitions can be dropped");
+    store.apply(&samples::published_earlier(run(0, 3), 7_200)).await.expect("applied");
+    assert_eq!(samples::counts(&admin).await, (3, 3));
+    store.expire(samples::later(0)).await.expect("its own partitions can be dropped");
     assert_eq!(samples::counts(&admin).await, (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_of_another_encoding_is_refused_with_the_way_out() {
+    let server = Server::start();
+    let admin = server.client("postgres").await;
+    for encoding in ["LATIN1", "SQL_ASCII"] {
+        let made =
+            format!("CREATE DATABASE {encoding} ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0");
+        admin.batch_execute(&made).await.expect("made");
+        let refused = refusal(prepare(&server::config(&server.url(&encoding.to_lowercase()))).await);
+        assert!(refused.contains(encoding) && refused.contains("ENCODING 'UTF8'"), "{refused}");
+    }
+}
+
+/// Of the hosts of a URL the first one takes no connection: the queue of its port is full, and packets are dropped.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_away_leaves_time_for_the_others() {
+    let server = Server::start();
+    let database = server.database().await;
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+    let listener = socket.listen(1).expect("listens");
+    let silent = listener.local_addr().expect("an address");
+    let connect = || tokio::time::timeout(Duration::from_millis(300), tokio::net::TcpStream::connect(silent));
+    let mut queued = Vec::new();
+    while let Ok(stream) = connect().await {
+        queued.push(stream.expect("the port is there"));
+        assert!(queued.len() < 100, "the queue never fills");
+    }
+    let mut config = server::config(&format!("postgres://walcast@{silent},127.0.0.1:{}/{database}", server.port()));
+    config.connect_timeout = Duration::from_secs(2);
+    let store = prepare(&config).await.expect("the second host answers");
+    store.apply(&run(0, 3)).await.expect("applied");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_looked_at_stays_its_writers() {
+    let server = Server::start();
+    let database = server.database().await;
+    let url = server.url(&database);
+    let look = |log_id| PostgresStore::new(&server::config(&url), log_id, 9, Opening::Look).expect("the settings read");
+    let admin = server.client(&database).await;
+    // Nothing is there yet, and nothing is made.
+    let early = look(LOG);
+    early.prepare().await.expect("there is nothing to object to");
+    assert_eq!(early.projected().await.expect("nothing is there"), at(0));
+    let schema = "SELECT to_regnamespace('walcast') IS NULL";
+    assert!(admin.query_one(schema, &[]).await.expect("a row").get::<_, bool>(0));
+
+    let writer = server::store(&url, LOG, 1);
+    writer.prepare().await.expect("it is free");
+    let batch = run(0, 3);
+    writer.apply(&batch).await.expect("applied");
+    let looker = look(LOG);
+    looker.prepare().await.expect("it may look");
+    assert_eq!(looker.projected().await.expect("it may look"), at(3));
+    samples::holds(&looker, &batch.rows[0]).await;
+    let refused = looker.apply(&run(3, 3)).await.expect_err("it only looks");
+    assert!(!refused.retryable() && refused.to_string().contains("only to look"), "{refused}");
+    writer.apply(&run(3, 3)).await.expect("the writer was not disturbed");
+    assert_eq!(looker.projected().await.expect("it may look"), at(6));
+    let other = look(LOG + 1).prepare().await.expect_err("it is another log's");
+    assert!(matches!(other, StoreError::Inconsistent { .. }), "{other}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,7 +170,7 @@ async fn a_server_that_is_away_is_waited_for_within_bounds() {
     let mut config = server::config(&server.url(&database));
     config.connect_timeout = Duration::from_secs(1);
     server.stop();
-    let store = PostgresStore::new(&config, LOG, 1).expect("the settings read");
+    let store = PostgresStore::new(&config, LOG, 1, Opening::Take).expect("the settings read");
     let refused = store.prepare().await.expect_err("nobody listens");
     assert!(refused.retryable(), "{refused}");
     let unread =
@@ -201,6 +266,6 @@ async fn tls_checks_as_much_as_the_url_asks_for() {
     let plain = refusal(prepare(&hosts("127.0.0.1", "sslmode=disable")).await);
     assert!(plain.contains("28000"), "{plain}");
     let missing = with_file(hosts("localhost", "sslmode=verify-full"), std::path::Path::new("/nowhere.pem"));
-    let error = PostgresStore::new(&missing, LOG, 1).expect_err("no such file");
+    let error = PostgresStore::new(&missing, LOG, 1, Opening::Take).expect_err("no such file");
     assert!(matches!(error, PostgresConfigError::RootCertificate { .. }), "{error}");
 }

@@ -10,7 +10,8 @@ const SECONDS: u32 = 300;
 const ROWS_A_SECOND: u32 = 50;
 const LIFE_SECONDS: i32 = 60;
 
-/// Five minutes of messages that are kept for a minute, in their own time: the clock of each batch is the test's.
+/// Five minutes of messages that are kept for a minute, in their own time: the clock of each batch is the test's. It is the past,
+/// because nothing is dropped before its time has come for the server, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_and_indexes_stay_flat_while_messages_come_and_go() {
     let server = Server::start();
@@ -18,7 +19,7 @@ async fn tables_and_indexes_stay_flat_while_messages_come_and_go() {
     let store = server::store(&server.url(&database), LOG, 1);
     store.prepare().await.expect("it answers");
     let admin = server.client(&database).await;
-    let started = samples::later(0);
+    let started = samples::earlier(SECONDS);
     // One that stays, so that it is not only emptiness that is cheap.
     let kept = batch(0, 1, vec![row(1, "kept", 1, 31_536_000, b"kept")]);
     store.apply(&kept).await.expect("applied");
@@ -55,6 +56,27 @@ async fn tables_and_indexes_stay_flat_while_messages_come_and_go() {
     );
     assert!(most <= warm[8..].iter().max().expect("some") * 11 / 10, "it grows: {sizes:?}");
     samples::holds(&store, &kept.rows[0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_ahead_for_a_moment_takes_nothing_that_is_live() {
+    let server = Server::start();
+    let database = server.database().await;
+    let store = server::store(&server.url(&database), LOG, 1);
+    store.prepare().await.expect("it answers");
+    let over = samples::published_earlier(samples::run(0, 2), 7_200);
+    store.apply(&over).await.expect("applied");
+    let live = batch(2, 3, vec![row(3, "live", 1, LIFE_SECONDS, b"live")]);
+    store.apply(&live).await.expect("applied");
+    store.expire(samples::later(86_400)).await.expect("the broker's clock is a day ahead");
+    // What has ended for both is gone; what has for one only is not, and what comes later is written.
+    let admin = server.client(&database).await;
+    assert_eq!(samples::counts(&admin).await, (1, 1));
+    let next = batch(3, 4, vec![row(4, "live", 2, LIFE_SECONDS, b"next")]);
+    store.apply(&next).await.expect("applied");
+    for row in live.rows.iter().chain(&next.rows) {
+        samples::holds(&store, row).await;
+    }
 }
 
 async fn bytes(admin: &tokio_postgres::Client) -> i64 {

@@ -76,6 +76,48 @@ async fn another_log_is_refused_by_name_and_touches_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_went_back_is_taken_again_and_tells_how_far() {
+    let server = Server::start();
+    let database = server.database().await;
+    let url = server.url(&database);
+    let admin = server.client(&database).await;
+    let old = server::store(&url, LOG, 1);
+    old.prepare().await.expect("it is free");
+    old.apply(&run(0, 3)).await.expect("applied");
+    let save = "DROP TABLE IF EXISTS saved; CREATE TABLE saved AS SELECT * FROM walcast.projection";
+    // What a copy that lagged says behind the same connection, as with a pooler: nothing else tells of the failover.
+    let go_back = "UPDATE walcast.projection SET (epoch, holder, connection, projected) = \
+                   (SELECT epoch, holder, connection, projected FROM saved); \
+                   DELETE FROM walcast.messages WHERE sequence > (SELECT projected FROM saved)";
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'walcast'";
+    let new = server::store(&url, LOG, 2);
+    // To an earlier start, and to an earlier connection of this one.
+    for reconnects in [false, true] {
+        let at_first = if reconnects { new.projected().await.expect("it answers") } else { at(3) };
+        let first = at_first.sequence().get();
+        admin.batch_execute(save).await.expect("saved");
+        if reconnects {
+            admin.batch_execute(end).await.expect("ended");
+            samples::until_not_unavailable(async || new.projected().await).await.expect("it connects anew");
+        } else {
+            new.prepare().await.expect("a newer start takes it");
+        }
+        new.apply(&run(first, 3)).await.expect("applied");
+        admin.batch_execute(go_back).await.expect("went back");
+        match samples::until_not_unavailable(async || new.apply(&run(first + 3, 3)).await).await {
+            Err(ApplyError::WrongPosition { found, expected }) => {
+                assert_eq!((found, expected), (at_first, at(first + 3)))
+            }
+            other => panic!("it went back: {other:?}"),
+        }
+        new.apply(&run(first, 3)).await.expect("what it lost");
+        new.apply(&run(first + 3, 3)).await.expect("and what comes next");
+    }
+    assert_eq!(samples::counts(&admin).await, (15, 15));
+    assert!(is_fenced(old.apply(&run(3, 3)).await));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_statement_over_an_earlier_connection_is_void() {
     let server = Server::start();
     let database = server.database().await;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use walcast::projector::conformance;
-use walcast::projector::{Store, StoreError};
+use walcast::projector::{Opening, PostgresStore, Store, StoreError};
 
 use crate::conforms::Databases;
 use crate::keeper::{self, INSTALL};
@@ -65,6 +65,35 @@ async fn keeps_the_contract_behind_pgbouncer_in_transaction_mode() {
     let bouncer = PgBouncer::before(&server);
     let failures = conformance::failures(&Databases::behind(Arc::clone(&server), bouncer.port)).await;
     assert!(failures.is_empty(), "{failures:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_roles_timeout_ends_what_pgbouncer_does_not_cancel() {
+    let server = Server::start();
+    let bouncer = PgBouncer::before(&server);
+    let database = server.database().await;
+    let mut config = server::config(&server::url_at(bouncer.port, &database));
+    config.write_timeout = Duration::from_secs(1);
+    let store = PostgresStore::new(&config, LOG, 1, Opening::Take).expect("the settings read");
+    // As docs/stores-postgres.md says, before PgBouncer has made a connection.
+    let role = server.client("postgres").await;
+    role.batch_execute(&format!("ALTER ROLE {USER} SET statement_timeout = '3s'")).await.expect("set");
+    store.prepare().await.expect("it answers");
+    let (mut locking, admin) = (server.client(&database).await, server.client(&database).await);
+    let lock = locking.transaction().await.expect("begins");
+    lock.batch_execute("LOCK TABLE walcast.projection").await.expect("locked");
+    let error = store.apply(&run(0, 3)).await.expect_err("the table is locked");
+    assert!(error.retryable(), "{error}");
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    let admin = &admin;
+    crate::support::eventually("what was given up to be cancelled", || async move {
+        let waiting: i64 = admin.query_one(waiting, &[]).await.expect("a row").get(0);
+        (waiting == 0).then_some(())
+    })
+    .await;
+    lock.rollback().await.expect("ends");
+    samples::apply_like_the_pipeline(&store, &run(0, 3)).await;
+    assert_eq!(samples::counts(admin).await, (3, 3));
 }
 
 #[tokio::test(flavor = "multi_thread")]

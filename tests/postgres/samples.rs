@@ -76,6 +76,19 @@ pub fn later(seconds: u32) -> UnixMicros {
     clock::now().plus_seconds(seconds)
 }
 
+/// A time before now.
+pub fn earlier(seconds: u32) -> UnixMicros {
+    UnixMicros::from_micros(clock::now().as_micros() - i64::from(seconds) * 1_000_000)
+}
+
+/// The same batch, published that much earlier.
+pub fn published_earlier(mut batch: Arc<StoreBatch>, seconds: u32) -> Arc<StoreBatch> {
+    for row in &mut Arc::get_mut(&mut batch).expect("it is not shared yet").rows {
+        row.published_at = earlier(seconds);
+    }
+    batch
+}
+
 /// Calls until the answer is something else than that the store is unavailable, as it is once when the server has closed a
 /// connection.
 pub async fn until_not_unavailable<T, E: Retryable>(call: impl AsyncFn() -> Result<T, E>) -> Result<T, E> {

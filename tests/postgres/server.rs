@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio_postgres::{Client, NoTls};
-use walcast::projector::PostgresStore;
 use walcast::projector::postgres::Config;
+use walcast::projector::{Opening, PostgresStore};
 
 use crate::keeper::{self, INSTALL};
 use crate::support::{PATIENCE, programs};
@@ -259,7 +259,7 @@ pub fn config(url: &str) -> Config {
 
 /// A store, not yet prepared.
 pub fn store(url: &str, log_id: u128, epoch: u64) -> PostgresStore {
-    PostgresStore::new(&config(url), log_id, epoch).expect("the settings read")
+    PostgresStore::new(&config(url), log_id, epoch, Opening::Take).expect("the settings read")
 }
 
 fn copy(from: &Path, to: &Path) {

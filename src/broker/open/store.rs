@@ -6,7 +6,7 @@ use super::OpenDataError;
 use crate::config::{CassandraSettings, PostgresSettings, Settings, StoreKind};
 use crate::event::{Durable, Projected};
 use crate::projector::{
-    CassandraConfigError, CassandraStore, EmbeddedStore, NoneStore, PostgresConfigError, PostgresStore, Store,
+    CassandraConfigError, CassandraStore, EmbeddedStore, NoneStore, Opening, PostgresConfigError, PostgresStore, Store,
     StoreError, cassandra, embedded, postgres,
 };
 use crate::wal::{Log, LogId};
@@ -31,11 +31,11 @@ impl StoreOf {
     }
 }
 
-/// Opens the store that the settings name. Waits for no server.
+/// Opens the store that the settings name. Waits for no server. A local one is always taken: a lock keeps others from it.
 ///
 /// # Errors
 /// [`OpenDataError`] if a local one does not open, or the settings of a remote one do not read.
-pub fn open(settings: &Settings, of: StoreOf) -> Result<Arc<dyn Store>, OpenDataError> {
+pub fn open(settings: &Settings, of: StoreOf, opening: Opening) -> Result<Arc<dyn Store>, OpenDataError> {
     let log_id = u128::from_be_bytes(*of.log_id.as_bytes());
     match settings.store.kind {
         StoreKind::Embedded => {
@@ -46,14 +46,19 @@ pub fn open(settings: &Settings, of: StoreOf) -> Result<Arc<dyn Store>, OpenData
             };
             Ok(Arc::new(EmbeddedStore::open(&settings.store_dir(), log_id, &config)?))
         }
-        StoreKind::Postgres => Ok(Arc::new(open_postgres(&settings.store.postgres, log_id, of.epoch)?)),
+        StoreKind::Postgres => Ok(Arc::new(open_postgres(&settings.store.postgres, log_id, of.epoch, opening)?)),
         StoreKind::Cassandra => Ok(Arc::new(open_cassandra(&settings.store.cassandra, log_id, of.epoch)?)),
         // It keeps nothing, so it lacks nothing of what is durable already.
         StoreKind::None => Ok(Arc::new(NoneStore::starting_at(Projected(of.durable.sequence())))),
     }
 }
 
-fn open_postgres(settings: &PostgresSettings, log_id: u128, epoch: u64) -> Result<PostgresStore, PostgresConfigError> {
+fn open_postgres(
+    settings: &PostgresSettings,
+    log_id: u128,
+    epoch: u64,
+    opening: Opening,
+) -> Result<PostgresStore, PostgresConfigError> {
     let config = postgres::Config {
         url: settings.url.as_ref().map(|url| url.expose().to_owned()).unwrap_or_default(),
         password_file: settings.password_file.clone(),
@@ -64,7 +69,7 @@ fn open_postgres(settings: &PostgresSettings, log_id: u128, epoch: u64) -> Resul
         write_timeout: settings.write_timeout,
         readers: settings.readers,
     };
-    PostgresStore::new(&config, log_id, epoch)
+    PostgresStore::new(&config, log_id, epoch, opening)
 }
 
 fn open_cassandra(

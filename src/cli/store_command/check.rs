@@ -14,7 +14,7 @@ use super::Stopped;
 use crate::config::Settings;
 use crate::event::record::Logged;
 use crate::event::{Message, MessageId, Sequence, Subject, clock};
-use crate::projector::{Store, StoreError};
+use crate::projector::{Opening, Store, StoreError};
 use crate::wal::Frame;
 
 /// Reads of the store at once: enough for a database that is a network away, and each holds one body at most.
@@ -48,7 +48,7 @@ struct Line<'a> {
 /// Compares, lists and counts.
 pub(super) fn run(settings: &Settings, json: bool, output: &mut Output) -> Result<(), Failure> {
     client::block_on(async {
-        let stopped = Stopped::open(settings).await?;
+        let stopped = Stopped::open(settings, Opening::Look).await?;
         let (first, last) = (stopped.first(), stopped.projected.sequence().min(stopped.inspection.last()));
         if stopped.projected.sequence() > stopped.inspection.last() {
             let (at, end) = (stopped.projected, stopped.inspection.last());

@@ -19,7 +19,7 @@ use super::output::Output;
 use super::{Exit, Failure, stopped};
 use crate::config::{Settings, StoreKind};
 use crate::event::{Projected, Sequence};
-use crate::projector::{DeadLetters, Store};
+use crate::projector::{DeadLetters, Opening, Store};
 use crate::wal::{FileLock, Inspection};
 
 #[derive(Debug, Args)]
@@ -92,8 +92,9 @@ struct Stopped {
 }
 
 impl Stopped {
-    /// Takes the directory and opens the store. Call it within the runtime, where blocking is allowed.
-    async fn open(settings: &Settings) -> Result<Self, Failure> {
+    /// Takes the directory and opens the store, to write or only to look: the directory may be the copy of one whose broker
+    /// runs. Call it within the runtime, where blocking is allowed.
+    async fn open(settings: &Settings, opening: Opening) -> Result<Self, Failure> {
         if settings.store.kind == StoreKind::None {
             return Err(Failure::new(Exit::Usage, "this data directory keeps no history (store.kind is none)"));
         }
@@ -106,7 +107,7 @@ impl Stopped {
         let Some(log_id) = inspection.log_id() else {
             return Err(Failure::new(Exit::Failed, "the log is empty: start the broker once"));
         };
-        let (store, projected) = stopped::open_store(settings, &inspection, log_id).await?;
+        let (store, projected) = stopped::open_store(settings, &inspection, log_id, opening).await?;
         Ok(Self { inspection, store, letters: stopped::letters(settings)?, projected, _lock: lock })
     }
 

@@ -7,27 +7,28 @@ use tokio_util::sync::CancellationToken;
 use super::super::log_command::progress::Progress;
 use super::super::log_command::{not_understood, unreadable};
 use super::super::output::{self, Output};
+use super::super::stopped::applier_failure;
 use super::super::waiting::Waiting;
 use super::super::{Exit, Failure, client, signals};
 use super::Stopped;
 use crate::config::Settings;
-use crate::event::{Projected, Sequence};
-use crate::projector::{self, Applier, BatchBuilder, StoreBatch};
+use crate::event::{Projected, Sequence, clock};
+use crate::projector::{self, Applier, BatchBuilder, Opening, StoreBatch};
 use crate::wal::Scanner;
 
 /// Fills the store up to the end of the log.
 pub(super) fn run(settings: &Settings, output: &mut Output) -> Result<(), Failure> {
     let stop = signals::watch()?;
     client::block_on(async {
-        let stopped = Stopped::open(settings).await?;
-        let begun = begin(&stopped).await?;
+        let stopped = Stopped::open(settings, Opening::Take).await?;
+        let applier = Applier { store: &*stopped.store, letters: &stopped.letters, patience: &Waiting };
+        let begun = begin(&stopped, applier).await?;
         let last = stopped.inspection.last();
         if begun.sequence() > last {
             let message = format!("the store is at sequence {begun}, and the log ends at {last}: it is of another log");
             return Err(Failure::new(Exit::Failed, message));
         }
         let total = last.get() - begun.sequence().get();
-        let applier = Applier { store: &*stopped.store, letters: &stopped.letters, patience: &Waiting };
         let scanner = stopped.inspection.scanner(begun.sequence());
         let mut rebuild = Rebuild { applier, scanner, at: begun, progress: Progress::new("records", total), rows: 0 };
         let done = rebuild.run(last, &stop).await;
@@ -39,7 +40,7 @@ pub(super) fn run(settings: &Settings, output: &mut Output) -> Result<(), Failur
 }
 
 /// Where the store begins: an empty one at what the log no longer holds.
-async fn begin(stopped: &Stopped) -> Result<Projected, Failure> {
+async fn begin(stopped: &Stopped, applier: Applier<'_>) -> Result<Projected, Failure> {
     let (at, first) = (stopped.projected, stopped.first());
     if at.sequence().next() >= first {
         return Ok(at);
@@ -56,8 +57,7 @@ async fn begin(stopped: &Stopped) -> Result<Projected, Failure> {
     ));
     let start = Projected(first.previous());
     let nothing = StoreBatch { previous: at, projected: start, ..StoreBatch::default() };
-    let applied = stopped.store.apply(&Arc::new(nothing)).await;
-    applied.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+    applier.apply(Arc::new(nothing)).await.map_err(|error| applier_failure(&error))?;
     Ok(start)
 }
 
@@ -76,7 +76,7 @@ impl Rebuild<'_> {
             let batch = Arc::new(self.gather()?);
             tokio::select! {
                 applied = self.applier.apply(Arc::clone(&batch)) => {
-                    applied.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+                    applied.map_err(|error| applier_failure(&error))?;
                 }
                 // Applied or not: the next run asks the store where it is.
                 () = stop.cancelled() => return Err(interrupted(self.at)),
@@ -106,7 +106,8 @@ impl Rebuild<'_> {
         if builder.records() == 0 {
             return Err(Failure::new(Exit::Failed, format!("the log ends at sequence {through}, sooner than before")));
         }
-        Ok(builder.finish(self.at, Projected(through)))
+        // What has expired would only be written to be dropped again.
+        Ok(builder.without_expired(clock::now()).finish(self.at, Projected(through)))
     }
 }
 

@@ -9,12 +9,12 @@ use super::super::{Exit, Failure};
 use super::Stopped;
 use crate::config::Settings;
 use crate::event::clock;
-use crate::projector::ApplyError;
+use crate::projector::{ApplyError, Opening};
 
 /// Writes each letter to the store, and forgets those that it takes.
 pub(super) fn run(settings: &Settings, output: &mut Output) -> Result<(), Failure> {
     client::block_on(async {
-        let stopped = Stopped::open(settings).await?;
+        let stopped = Stopped::open(settings, Opening::Take).await?;
         let letters = stopped.letters.all().map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
         let (mut taken, mut expired, mut refused) = (0, 0, 0);
         for letter in &letters {

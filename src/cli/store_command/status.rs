@@ -12,7 +12,7 @@ use super::super::stopped::letters;
 use super::super::{Exit, Failure, client, status};
 use super::Stopped;
 use crate::config::Settings;
-use crate::projector::DeadLetter;
+use crate::projector::{DeadLetter, Opening};
 
 /// Time between the two looks that rates are made of.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -93,7 +93,7 @@ fn look(admin: &str) -> Result<Value, Failure> {
 /// From the store and the log.
 fn without_broker(settings: &Settings) -> Result<Shown, Failure> {
     client::block_on(async {
-        let stopped = Stopped::open(settings).await?;
+        let stopped = Stopped::open(settings, Opening::Look).await?;
         let (projected, durable) = (stopped.projected.sequence().get(), stopped.inspection.last().get());
         Ok(Shown {
             store: stopped.store.kind().to_owned(),

@@ -41,6 +41,12 @@ impl Connector {
         }
         // A password in the URL is the one that was meant.
         let password_file = config.password_file.clone().filter(|_| driver.get_password().is_none());
+        // Of several hosts the first one that is away must leave time for the others.
+        let hosts = u32::try_from(driver.get_hosts().len()).unwrap_or(u32::MAX).max(1);
+        let share = config.connect_timeout / hosts;
+        if driver.get_connect_timeout().is_none_or(|set| *set > share) {
+            driver.connect_timeout(share);
+        }
         let connector = Self { driver, tls, password_file, timeout: config.connect_timeout };
         connector.password()?;
         Ok(connector)
@@ -86,7 +92,8 @@ impl Connector {
     }
 
     /// Gives up a connection on which a statement took too long, and tells the server, which would go on with it: a
-    /// statement that waits for a lock does not notice that its client has gone.
+    /// statement that waits for a lock does not notice that its client has gone. PgBouncer passes that on only to a driver
+    /// that waits for an answer, as this one does not: behind it a `statement_timeout` of the role has to do it.
     pub(super) async fn abandon(&self, connection: Connection) {
         let token = connection.client.cancel_token();
         drop(connection);

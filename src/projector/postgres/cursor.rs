@@ -4,6 +4,9 @@
 //! number of its own. A batch applies only while all of that is as its connection left it. So an older start, a second
 //! broker on a copy of the data directory, and even a statement of this process that was sent over an earlier connection
 //! and hangs in the network, change nothing any more.
+//!
+//! A row that says what this process said earlier, or an earlier start, is a database that went back: to a copy that lagged,
+//! or to a backup. Then the next connection takes it again, and the position tells how far back it went.
 
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
@@ -39,13 +42,15 @@ const TAKE: &str = "
     ON CONFLICT (only_row) DO UPDATE SET
         epoch = excluded.epoch, holder = excluded.holder, connection = excluded.connection, taken_at = now()
     WHERE held.log_id = excluded.log_id
-      AND (held.epoch < excluded.epoch OR (held.epoch = excluded.epoch AND ($5 OR held.holder = excluded.holder)))
+      AND (held.epoch < excluded.epoch OR (held.epoch = excluded.epoch AND
+           CASE WHEN held.holder = excluded.holder THEN held.connection < excluded.connection ELSE $5 END))
     RETURNING projected";
 
 const LOOK: &str = "SELECT log_id, epoch, holder, connection, projected FROM walcast.projection";
 
 impl Identity {
     /// Takes the row for the connection with this number. The first time of a process it may be another's of the same epoch.
+    /// A take that comes late, after that of a later connection, changes nothing.
     pub(super) async fn take(&self, client: &Client, connection: i64, first: bool) -> Result<(), StoreError> {
         let values = [
             (&self.log_id as _, Type::TEXT),
@@ -60,6 +65,15 @@ impl Identity {
         }
         let found = look(client).await?;
         Err(self.not_ours(&found).unwrap_or_else(|| errors::unavailable("its position changed while it was taken")))
+    }
+
+    /// The position, whoever has the row.
+    pub(super) async fn seen(&self, client: &Client) -> Result<Projected, StoreError> {
+        let found = look(client).await?;
+        match self.another_log(&found) {
+            Some(error) => Err(error),
+            None => position(found.projected),
+        }
     }
 
     /// The position, as long as the row is this connection's. Waits for what was sent over the connection before.
@@ -90,18 +104,25 @@ impl Identity {
     fn lost(&self, found: &Found, connection: i64) -> Option<StoreError> {
         self.not_ours(found).or_else(|| {
             let ours = found.epoch == self.epoch && found.connection == connection;
-            (!ours).then(|| errors::unavailable("another connection of this process has taken it"))
+            (!ours).then(|| errors::unavailable("it is not this connection's any more, as if the database went back"))
+        })
+    }
+
+    fn another_log(&self, found: &Found) -> Option<StoreError> {
+        let log_id = &self.log_id;
+        (found.log_id != *log_id).then(|| {
+            errors::inconsistent(format!(
+                "it is the history of the log {}, this is the log {log_id}; point store.postgres.url at another database, or \
+                 drop the schema walcast to have the log projected anew",
+                found.log_id
+            ))
         })
     }
 
     fn not_ours(&self, found: &Found) -> Option<StoreError> {
         let Self { log_id, epoch, holder } = self;
-        if found.log_id != *log_id {
-            return Some(errors::inconsistent(format!(
-                "it is the history of the log {}, this is the log {log_id}; point store.postgres.url at another database, or \
-                 drop the schema walcast to have the log projected anew",
-                found.log_id
-            )));
+        if let Some(error) = self.another_log(found) {
+            return Some(error);
         }
         if found.epoch > *epoch {
             return Some(errors::fenced(format!(
@@ -109,7 +130,7 @@ impl Identity {
                 found.epoch
             )));
         }
-        (found.holder != *holder).then(|| {
+        (found.epoch == *epoch && found.holder != *holder).then(|| {
             errors::fenced(format!(
                 "another process with start {} of the log {log_id} has it, as a copy of the data directory would; stop one",
                 found.epoch
@@ -171,11 +192,14 @@ mod tests {
         assert!(
             matches!(&other, StoreError::Inconsistent { reason, .. } if reason.contains("0a") && reason.contains("0b"))
         );
-        for other in [found("0a", 4, "you", 1), found("0a", 4, "me", 5), found("0a", 3, "you", 5)] {
+        for other in [found("0a", 4, "you", 1), found("0a", 3, "you", 5)] {
             let error = identity.lost(&other, 5).expect("another process");
             assert!(matches!(error, StoreError::Fenced { .. }), "{other:?}: {error}");
         }
-        let own = identity.lost(&found("0a", 3, "me", 6), 5).expect("another connection");
-        assert!(own.retryable(), "{own}");
+        // Another connection of this process, and a row from before it was taken.
+        for earlier in [found("0a", 3, "me", 4), found("0a", 2, "you", 9)] {
+            let error = identity.lost(&earlier, 5).expect("it went back");
+            assert!(error.retryable(), "{error}");
+        }
     }
 }

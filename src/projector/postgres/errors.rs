@@ -122,19 +122,21 @@ fn of_tls_or_settings(error: &tokio_postgres::Error) -> bool {
     true
 }
 
-/// The error in one sentence: for the server's the message with its code, detail, and what it names.
+/// The error in one sentence, of about 1 KiB at most: for the server's the message with its code, detail, and what it names.
 pub(super) fn describe(error: &tokio_postgres::Error) -> String {
     let Some(said) = error.as_db_error() else {
-        return chain(error);
+        return shortened(&chain(error), MESSAGE_CHARS_MAX);
     };
-    let mut text = format!("the server says: {} (SQLSTATE {})", said.message(), said.code().code());
+    // A function or a trigger of somebody's may say anything.
+    let message = shortened(said.message(), MESSAGE_CHARS_MAX);
+    let mut text = format!("the server says: {message} (SQLSTATE {})", said.code().code());
     for (name, value) in [("table", said.table()), ("column", said.column()), ("constraint", said.constraint())] {
         if let Some(value) = value {
             text.push_str(&format!(", {name} {value}"));
         }
     }
     if let Some(detail) = said.detail() {
-        text.push_str(&format!(": {}", shortened(detail)));
+        text.push_str(&format!(": {}", shortened(detail, DETAIL_CHARS_MAX)));
     }
     if let Some(hint) = hint(said.code()) {
         text.push_str("; ");
@@ -172,11 +174,14 @@ pub(super) fn chain(error: &dyn Error) -> String {
     text
 }
 
+/// Longer than any message of the server's own.
+const MESSAGE_CHARS_MAX: usize = 500;
+
 /// A detail quotes the whole row, bodies included.
 const DETAIL_CHARS_MAX: usize = 300;
 
-fn shortened(text: &str) -> String {
-    match text.char_indices().nth(DETAIL_CHARS_MAX) {
+fn shortened(text: &str, chars_max: usize) -> String {
+    match text.char_indices().nth(chars_max) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text.to_owned(),
     }
@@ -188,8 +193,8 @@ mod tests {
 
     #[test]
     fn details_are_bounded_and_keep_characters_whole() {
-        assert_eq!(shortened("short"), "short");
-        let long = shortened(&"🦀".repeat(1_000));
+        assert_eq!(shortened("short", DETAIL_CHARS_MAX), "short");
+        let long = shortened(&"🦀".repeat(1_000), DETAIL_CHARS_MAX);
         assert_eq!(long.chars().count(), DETAIL_CHARS_MAX + 3);
     }
 

@@ -12,7 +12,7 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row, Transaction};
 use tracing::info;
 
-use super::errors;
+use super::{KIND, errors};
 use crate::projector::StoreError;
 
 /// Each version with its file. A released file never changes: what comes later is another file.
@@ -42,12 +42,7 @@ pub(super) async fn migrate(client: &mut Client) -> Result<(), StoreError> {
     match found {
         // Rolled back; nothing was changed.
         Some(SCHEMA_VERSION) => return Ok(()),
-        Some(found) if found > SCHEMA_VERSION => {
-            return Err(errors::inconsistent(format!(
-                "its schema has version {found}, this walcast knows versions up to {SCHEMA_VERSION}; use the walcast that \
-                 wrote it, or a newer one"
-            )));
-        }
+        Some(found) if found > SCHEMA_VERSION => return Err(newer(found)),
         Some(_) | None => {}
     }
     let mut migrations = Vec::with_capacity(FILES.len());
@@ -63,6 +58,51 @@ pub(super) async fn migrate(client: &mut Client) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Refuses a database that does not keep every subject as it is: with another encoding some characters have no place in it, and
+/// with SQL_ASCII nobody knows what they mean.
+pub(super) async fn require_utf8(client: &Client) -> Result<(), StoreError> {
+    let encoding = "SELECT current_setting('server_encoding')";
+    let row = client.query_typed_one(encoding, &[]).await.map_err(|error| errors::store(&error))?;
+    let encoding: &str = row.try_get(0).map_err(|error| errors::store(&error))?;
+    if encoding == "UTF8" {
+        return Ok(());
+    }
+    Err(StoreError::Refused {
+        store: KIND,
+        reason: format!(
+            "the database has the encoding {encoding}, and subjects are UTF-8: make one with CREATE DATABASE ... ENCODING \
+             'UTF8' TEMPLATE template0"
+        ),
+    })
+}
+
+/// Whether the schema is there, in the version that this build reads; changes nothing.
+pub(super) async fn found(client: &Client) -> Result<bool, StoreError> {
+    let there = "SELECT to_regclass('walcast.schema_history') IS NOT NULL";
+    let row = client.query_typed_one(there, &[]).await.map_err(|error| errors::store(&error))?;
+    if !row.get::<_, bool>(0) {
+        return Ok(false);
+    }
+    let row = client.query_typed_one(NEWEST, &[]).await.map_err(|error| errors::store(&error))?;
+    match row.get::<_, Option<i32>>(0) {
+        Some(SCHEMA_VERSION) => Ok(true),
+        Some(found) if found < SCHEMA_VERSION => Err(errors::inconsistent(format!(
+            "its schema has version {found}, this walcast reads version {SCHEMA_VERSION}; start the broker, which brings it up"
+        ))),
+        Some(found) => Err(newer(found)),
+        None => Ok(false),
+    }
+}
+
+const NEWEST: &str = "SELECT max(version) FROM walcast.schema_history";
+
+fn newer(found: i32) -> StoreError {
+    errors::inconsistent(format!(
+        "its schema has version {found}, this walcast knows versions up to {SCHEMA_VERSION}; use the walcast that wrote it, \
+         or a newer one"
+    ))
+}
+
 /// The newest version that was applied; None in an empty schema. Makes the schema if it is absent: asked for first, because
 /// `IF NOT EXISTS` wants the right to make one even if it is there.
 async fn version(transaction: &Transaction<'_>) -> Result<Option<i32>, StoreError> {
@@ -74,8 +114,7 @@ async fn version(transaction: &Transaction<'_>) -> Result<Option<i32>, StoreErro
     if row.get(1) {
         return Ok(None);
     }
-    let newest = "SELECT max(version) FROM walcast.schema_history";
-    let row = transaction.query_typed_one(newest, &[]).await.map_err(|error| errors::store(&error))?;
+    let row = transaction.query_typed_one(NEWEST, &[]).await.map_err(|error| errors::store(&error))?;
     Ok(row.get(0))
 }
 

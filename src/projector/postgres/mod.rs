@@ -36,7 +36,7 @@ use self::connection::{Connector, Readers, Value};
 use self::cursor::Identity;
 use self::values::Timestamp;
 use self::writer::Writer;
-use super::{ApplyError, Row, Store, StoreBatch, StoreError, StoredMessage};
+use super::{ApplyError, Opening, Row, Store, StoreBatch, StoreError, StoredMessage};
 use crate::event::{MessageId, Projected, Subject, UnixMicros};
 
 pub use config::{Config, PostgresConfigError};
@@ -61,12 +61,12 @@ pub struct PostgresStore {
 }
 
 impl PostgresStore {
-    /// The store of start `epoch` of the log `log_id`. Reads the password and the certificates, and connects to nothing:
-    /// that is [`Store::prepare`]'s.
+    /// The store of start `epoch` of the log `log_id`, to write to it or only to look. Reads the password and the certificates,
+    /// and connects to nothing: that is [`Store::prepare`]'s.
     ///
     /// # Errors
     /// [`PostgresConfigError`] if a setting or a file that it names does not read.
-    pub fn new(config: &Config, log_id: u128, epoch: u64) -> Result<Self, PostgresConfigError> {
+    pub fn new(config: &Config, log_id: u128, epoch: u64, opening: Opening) -> Result<Self, PostgresConfigError> {
         let connector = Connector::new(config)?;
         let identity = Identity {
             log_id: format!("{log_id:032x}"),
@@ -74,7 +74,7 @@ impl PostgresStore {
             holder: random_name(),
         };
         Ok(Self {
-            writer: Mutex::new(Writer::new(identity, connector.clone())),
+            writer: Mutex::new(Writer::new(identity, connector.clone(), opening)),
             readers: Readers::new(connector, config),
             taken: AtomicBool::new(false),
             write_timeout: config.write_timeout,

@@ -10,7 +10,7 @@
 use std::collections::BTreeSet;
 
 use tokio_postgres::Client;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::errors;
 use crate::event::UnixMicros;
@@ -29,6 +29,9 @@ const MAKE_LOCK_TIMEOUT_MS: u32 = 5_000;
 /// end between two calls.
 const DROPS_MAX: usize = 8;
 
+/// How long dropping may be held up before it is a reason to warn, in seconds: longer than reports take.
+const LATE_SECONDS: i64 = 600;
+
 /// What precedes the end of a partition, in seconds, in its name.
 const NAME_PREFIX: &str = "messages_until_";
 
@@ -36,6 +39,8 @@ const NAME_PREFIX: &str = "messages_until_";
 #[derive(Debug, Default)]
 pub(super) struct Partitions {
     ends: BTreeSet<i64>,
+    /// Whether it was said that expired ones cannot be dropped.
+    warned: bool,
 }
 
 /// The end of the partition of a row; None if Postgres has no such time.
@@ -53,7 +58,7 @@ impl Partitions {
         let names = rows.iter().filter_map(|row| row.try_get::<_, &str>(0).ok());
         // Another name is somebody else's partition, which is left alone.
         let ends = names.filter_map(|name| name.strip_prefix(NAME_PREFIX)?.parse().ok());
-        Ok(Self { ends: ends.collect() })
+        Ok(Self { ends: ends.collect(), warned: false })
     }
 
     /// Makes those of `ends` that are missing, all or none. What another process has made meanwhile is noticed.
@@ -80,7 +85,7 @@ impl Partitions {
                     self.ends.extend(missing);
                     return Ok(());
                 }
-                Err(error) if attempt == 0 && errors::is_made_already(&error) => *self = Self::load(client).await?,
+                Err(error) if attempt == 0 && errors::is_made_already(&error) => self.reload(client).await?,
                 Err(error) => return Err(errors::store(&error)),
             }
         }
@@ -89,7 +94,7 @@ impl Partitions {
 
     /// Forgets which there are: they are asked for with the next batch.
     pub(super) async fn reload(&mut self, client: &Client) -> Result<(), StoreError> {
-        *self = Self::load(client).await?;
+        self.ends = Self::load(client).await?.ends;
         Ok(())
     }
 
@@ -106,14 +111,29 @@ impl Partitions {
         match client.batch_execute(&command).await {
             Ok(()) => {
                 debug!(dropped = ended.len(), "dropped expired partitions");
+                self.warned = false;
                 self.ends.retain(|end| !ended.contains(end));
                 Ok(())
             }
             Err(error) if errors::is_locked(&error) => {
-                debug!("somebody reads the messages; expired partitions are dropped later");
+                self.held_up(ended[0], now);
                 Ok(())
             }
             Err(error) => Err(errors::store(&error)),
+        }
+    }
+
+    /// Somebody reads the messages. That is usual; that it goes on for long costs space, and is said once.
+    fn held_up(&mut self, oldest: i64, now: UnixMicros) {
+        debug!("somebody reads the messages; expired partitions are dropped later");
+        let late_seconds = now.as_seconds().saturating_sub(oldest);
+        if late_seconds >= LATE_SECONDS && !std::mem::replace(&mut self.warned, true) {
+            warn!(
+                partition = format!("walcast.{NAME_PREFIX}{oldest}"),
+                late_seconds,
+                "what has expired cannot be dropped, because somebody has been reading it; look for a transaction that was \
+                 left open (pg_stat_activity)"
+            );
         }
     }
 }

@@ -2,15 +2,17 @@
 
 use std::time::{Duration, Instant};
 
+use tokio_postgres::Client;
 use tracing::info;
 
 use super::connection::{Connection, Connector};
 use super::cursor::{self, Identity};
 use super::partitions::Partitions;
 use super::rows::{self, Columns, Marks, Move};
-use super::{errors, migrate};
-use crate::event::{Projected, UnixMicros};
-use crate::projector::{ApplyError, Row, StoreBatch, StoreError};
+use super::values::Timestamp;
+use super::{KIND, errors, migrate};
+use crate::event::{Projected, UnixMicros, clock};
+use crate::projector::{ApplyError, Opening, Row, StoreBatch, StoreError};
 
 /// How long after a failed attempt dropping what expired does not try to connect by itself: the batches do.
 const EXPIRE_PATIENCE: Duration = Duration::from_secs(5);
@@ -19,16 +21,17 @@ const EXPIRE_PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Writer {
     identity: Identity,
+    opening: Opening,
     connector: Connector,
     open: Option<Open>,
     /// Connections so far; each takes the cursor with its number.
     connections: i64,
-    /// Whether this process has had the store.
+    /// Whether this process has had the store; where it only looks, whether there is one of its log.
     had_it: bool,
     /// Whether the schema is as this build wants it.
     migrated: bool,
     failed_at: Option<Instant>,
-    /// Everything that ended at or before this was dropped, or is about to be.
+    /// Everything that ended at or before this was dropped, or is about to be: by the broker's clock and by the server's.
     expired_at: UnixMicros,
 }
 
@@ -40,9 +43,10 @@ struct Open {
 }
 
 impl Writer {
-    pub(super) const fn new(identity: Identity, connector: Connector) -> Self {
+    pub(super) const fn new(identity: Identity, connector: Connector, opening: Opening) -> Self {
         Self {
             identity,
+            opening,
             connector,
             open: None,
             connections: 0,
@@ -73,6 +77,12 @@ impl Writer {
     async fn open(&mut self) -> Result<Open, StoreError> {
         let mut connection = self.connector.connect().await?;
         if !self.migrated {
+            migrate::require_utf8(&connection.client).await?;
+        }
+        if self.opening == Opening::Look {
+            return self.look(connection).await;
+        }
+        if !self.migrated {
             migrate::migrate(&mut connection.client).await?;
             self.migrated = true;
         }
@@ -81,6 +91,23 @@ impl Writer {
         self.had_it = true;
         let partitions = Partitions::load(&connection.client).await?;
         Ok(Open { connection, partitions })
+    }
+
+    /// What a tool does that only looks: it takes nothing, and has it if there is a store of this log.
+    async fn look(&mut self, connection: Connection) -> Result<Open, StoreError> {
+        if migrate::found(&connection.client).await? {
+            self.identity.seen(&connection.client).await?;
+            self.had_it = true;
+        }
+        Ok(Open { connection, partitions: Partitions::default() })
+    }
+
+    /// Refuses to write where it was opened to look.
+    fn writes(&self) -> Result<(), StoreError> {
+        if self.opening == Opening::Look {
+            return Err(StoreError::Failed { store: KIND, reason: "it was opened only to look".to_owned() });
+        }
+        Ok(())
     }
 
     /// Gives up the connection, because something on it took too long.
@@ -95,12 +122,22 @@ impl Writer {
     pub(super) async fn projected(&mut self) -> Result<Projected, StoreError> {
         self.contact().await?;
         let open = self.open.as_ref().ok_or_else(closed)?;
-        self.identity.projected(&open.connection.client, self.connections).await
+        if self.opening == Opening::Look {
+            let nothing_there = Ok(Projected::default());
+            return if self.had_it { self.identity.seen(&open.connection.client).await } else { nothing_there };
+        }
+        let projected = self.identity.projected(&open.connection.client, self.connections).await;
+        if projected.as_ref().is_err_and(StoreError::retryable) {
+            // The next one takes the row again.
+            self.open = None;
+        }
+        projected
     }
 
     /// Applies a batch.
     pub(super) async fn apply(&mut self, batch: &StoreBatch) -> Result<(), ApplyError> {
-        let columns = Columns::of(&batch.rows, self.expired_at).map_err(|reason| ApplyError::Rejected { reason })?;
+        self.writes()?;
+        let columns = Columns::of(&batch.rows, self.gone()).map_err(|reason| ApplyError::Rejected { reason })?;
         self.contact().await?;
         let Self { identity, open, connections, .. } = self;
         let Open { connection, partitions } = open.as_mut().ok_or_else(closed)?;
@@ -115,7 +152,7 @@ impl Writer {
         let values = batch_move.values(&columns);
         let mut statement = rows::APPLY;
         let mut attempts_left = 3;
-        loop {
+        let not_moved = loop {
             partitions.make(client, &columns.ends).await?;
             attempts_left -= 1;
             match client.query_typed_one(statement, &values).await {
@@ -127,7 +164,7 @@ impl Writer {
                         }
                         return Ok(());
                     }
-                    return Err(identity.why(client, *connections, batch).await);
+                    break identity.why(client, *connections, batch).await;
                 }
                 Err(error) if attempts_left > 0 && errors::is_duplicate(&error) && statement == rows::APPLY => {
                     statement = rows::APPLY_AGAIN;
@@ -137,12 +174,18 @@ impl Writer {
                 }
                 Err(error) => return Err(errors::apply(&error)),
             }
+        };
+        if not_moved.retryable() {
+            // The next one takes the row again.
+            self.open = None;
         }
+        Err(not_moved)
     }
 
     /// Writes rows alone.
     pub(super) async fn rewrite(&mut self, rows: &[Row]) -> Result<(), ApplyError> {
-        let columns = Columns::of(rows, self.expired_at).map_err(|reason| ApplyError::Rejected { reason })?;
+        self.writes()?;
+        let columns = Columns::of(rows, self.gone()).map_err(|reason| ApplyError::Rejected { reason })?;
         if columns.is_empty() {
             return Ok(());
         }
@@ -155,14 +198,30 @@ impl Writer {
 
     /// Drops what expired.
     pub(super) async fn expire(&mut self, now: UnixMicros) -> Result<(), StoreError> {
-        self.expired_at = self.expired_at.max(now);
+        self.writes()?;
         if self.failed_at.is_some_and(|at| at.elapsed() < EXPIRE_PATIENCE) {
             return Ok(());
         }
         self.contact().await?;
         let Open { connection, partitions } = self.open.as_mut().ok_or_else(closed)?;
-        partitions.expire(&connection.client, now).await
+        // Dropping cannot be undone: a clock of the broker's that is ahead for a moment must not take what is live.
+        let both = now.min(clock_of(&connection.client).await?);
+        self.expired_at = self.expired_at.max(both);
+        partitions.expire(&connection.client, both).await
     }
+
+    /// When the partitions ended that are not made again, because they were dropped. Not in the future, should the clock have
+    /// gone back since.
+    fn gone(&self) -> UnixMicros {
+        self.expired_at.min(clock::now())
+    }
+}
+
+/// What time it is for the server.
+async fn clock_of(client: &Client) -> Result<UnixMicros, StoreError> {
+    let now = client.query_typed_one("SELECT clock_timestamp()", &[]).await.map_err(|error| errors::store(&error))?;
+    let Timestamp(now) = now.try_get(0).map_err(|error| errors::store(&error))?;
+    Ok(now)
 }
 
 /// [`Writer::contact`] leaves a connection or an error.

@@ -25,6 +25,7 @@ use super::look;
 use super::progress::Progress;
 use crate::config::{Settings, StoreKind};
 use crate::event::{Sequence, UnixMicros};
+use crate::projector::Opening;
 use checkpoint::{Checkpoint, Keeper, Ranges};
 use filter::{Filter, instant};
 use pace::Pace;
@@ -159,7 +160,7 @@ pub(super) fn run(arguments: &ReplayArguments, settings: &Settings, output: &mut
         Target::Stdout => client::block_on(stdout::replay(&mut replay, output)),
         Target::Broker(server) => client::block_on(broker::replay(&mut replay, server)),
         Target::Store => client::block_on(async {
-            let (store, projected) = stopped::open_store(settings, &inspection, log_id).await?;
+            let (store, projected) = stopped::open_store(settings, &inspection, log_id, Opening::Take).await?;
             store::replay(&mut replay, store, stopped::letters(settings)?, projected).await
         }),
     };

@@ -2,19 +2,15 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::super::super::stopped::store_failure;
+use super::super::super::stopped::applier_failure;
 use super::super::super::waiting::Waiting;
 use super::super::super::{Exit, Failure};
 use super::Replay;
 use super::checkpoint::Ranges;
 use super::source::{Chunk, Selected};
 use crate::event::{MessageId, Projected, Sequence, Subject, clock};
-use crate::projector::{self, Applier, ApplierError, ApplyError, DeadLetters, HighWaterMark, Row, Store, StoreBatch};
-
-/// How long the last batch of a replay that is told to stop may take, as a broker's at its stop.
-const WRITTEN_WITHIN: Duration = Duration::from_secs(5);
+use crate::projector::{self, Applier, ApplierError, DeadLetters, HighWaterMark, Row, Store, StoreBatch};
 
 /// Writes what is wanted, in batches of the projector's size. What the store does not take becomes a dead letter.
 pub(super) async fn replay(
@@ -63,13 +59,6 @@ pub(super) async fn replay(
         return Err(Failure::new(Exit::Failed, message));
     }
     Ok(Ranges::default())
-}
-
-fn refused(error: &ApplierError) -> Failure {
-    match error {
-        ApplierError::Apply(ApplyError::Store(error)) => store_failure(error),
-        error => Failure::new(Exit::Failed, error.to_string()),
-    }
 }
 
 struct Gathered {
@@ -144,6 +133,7 @@ impl Into {
         let through = self.batch.through;
         let batch = std::mem::replace(&mut self.batch, Gathered::new(through));
         let stopped = replay.stop.clone();
+        let flush_within = projector::Config::default().flush_within;
         let applier = Applier { store: &*self.store, letters: &self.letters, patience: &Waiting };
         let write = async {
             if !batch.again.is_empty() {
@@ -162,9 +152,9 @@ impl Into {
             Ok(Projected(through))
         };
         self.projected = tokio::select! {
-            written = write => written.map_err(|error: ApplierError| refused(&error))?,
-            // What was gathered is written, if the store takes it in time. If not, the next run asks the store where it is.
-            () = async { stopped.cancelled().await; tokio::time::sleep(WRITTEN_WITHIN).await } => return Ok(()),
+            written = write => written.map_err(|error: ApplierError| applier_failure(&error))?,
+            // What was gathered is written, as at a broker's stop, if the store takes it in time. If not, the next run asks the store where it is.
+            () = async { stopped.cancelled().await; tokio::time::sleep(flush_within).await } => return Ok(()),
         };
         replay.arrived += batch.records;
         replay.reached(through, Ranges::default)
