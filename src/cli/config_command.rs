@@ -76,11 +76,26 @@ pub struct DirectoryArguments {
     pub data_dir: Option<String>,
 }
 
+/// Which store a tool works with.
+#[derive(Debug, Clone, Default, Args)]
+pub struct StoreFlags {
+    /// Where the history is kept, as for `serve`
+    #[arg(long, global = true, value_name = "KIND")]
+    pub store: Option<String>,
+    /// Connection URL of Postgres
+    #[arg(long, global = true, value_name = "URL")]
+    pub postgres_url: Option<String>,
+    /// Contact points of Cassandra or ScyllaDB, separated by commas
+    #[arg(long, global = true, value_name = "HOST:PORT,...")]
+    pub cassandra_nodes: Option<String>,
+}
+
 impl DirectoryArguments {
     /// As flags among those of `serve`.
-    pub fn settings(&self) -> SettingsArguments {
+    pub fn settings(&self, store: &StoreFlags) -> SettingsArguments {
         let (config, data_dir) = (self.config.clone(), self.data_dir.clone());
-        SettingsArguments { config, data_dir, ..SettingsArguments::default() }
+        let StoreFlags { store, postgres_url, cassandra_nodes } = store.clone();
+        SettingsArguments { config, data_dir, store, postgres_url, cassandra_nodes, ..SettingsArguments::default() }
     }
 }
 

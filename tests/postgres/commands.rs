@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::samples;
 use crate::server::Server;
 use crate::support::{Setup, error_reason, eventually, walcast};
 
@@ -76,6 +77,46 @@ async fn a_rejected_message_is_set_aside_found_and_taken_once_the_cause_is_gone(
     let retried = store(&data, &url, "retry", 0);
     assert!(retried.contains("5 dead letters are in the store now"), "{retried}");
     assert!(counts().await.contains(&("odd".to_owned(), 5)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_replay_cannot_put_back_is_set_aside_and_the_rest_is_there() {
+    let server = Server::start();
+    let database = server.database().await;
+    let url = server.url(&database);
+    let broker = setup(&url).start().await;
+    let client = broker.client().await;
+    for number in 1..=200 {
+        client.publish_kept(if number % 50 == 0 { "odd" } else { "even" }, format!("body {number}")).await;
+    }
+    broker.all_projected().await;
+    let data = broker.data().to_owned();
+    let kept = broker.stop().await;
+    let admin = server.client(&database).await;
+    let lose =
+        "DELETE FROM walcast.messages; ALTER TABLE walcast.messages ADD CONSTRAINT positive CHECK (subject <> 'odd')";
+    admin.batch_execute(lose).await.expect("lost, and changed");
+    let replay = || {
+        let arguments =
+            ["log", "replay", "--into", "store", "--store", "postgres", "--postgres-url", &url, "--data-dir"];
+        let output = walcast(&arguments).arg(&data).arg("--from").arg("1").output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), said)
+    };
+    let (code, said) = replay();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("does not take") && said.contains("store status"), "{said}");
+    assert_eq!(samples::counts(&admin).await, (196, 196), "{said}");
+    let status = store(&data, &url, "status", 0);
+    assert!(status.contains("dead letters  4") && status.contains("positive"), "{status}");
+    // Once more changes nothing: what is a dead letter is kept as it is.
+    let (_, said) = replay();
+    assert_eq!(samples::counts(&admin).await, (196, 196), "{said}");
+    admin.batch_execute("ALTER TABLE walcast.messages DROP CONSTRAINT positive").await.expect("dropped");
+    store(&data, &url, "retry", 0);
+    assert_eq!(samples::counts(&admin).await, (200, 200));
+    assert!(store(&data, &url, "check", 0).contains("0 differences"));
+    drop(kept);
 }
 
 #[tokio::test(flavor = "multi_thread")]

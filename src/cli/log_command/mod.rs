@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 
-use super::config_command::DirectoryArguments;
+use super::config_command::{DirectoryArguments, StoreFlags};
 use super::output::Output;
 use super::{Exit, Failure};
 use crate::event::Sequence;
@@ -50,9 +50,19 @@ pub enum LogCommand {
     Repair(repair::RepairArguments),
 }
 
+impl LogCommand {
+    /// The store of the one that writes to any kind.
+    fn store(&self) -> StoreFlags {
+        match self {
+            Self::Replay(arguments) => arguments.store.clone(),
+            Self::Ls { .. } | Self::Verify { .. } | Self::Show(_) | Self::Repair(_) => StoreFlags::default(),
+        }
+    }
+}
+
 /// Lists, checks, prints or repairs.
 pub fn run(arguments: &LogArguments, output: &mut Output) -> Result<(), Failure> {
-    let settings = arguments.directory.settings().load()?.settings;
+    let settings = arguments.directory.settings(&arguments.command.store()).load()?.settings;
     let log = || look(&settings.log_dir());
     match &arguments.command {
         LogCommand::Ls { json } => ls::list(&log()?, *json, output),

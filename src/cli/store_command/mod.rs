@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 
-use super::config_command::{DirectoryArguments, SettingsArguments};
+use super::config_command::{DirectoryArguments, StoreFlags};
 use super::log_command::{look, must_exist, unreadable};
 use super::output::Output;
 use super::{Exit, Failure, stopped};
@@ -28,15 +28,8 @@ pub struct StoreArguments {
     pub command: StoreCommand,
     #[command(flatten)]
     pub directory: DirectoryArguments,
-    /// Where the history is kept, as for `serve`
-    #[arg(long, global = true, value_name = "KIND")]
-    pub store: Option<String>,
-    /// Connection URL of Postgres
-    #[arg(long, global = true, value_name = "URL")]
-    pub postgres_url: Option<String>,
-    /// Contact points of Cassandra or ScyllaDB, separated by commas
-    #[arg(long, global = true, value_name = "HOST:PORT,...")]
-    pub cassandra_nodes: Option<String>,
+    #[command(flatten)]
+    pub store: StoreFlags,
 }
 
 #[derive(Debug, Subcommand)]
@@ -66,13 +59,7 @@ pub enum StoreCommand {
 
 /// Looks, checks or fills.
 pub fn run(arguments: &StoreArguments, output: &mut Output) -> Result<(), Failure> {
-    let flags = SettingsArguments {
-        store: arguments.store.clone(),
-        postgres_url: arguments.postgres_url.clone(),
-        cassandra_nodes: arguments.cassandra_nodes.clone(),
-        ..arguments.directory.settings()
-    };
-    let settings = flags.load()?.settings;
+    let settings = arguments.directory.settings(&arguments.store).load()?.settings;
     match &arguments.command {
         StoreCommand::Status { admin, json } => status::run(&settings, admin.as_deref(), *json, output),
         StoreCommand::Check { json } => check::run(&settings, *json, output),

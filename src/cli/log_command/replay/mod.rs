@@ -19,6 +19,7 @@ use std::time::Instant;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
+use super::super::config_command::StoreFlags;
 use super::super::output::{self, Output};
 use super::super::{Exit, Failure, client, signals, stopped};
 use super::look;
@@ -62,6 +63,8 @@ pub struct ReplayArguments {
     /// Keep what has arrived in this file, and go on from there if it exists
     #[arg(long, value_name = "FILE")]
     pub checkpoint: Option<PathBuf>,
+    #[command(flatten)]
+    pub store: StoreFlags,
 }
 
 /// Where records go.
