@@ -3,9 +3,9 @@
 use std::process::Command;
 
 use walcast::projector::cassandra::{Config, schema_statements};
-use walcast::projector::{ApplyError, Store, StoreError};
+use walcast::projector::{ApplyError, Row, Store, StoreError};
 
-use crate::harness::{Place, Setup, at, batch, execute, one_at_a_time, operator, rows};
+use crate::harness::{Place, Setup, at, batch, execute, now, one_at_a_time, operator, row, rows};
 
 fn with_login(config: &Config, username: &str, password: &str) -> Config {
     Config { username: Some(username.to_owned()), password: Some(password.to_owned()), ..config.clone() }
@@ -18,6 +18,8 @@ async fn a_wrong_password_and_missing_rights_are_refused_by_name() {
     let node = Setup::default()
         .yaml("authenticator: PasswordAuthenticator\nauthorizer: CassandraAuthorizer")
         .yaml("permissions_validity: 0ms\nroles_validity: 0ms\ncredentials_validity: 0ms")
+        // Two guardrails: what breaks one is a row, what breaks the other is a clock.
+        .yaml("column_value_size_fail_threshold: 1MiB\nmaximum_timestamp_fail_threshold: 1h")
         .start();
     let mut place = Place::on(&node);
     let login = place.config.clone();
@@ -60,6 +62,15 @@ async fn a_wrong_password_and_missing_rights_are_refused_by_name() {
     execute(&session, &format!("GRANT MODIFY ON KEYSPACE {} TO walcast", login.keyspace)).await;
     store.apply(&batch(10, rows(10, 10))).await.expect("goes on");
     assert_eq!(store.projected().await.expect("read"), at(20));
+
+    // The row alone is rejected. A broker whose clock is ahead would have every row rejected, so it waits.
+    let error = store.apply(&batch(20, vec![row(21, "s", vec![7; 2 << 20])])).await.expect_err("a guardrail");
+    assert!(matches!(error, ApplyError::Rejected { .. }), "{error}");
+    assert!(error.to_string().contains("column_value_size"), "{error}");
+    let early = Row { published_at: now().plus_seconds(7_200), ..row(21, "s", "early") };
+    let error = store.apply(&batch(20, vec![early])).await.expect_err("a guardrail");
+    assert!(matches!(error, ApplyError::Store(StoreError::Unavailable { .. })), "{error}");
+    assert!(error.to_string().contains("maximum_timestamp"), "{error}");
 }
 
 fn keytool(folder: &std::path::Path, arguments: &str) {

@@ -1,21 +1,40 @@
 //! What the driver's errors mean for walcast.
 //!
-//! Everything that may pass is `Unavailable`. Two things the protocol does not tell apart, and the server's words must: a row
-//! that is too large comes as a failed write, or as an error of the server itself.
+//! A message becomes a dead letter only for what is plainly its own fault. Whatever may concern every row waits instead: a
+//! projection that stands still is seen and mended, a history in dead letters is not.
+//!
+//! | error of a request | is | a row that is written | a start |
+//! |---|---|---|---|
+//! | any of the server's but the next four, with the words of [`is_too_large`] | [`Fault::TooLarge`] | is rejected | waits |
+//! | `Unavailable`, `ReadTimeout`, `WriteTimeout`, `Overloaded` | [`Fault::Passing`] | waits | waits |
+//! | `AuthenticationError`, `Unauthorized` | [`Fault::Denied`] | waits | is refused |
+//! | `SyntaxError`, `Invalid`, `ConfigError`, `AlreadyExists`, `FunctionFailure`, `Unprepared` | [`Fault::Invalid`] | waits; the tables are looked at for the reason | waits |
+//! | `IsBootstrapping`, `TruncateError`, `ReadFailure`, `WriteFailure`, `ServerError`, `ProtocolError`, `RateLimitReached`, others | [`Fault::Passing`] | waits | waits |
+//! | of the driver: a subject too long for a key | [`Fault::TooLarge`] | is rejected | |
+//! | of the driver: values or an answer that do not fit the statement, a statement that is another when it is prepared again | [`Fault::Invalid`] | waits; the tables are looked at | waits |
+//! | of the driver: no connection, a lost one, no answer in time, no stream, an answer that is none | [`Fault::Passing`] | waits | waits |
+//!
+//! So `Invalid` waits: it is also what a server says to a consistency that a guardrail forbids, to a full disk, to a write
+//! time that its own clock finds too far ahead, and to tables that somebody altered.
 
 use std::fmt;
 
 use scylla::errors::{
-    ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind, DbError, ExecutionError, MetadataError,
-    NewSessionError, PrepareError, RequestAttemptError, UseKeyspaceError,
+    BadQuery, ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind, DbError, ExecutionError,
+    MetadataError, NewSessionError, PrepareError, RequestAttemptError, UseKeyspaceError,
 };
 
 use super::KIND;
 use crate::projector::StoreError;
 
-/// What Cassandra, and ScyllaDB, say of a row that does not fit into their commit log or into a request.
-const TOO_LARGE: [&str; 4] =
-    ["oversized mutation", "too large for the maximum size", "MutationExceededMaxSize", "Request is too big"];
+/// What servers say of a row that does not fit into their commit log, into a request, or under a guardrail for values, in this
+/// order: Cassandra since 4.1, Cassandra 4.0, any Cassandra, Cassandra since 4.1.
+const TOO_LARGE: [&str; 4] = [
+    "Rejected an oversized mutation (",
+    "Encountered an oversized mutation (",
+    "Request is too big: length ",
+    "Guardrail column_value_size violated",
+];
 
 /// What went wrong, by what can be done about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +43,7 @@ pub(super) enum Fault {
     Passing(String),
     /// The user may not do this, or is not let in.
     Denied(String),
-    /// The statement, or what is bound to it, is not valid for the tables as they are.
+    /// The statement, or what is bound to it, is not valid for the tables or the settings as they are.
     Invalid(String),
     /// The row is larger than the server takes.
     TooLarge(String),
@@ -59,7 +78,8 @@ pub(super) fn fault(error: &ExecutionError) -> Fault {
         | ExecutionError::PrepareError(PrepareError::AllAttemptsFailed { first_attempt: error }) => of_attempt(error),
         ExecutionError::PrepareError(PrepareError::ConnectionPoolError(error))
         | ExecutionError::ConnectionPoolError(error) => of_pool(error),
-        ExecutionError::BadQuery(error) => Fault::Invalid(error.to_string()),
+        ExecutionError::BadQuery(BadQuery::ValuesTooLongForKey(..)) => Fault::TooLarge(one_line(&error.to_string())),
+        ExecutionError::BadQuery(error) => Fault::Invalid(one_line(&error.to_string())),
         other => Fault::Passing(one_line(&other.to_string())),
     }
 }
@@ -80,24 +100,53 @@ pub(super) fn of_session(error: &NewSessionError) -> Fault {
 }
 
 fn of_attempt(error: &RequestAttemptError) -> Fault {
-    let RequestAttemptError::DbError(error, said) = error else {
-        return match error {
-            RequestAttemptError::SerializationError(_)
-            | RequestAttemptError::CqlRequestSerialization(_)
-            | RequestAttemptError::CqlResultParseError(_)
-            | RequestAttemptError::RepreparedIdChanged { .. } => Fault::Invalid(one_line(&error.to_string())),
-            other => Fault::Passing(one_line(&other.to_string())),
-        };
-    };
-    let said = one_line(said);
-    if TOO_LARGE.iter().any(|words| said.contains(words)) {
-        return Fault::TooLarge(said);
+    match error {
+        RequestAttemptError::DbError(error, said) => of_server(error, one_line(said)),
+        RequestAttemptError::SerializationError(_)
+        | RequestAttemptError::CqlRequestSerialization(_)
+        | RequestAttemptError::CqlResultParseError(_)
+        | RequestAttemptError::RepreparedIdChanged { .. }
+        | RequestAttemptError::RepreparedIdMissingInBatch => Fault::Invalid(one_line(&error.to_string())),
+        other => Fault::Passing(one_line(&other.to_string())),
     }
+}
+
+fn of_server(error: &DbError, said: String) -> Fault {
     match error {
         DbError::AuthenticationError | DbError::Unauthorized => Fault::Denied(said),
-        DbError::SyntaxError | DbError::Invalid | DbError::ConfigError => Fault::Invalid(said),
-        other => Fault::Passing(format!("{} ({said})", one_line(&other.to_string()))),
+        // It was not the row that kept the server from it.
+        DbError::Unavailable { .. }
+        | DbError::ReadTimeout { .. }
+        | DbError::WriteTimeout { .. }
+        | DbError::Overloaded => passing_words(error, &said),
+        _ if is_too_large(&said) => Fault::TooLarge(said),
+        DbError::SyntaxError
+        | DbError::Invalid
+        | DbError::ConfigError
+        | DbError::AlreadyExists { .. }
+        | DbError::FunctionFailure { .. }
+        | DbError::Unprepared { .. } => Fault::Invalid(said),
+        other => passing_words(other, &said),
     }
+}
+
+fn passing_words(error: &DbError, said: &str) -> Fault {
+    Fault::Passing(format!("{} ({said})", one_line(&error.to_string())))
+}
+
+/// Whether the server speaks of a row that is larger than it takes. The protocol has no code for it, so its words must tell,
+/// and only its first ones: what follows may be quoted from a row.
+fn is_too_large(said: &str) -> bool {
+    let mut said = said;
+    // The names of Java's exceptions, each in front of what it wraps.
+    while let Some((name, rest)) = said.split_once(": ") {
+        if !name.ends_with("Exception") || name.contains(' ') {
+            break;
+        }
+        said = rest;
+    }
+    let of_scylladb = said.starts_with("Mutation of ") && said.contains(" is too large for the maximum size of ");
+    of_scylladb || TOO_LARGE.iter().any(|words| said.starts_with(words))
 }
 
 fn of_pool(error: &ConnectionPoolError) -> Fault {
@@ -140,10 +189,86 @@ mod tests {
         assert!(matches!(answered(DbError::Overloaded, "busy"), Fault::Passing(said) if said.contains("busy")));
         assert_eq!(answered(DbError::Unauthorized, "no\n way"), Fault::Denied("no way".to_owned()));
         assert_eq!(answered(DbError::Invalid, "no column"), Fault::Invalid("no column".to_owned()));
-        let oversized = "Encountered an oversized mutation (5/4) for keyspace: w";
-        assert_eq!(answered(DbError::ServerError, oversized), Fault::TooLarge(oversized.to_owned()));
         assert!(matches!(answered(DbError::ServerError, "a null pointer"), Fault::Passing(_)));
         let timeout = ExecutionError::RequestTimeout(std::time::Duration::from_secs(5));
         assert!(matches!(fault(&timeout), Fault::Passing(_)));
+    }
+
+    #[test]
+    fn a_row_that_is_too_large_is_told_by_the_first_words() {
+        for said in [
+            "Rejected an oversized mutation (5/4) for keyspace: w. Top keys are: t.k",
+            "Encountered an oversized mutation (5/4) for keyspace: w",
+            "java.lang.RuntimeException: org.apache.cassandra.db.MutationExceededMaxSizeException: Rejected an oversized \
+             mutation (5/4) for keyspace: w",
+            "Request is too big: length 17 exceeds maximum allowed length 16.",
+            "Guardrail column_value_size violated: Value of column 'body' has size 2MiB",
+            "Mutation of 17 bytes is too large for the maximum size of 16",
+        ] {
+            for error in [DbError::ServerError, DbError::Invalid, DbError::ProtocolError, DbError::Other(7)] {
+                assert_eq!(answered(error.clone(), said), Fault::TooLarge(said.to_owned()), "{error:?}: {said}");
+            }
+            assert!(matches!(answered(DbError::Overloaded, said), Fault::Passing(_)), "{said}");
+        }
+        // A subject can have any words, and servers quote keys.
+        for said in [
+            "cannot write key Request is too big: length 17",
+            "java.io.IOException: cannot write key k, Rejected an oversized mutation (5/4)",
+            "Mutation of k failed",
+        ] {
+            assert!(matches!(answered(DbError::ServerError, said), Fault::Passing(_)), "{said}");
+            assert!(matches!(answered(DbError::Invalid, said), Fault::Invalid(_)), "{said}");
+        }
+    }
+
+    /// The rows of the table above.
+    #[test]
+    fn nothing_else_is_the_fault_of_a_row() {
+        let (consistency, text) = (scylla::statement::Consistency::LocalQuorum, || "w".to_owned());
+        let (received, required, alive, numfailures) = (0, 2, 1, 1);
+        let (write_type, data_present) = (scylla::errors::WriteType::Simple, false);
+        let op_type = scylla::errors::OperationType::Write;
+        let passing = [
+            DbError::Unavailable { consistency, required, alive },
+            DbError::Overloaded,
+            DbError::IsBootstrapping,
+            DbError::TruncateError,
+            DbError::ReadTimeout { consistency, received, required, data_present },
+            DbError::WriteTimeout { consistency, received, required, write_type: write_type.clone() },
+            DbError::ReadFailure { consistency, received, required, numfailures, data_present },
+            DbError::WriteFailure { consistency, received, required, numfailures, write_type },
+            DbError::ServerError,
+            DbError::ProtocolError,
+            DbError::RateLimitReached { op_type, rejected_by_coordinator: true },
+            DbError::Other(-1),
+        ];
+        for error in passing {
+            assert!(matches!(answered(error.clone(), "x"), Fault::Passing(_)), "{error:?}");
+        }
+        let invalid = [
+            DbError::SyntaxError,
+            DbError::Invalid,
+            DbError::ConfigError,
+            DbError::AlreadyExists { keyspace: text(), table: text() },
+            DbError::FunctionFailure { keyspace: text(), function: text(), arg_types: vec![text()] },
+            DbError::Unprepared { statement_id: bytes::Bytes::new() },
+        ];
+        for error in invalid {
+            assert!(matches!(answered(error.clone(), "x"), Fault::Invalid(_)), "{error:?}");
+        }
+        let of_driver = [
+            RequestAttemptError::UnableToAllocStreamId,
+            RequestAttemptError::NonfinishedPagingState,
+            RequestAttemptError::UnexpectedResponse(scylla::errors::CqlResponseKind::Ready),
+        ];
+        for error in of_driver {
+            let said = error.to_string();
+            assert!(matches!(fault(&ExecutionError::LastAttemptError(error)), Fault::Passing(_)), "{said}");
+        }
+        let reprepared = RequestAttemptError::RepreparedIdMissingInBatch;
+        assert!(matches!(fault(&ExecutionError::LastAttemptError(reprepared)), Fault::Invalid(_)));
+        assert!(matches!(fault(&ExecutionError::EmptyPlan), Fault::Passing(_)));
+        assert!(matches!(fault(&BadQuery::PartitionKeyExtraction.into()), Fault::Invalid(_)));
+        assert!(matches!(fault(&BadQuery::ValuesTooLongForKey(70_000, 65_535).into()), Fault::TooLarge(_)));
     }
 }

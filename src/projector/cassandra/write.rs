@@ -60,12 +60,12 @@ impl Database {
         self.session.execute_unpaged(&self.insert_mark, values).await.map(drop)
     }
 
-    /// What a failed insert means. What is not valid may be the row's fault or, if somebody changed the table, not.
+    /// What a failed insert means: only what is plainly the row's own fault rejects it.
     async fn refusal(&self, error: &ExecutionError, config: &Config) -> ApplyError {
         match errors::fault(error) {
             Fault::TooLarge(reason) => ApplyError::Rejected { reason },
             Fault::Invalid(reason) => match schema::check(&self.session, config).await {
-                Ok(()) => ApplyError::Rejected { reason },
+                Ok(()) => errors::unavailable(reason).into(),
                 Err(altered) => altered.into(),
             },
             fault => errors::unavailable(fault.to_string()).into(),
