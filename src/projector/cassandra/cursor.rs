@@ -9,8 +9,7 @@ use scylla::errors::ExecutionError;
 use scylla::response::query_result::QueryResult;
 use scylla::value::{CqlValue, Row as CqlRow};
 
-use super::KIND;
-use super::errors::{inconsistent, passing, unavailable};
+use super::errors::{fenced, inconsistent, passing, unavailable};
 use super::session::{Database, rows};
 use crate::event::{Projected, Sequence};
 use crate::projector::StoreError;
@@ -174,15 +173,17 @@ impl Cursor {
         if claims.include(&self.claim) {
             return Ok(());
         }
-        let fenced = |reason| Err(StoreError::Fenced { store: KIND, reason });
         if claims.were_confirmed() {
-            return fenced(format!("start {} of this log has taken it; this one is start {}", self.epoch, owner.epoch));
+            return Err(fenced(format!(
+                "start {} of this log has taken it; this one is start {}",
+                self.epoch, owner.epoch
+            )));
         }
         if self.epoch > owner.epoch {
-            return fenced(format!(
+            return Err(fenced(format!(
                 "start {} of this log has it, and this one, start {}, is older; is the data directory a copy?",
                 self.epoch, owner.epoch
-            ));
+            )));
         }
         Ok(())
     }

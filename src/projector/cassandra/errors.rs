@@ -36,6 +36,13 @@ const TOO_LARGE: [&str; 4] = [
     "Guardrail column_value_size violated",
 ];
 
+/// Longest reason, in bytes: some lines. What a server says may quote a whole row, and reasons go into log lines, into `/status`
+/// and into dead letters.
+const REASON_BYTES_MAX: usize = 1_024;
+
+/// What stands at the end of a reason that was cut.
+const CUT: &str = " ...";
+
 /// What went wrong, by what can be done about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fault {
@@ -58,12 +65,22 @@ impl fmt::Display for Fault {
 
 /// A store that may answer later.
 pub(super) fn unavailable(reason: impl Into<String>) -> StoreError {
-    StoreError::Unavailable { store: KIND, reason: reason.into() }
+    StoreError::Unavailable { store: KIND, reason: bounded(reason.into()) }
 }
 
 /// A store whose content cannot be right.
 pub(super) fn inconsistent(reason: impl Into<String>) -> StoreError {
-    StoreError::Inconsistent { store: KIND, reason: reason.into() }
+    StoreError::Inconsistent { store: KIND, reason: bounded(reason.into()) }
+}
+
+/// A store that does not let walcast in.
+pub(super) fn refused(reason: impl Into<String>) -> StoreError {
+    StoreError::Refused { store: KIND, reason: bounded(reason.into()) }
+}
+
+/// Another process has the store.
+pub(super) fn fenced(reason: impl Into<String>) -> StoreError {
+    StoreError::Fenced { store: KIND, reason: bounded(reason.into()) }
 }
 
 /// What any failed request means where nobody can act on the kind of failure.
@@ -131,7 +148,7 @@ fn of_server(error: &DbError, said: String) -> Fault {
 }
 
 fn passing_words(error: &DbError, said: &str) -> Fault {
-    Fault::Passing(format!("{} ({said})", one_line(&error.to_string())))
+    Fault::Passing(bounded(format!("{} ({said})", one_line(&error.to_string()))))
 }
 
 /// Whether the server speaks of a row that is larger than it takes. The protocol has no code for it, so its words must tell,
@@ -171,9 +188,28 @@ fn of_pool(error: &ConnectionPoolError) -> Fault {
     }
 }
 
-/// Reasons stand in one log line.
+/// Reasons stand in one log line, and are not longer than [`REASON_BYTES_MAX`].
 fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    let mut line = String::new();
+    for word in text.split_whitespace() {
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+        if line.len() > REASON_BYTES_MAX {
+            break;
+        }
+    }
+    bounded(line)
+}
+
+/// Cuts between two characters what is longer than [`REASON_BYTES_MAX`].
+fn bounded(mut reason: String) -> String {
+    if reason.len() > REASON_BYTES_MAX {
+        reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX - CUT.len()));
+        reason.push_str(CUT);
+    }
+    reason
 }
 
 #[cfg(test)]
@@ -219,6 +255,35 @@ mod tests {
             assert!(matches!(answered(DbError::ServerError, said), Fault::Passing(_)), "{said}");
             assert!(matches!(answered(DbError::Invalid, said), Fault::Invalid(_)), "{said}");
         }
+    }
+
+    #[test]
+    fn a_reason_is_cut_between_two_characters() {
+        let fits = "x".repeat(REASON_BYTES_MAX);
+        assert_eq!(answered(DbError::Invalid, &fits), Fault::Invalid(fits));
+        for shift in 0..4 {
+            let said = "x".repeat(shift) + &"🦀".repeat(REASON_BYTES_MAX);
+            let many_words = "🦀 ".repeat(REASON_BYTES_MAX);
+            for said in [said, many_words] {
+                let Fault::Invalid(reason) = answered(DbError::Invalid, &said) else { unreachable!() };
+                assert!((REASON_BYTES_MAX - 4..=REASON_BYTES_MAX).contains(&reason.len()), "{}", reason.len());
+                assert!(said.starts_with(reason.strip_suffix(CUT).expect("cut")), "{reason}");
+                // Where a reason is put together from several.
+                for error in [unavailable(&said), inconsistent(&said), refused(&said), fenced(&said)] {
+                    assert!(error.to_string().len() <= REASON_BYTES_MAX + 100, "{error}");
+                }
+            }
+        }
+        let said = "x".repeat(REASON_BYTES_MAX * 2);
+        let Fault::Passing(reason) = answered(DbError::Overloaded, &said) else { unreachable!() };
+        assert!(reason.len() <= REASON_BYTES_MAX, "{}", reason.len());
+        let pool = ConnectionPoolError::Broken {
+            last_connection_error: ConnectionError::IoError(std::sync::Arc::new(std::io::Error::new(
+                std::io::ErrorKind::InvalidData,
+                said,
+            ))),
+        };
+        assert!(of_pool(&pool).to_string().len() <= REASON_BYTES_MAX + 10);
     }
 
     /// The rows of the table above.

@@ -9,7 +9,6 @@
 use scylla::client::session::Session;
 use tracing::info;
 
-use super::KIND;
 use super::config::Config;
 use super::errors::{self, Fault};
 use super::session::{self, DDL_TIMEOUT};
@@ -124,13 +123,10 @@ fn altered(what: &str) -> StoreError {
 
 fn denied(config: &Config, missing: &Difference, said: &str) -> StoreError {
     let user = config.username.as_deref().unwrap_or("anonymous");
-    StoreError::Refused {
-        store: KIND,
-        reason: format!(
-            "{missing} is missing and the user {user} may not make it ({said}); grant CREATE, or have an operator run the \
-             statements that docs/stores-cassandra.md shows"
-        ),
-    }
+    errors::refused(format!(
+        "{missing} is missing and the user {user} may not make it; grant CREATE, or have an operator run the statements \
+         that docs/stores-cassandra.md shows ({said})"
+    ))
 }
 
 /// The first difference between what is there and what must be.

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use super::config::{Config, Consistency};
 use super::errors::{self, Fault};
-use super::{KIND, schema, tls};
+use super::{schema, tls};
 use crate::projector::StoreError;
 
 /// How long a connection to one node may take; within a data centre it is a millisecond.
@@ -164,12 +164,11 @@ async fn connect(config: &Config) -> Result<Session, StoreError> {
         builder = builder.user(username, password);
     }
     if let Some(file) = &config.tls_ca_file {
-        let tls =
-            tls::client_config(file).map_err(|error| StoreError::Refused { store: KIND, reason: error.to_string() })?;
+        let tls = tls::client_config(file).map_err(|error| errors::refused(error.to_string()))?;
         builder = builder.tls_context(Some(tls));
     }
     builder.build().await.map_err(|error| match errors::of_session(&error) {
-        Fault::Denied(reason) => StoreError::Refused { store: KIND, reason },
+        Fault::Denied(reason) => errors::refused(reason),
         fault => errors::unavailable(fault.to_string()),
     })
 }
@@ -190,7 +189,7 @@ fn one_datacenter(session: &Session, config: &Config) -> Result<(), StoreError> 
         }
         _ => return Ok(()),
     };
-    Err(StoreError::Refused { store: KIND, reason })
+    Err(errors::refused(reason))
 }
 
 /// Prepares a statement. One that is `repeatable` has the same effect if it is executed twice, at any distance, so that the
@@ -198,7 +197,7 @@ fn one_datacenter(session: &Session, config: &Config) -> Result<(), StoreError> 
 async fn prepare(session: &Session, text: String, repeatable: bool) -> Result<PreparedStatement, StoreError> {
     let prepared = session.prepare(text).await;
     let mut prepared = prepared.map_err(|error| match errors::of_prepare(error) {
-        Fault::Denied(reason) => StoreError::Refused { store: KIND, reason },
+        Fault::Denied(reason) => errors::refused(reason),
         fault => errors::unavailable(fault.to_string()),
     })?;
     prepared.set_is_idempotent(repeatable);
