@@ -111,13 +111,23 @@ async fn a_store_that_lost_what_it_confirmed_is_brought_up_from_the_log() {
     broker.all_projected().await;
     let session = operator(&place.config).await;
     let keyspace = &place.config.keyspace;
-    // Not by DELETE, which would hide what is written again.
-    execute(&session, &format!("TRUNCATE {keyspace}.messages")).await;
-    execute(&session, &format!("UPDATE {keyspace}.cursor SET projected = 20 WHERE name = 'projector' IF EXISTS")).await;
-    client.publish_kept("s", "body 51").await;
-    broker.all_projected().await;
-    assert_eq!(broker.metric("walcast_store_setbacks_total").await, 1.0);
-    assert_eq!(ids(&session, &place, "s").await, (21..=51).collect::<Vec<_>>());
+    let (claim, epoch) =
+        query::<(String, i64)>(&session, &format!("SELECT claim, epoch FROM {keyspace}.cursor")).await.remove(0);
+    // The second time the row has a claim that the broker has replaced by then.
+    for round in 1..=2 {
+        // Not by DELETE, which would hide what is written again.
+        execute(&session, &format!("TRUNCATE {keyspace}.messages")).await;
+        let back = format!(
+            "UPDATE {keyspace}.cursor SET projected = 20, claim = '{claim}', epoch = {epoch} WHERE name = 'projector' IF EXISTS"
+        );
+        execute(&session, &back).await;
+        let last = client.publish_kept("s", "one more").await;
+        broker.all_projected().await;
+        assert_eq!(broker.metric("walcast_store_setbacks_total").await, f64::from(round));
+        assert_eq!(ids(&session, &place, "s").await, (21..=last).collect::<Vec<_>>());
+        let (now,) = query::<(String,)>(&session, &format!("SELECT claim FROM {keyspace}.cursor")).await.remove(0);
+        assert_ne!(now, claim, "it did not claim its cursor again");
+    }
     broker.stop().await;
 }
 

@@ -1,8 +1,42 @@
 //! Of two processes that have the store, one writes.
 
+use std::time::Duration;
+
+use scylla::client::session::Session;
+use walcast::projector::cassandra::CassandraStore;
 use walcast::projector::{ApplyError, Store, StoreError};
 
 use crate::harness::{Place, at, batch, execute, id, now, operator, query, rows, shared, subject};
+
+/// Who has the store, and where it is.
+type Cursor = (String, i64);
+
+async fn cursor(session: &Session, place: &Place) -> Cursor {
+    query::<Cursor>(session, &format!("SELECT claim, projected FROM {}.cursor", place.config.keyspace)).await.remove(0)
+}
+
+async fn put_back(session: &Session, place: &Place, (claim, projected): &Cursor) {
+    let keyspace = &place.config.keyspace;
+    let put = format!(
+        "UPDATE {keyspace}.cursor SET claim = '{claim}', projected = {projected} WHERE name = 'projector' IF EXISTS"
+    );
+    execute(session, &put).await;
+}
+
+/// Applies batches of ten rows from `done` on, each given up earlier than it is done, until the store has claimed its cursor
+/// anew. Gives what is done then.
+async fn until_claimed_anew(store: &CassandraStore, session: &Session, place: &Place, mut done: u64) -> u64 {
+    let (before, _) = cursor(session, place).await;
+    for round in 0..2_000u64 {
+        let run = batch(done, rows(done, 10));
+        let given_up = tokio::time::timeout(Duration::from_micros(round % 200 * 100), store.apply(&run)).await;
+        done = store.projected().await.expect("read").sequence().get();
+        if given_up.is_err() && cursor(session, place).await.0 != before {
+            return done;
+        }
+    }
+    panic!("no batch was given up while its position was moved");
+}
 
 fn is_fenced(outcome: &Result<(), ApplyError>) -> bool {
     matches!(outcome, Err(ApplyError::Store(StoreError::Fenced { .. })))
@@ -33,6 +67,41 @@ async fn a_process_that_wakes_up_is_not_let_in() {
     let refused = sleeper.prepare().await;
     assert!(matches!(refused, Err(StoreError::Fenced { .. })), "{refused:?}");
     newer.apply(&batch(0, rows(0, 3))).await.expect("applied");
+}
+
+/// What a node leaves that lost confirmed writes in a crash, which it does by chance: here by hand.
+#[tokio::test]
+async fn a_row_that_went_back_to_an_earlier_claim_is_no_rival() {
+    let place = Place::on(shared());
+    let store = place.open().await;
+    store.apply(&batch(0, rows(0, 10))).await.expect("applied");
+    let session = operator(&place.config).await;
+    let first = cursor(&session, &place).await;
+    let done = until_claimed_anew(&store, &session, &place, 10).await;
+    let done = until_claimed_anew(&store, &session, &place, done).await;
+    let run = batch(done, rows(done, 10));
+    store.apply(&run).await.expect("applied");
+
+    put_back(&session, &place, &first).await;
+    let next = batch(done + 10, rows(done + 10, 10));
+    match store.apply(&next).await {
+        Err(ApplyError::WrongPosition { found, expected }) => assert_eq!((found, expected), (at(10), at(done + 10))),
+        other => panic!("{other:?}"),
+    }
+    // It is taken again, so that what was on its way under the claim that came back counts for nothing.
+    assert_ne!(cursor(&session, &place).await.0, first.0);
+    store.apply(&batch(10, rows(10, 10))).await.expect("goes on from there");
+
+    // Back to an earlier claim, but not to an earlier position: nothing is missing.
+    let (_, projected) = cursor(&session, &place).await;
+    put_back(&session, &place, &(first.0.clone(), projected)).await;
+    store.apply(&batch(20, rows(20, 10))).await.expect("goes on");
+    assert_eq!(store.projected().await.expect("read"), at(30));
+
+    // Of a rival there is one claim, and it is another's.
+    put_back(&session, &place, &("another".to_owned(), 10)).await;
+    let outcome = store.apply(&batch(30, rows(30, 1))).await;
+    assert!(is_fenced(&outcome), "{outcome:?}");
 }
 
 /// A data directory that was copied has the same log, and opens it for the same epoch.

@@ -4,6 +4,10 @@
 //! moves the position only while its claim is there: whoever took it before is fenced. A transaction whose answer was lost may
 //! still be carried out later. So after any doubt the process writes a new claim before it believes the position: what was on
 //! its way under the old one comes to nothing.
+//!
+//! A node that loses confirmed writes in a crash may bring back a row with an earlier claim. Those of one process have its name
+//! in common, so that it can tell the row that went back from one that a rival took: it takes it again, and the pipeline
+//! projects again what was lost.
 
 use scylla::errors::ExecutionError;
 use scylla::response::query_result::QueryResult;
@@ -30,9 +34,13 @@ pub(super) struct Owner {
     pub(super) epoch: u64,
 }
 
-/// What this process has written into the row.
+/// What this process has written into the row: claims of its random name and a number.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
+    /// Drawn for the first claim. By the name every earlier claim is known, however many there were, and none need be kept.
+    name: Option<String>,
+    /// How many claims were made.
+    made: u64,
     /// The claim that was there when the server last confirmed one.
     confirmed: Option<String>,
     /// A claim that was sent, and may be there.
@@ -45,8 +53,14 @@ impl Claims {
         self.confirmed.is_some()
     }
 
+    /// Whether it is one of this process's, be it an earlier one.
     fn include(&self, claim: &str) -> bool {
-        [&self.confirmed, &self.pending].into_iter().flatten().any(|own| own == claim)
+        let name = claim.rsplit_once(BEFORE_NUMBER).map(|(name, _)| name);
+        name.is_some() && name == self.name.as_deref()
+    }
+
+    fn are_current(&self, claim: &str) -> bool {
+        self.confirmed.as_deref() == Some(claim)
     }
 
     /// The claim to write: the one that is on its way already, or a new one.
@@ -54,14 +68,26 @@ impl Claims {
         if let Some(pending) = &self.pending {
             return Ok(pending.clone());
         }
-        let mut random = [0; 16];
-        getrandom::fill(&mut random).map_err(|error| unavailable(format!("no random bytes for a claim: {error}")))?;
-        Ok(self.pending.insert(format!("{:032x}", u128::from_be_bytes(random))).clone())
+        let name = match &self.name {
+            Some(name) => name,
+            None => self.name.insert(random_name()?),
+        };
+        self.made += 1;
+        Ok(self.pending.insert(format!("{name}{BEFORE_NUMBER}{}", self.made)).clone())
     }
 
     fn confirm(&mut self) {
         self.confirmed = self.pending.take();
     }
+}
+
+/// Between a process's name and the number of its claim.
+const BEFORE_NUMBER: char = '.';
+
+fn random_name() -> Result<String, StoreError> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|error| unavailable(format!("no random bytes for a claim: {error}")))?;
+    Ok(format!("{:032x}", u128::from_be_bytes(random)))
 }
 
 /// The row as it was read.
@@ -77,8 +103,9 @@ struct Cursor {
 pub(super) enum Moved {
     /// The store is at the new position.
     Done,
-    /// It is still this process's, but at this position.
-    At(Projected),
+    /// It was not moved, or the row has gone back since: it has another position, or an earlier claim. Whoever wants to go on
+    /// takes it again first.
+    Not,
 }
 
 impl Database {
@@ -112,11 +139,14 @@ impl Database {
         Err(unavailable("others are taking the store at the same time"))
     }
 
-    /// Whether the store is still this process's, by a plain read: before rows are written, so that a process that lost it, perhaps to a
-    /// copy of itself that has other messages by now, leaves no trace of its next batch. The move that follows proves it.
-    pub(super) async fn is_held(&self, owner: Owner, claims: &Claims) -> Result<(), StoreError> {
+    /// Whether the row is as this process left it, by a plain read: before rows are written, so that a process that lost the
+    /// store, perhaps to a copy of itself that has other messages by now, leaves no trace of its next batch. The move that
+    /// follows proves it. False if the row has gone back to an earlier claim.
+    pub(super) async fn is_held(&self, owner: Owner, claims: &Claims) -> Result<bool, StoreError> {
         let answer = self.session.execute_unpaged(&self.look_at_cursor, (NAME,)).await;
-        cursor_of(answer)?.ok_or_else(gone)?.may_be_taken_by(owner, claims)
+        let cursor = cursor_of(answer)?.ok_or_else(gone)?;
+        cursor.may_be_taken_by(owner, claims)?;
+        Ok(claims.are_current(&cursor.claim))
     }
 
     /// Moves the position, if the store is still this process's and where it is believed to be.
@@ -136,7 +166,8 @@ impl Database {
         let cursor = self.cursor().await?.ok_or_else(gone)?;
         cursor.may_be_taken_by(owner, claims)?;
         // Only this process moves it while it has the claim, and it moves it to the ends of batches whose rows are all there.
-        Ok(if cursor.projected == to { Moved::Done } else { Moved::At(cursor.projected) })
+        let is_done = cursor.projected == to && claims.are_current(&cursor.claim);
+        Ok(if is_done { Moved::Done } else { Moved::Not })
     }
 
     /// The row as the last transaction left it; one that is half done is finished first.
@@ -216,7 +247,8 @@ mod tests {
     }
 
     fn claims(confirmed: Option<&str>, pending: Option<&str>) -> Claims {
-        Claims { confirmed: confirmed.map(str::to_owned), pending: pending.map(str::to_owned) }
+        let own = |number: &str| format!("mine.{number}");
+        Claims { name: Some("mine".to_owned()), made: 5, confirmed: confirmed.map(own), pending: pending.map(own) }
     }
 
     #[test]
@@ -231,15 +263,29 @@ mod tests {
 
     #[test]
     fn a_store_that_was_lost_is_not_taken_again() {
-        let held = claims(Some("mine"), None);
-        assert!(cursor(7, 3, "mine").may_be_taken_by(OWNER, &held).is_ok());
+        let held = claims(Some("4"), None);
+        assert!(cursor(7, 3, "mine.4").may_be_taken_by(OWNER, &held).is_ok());
         for epoch in [2, 3, 4] {
-            let lost = cursor(7, epoch, "other").may_be_taken_by(OWNER, &held);
-            assert!(matches!(lost, Err(StoreError::Fenced { .. })), "{epoch}: {lost:?}");
+            for other in ["other.4", "other", "mine", "", ".4"] {
+                let lost = cursor(7, epoch, other).may_be_taken_by(OWNER, &held);
+                assert!(matches!(lost, Err(StoreError::Fenced { .. })), "{epoch} {other}: {lost:?}");
+            }
         }
-        let half = claims(Some("old"), Some("sent"));
-        assert!(cursor(7, 3, "old").may_be_taken_by(OWNER, &half).is_ok());
-        assert!(cursor(7, 3, "sent").may_be_taken_by(OWNER, &half).is_ok());
+        let half = claims(Some("4"), Some("5"));
+        assert!(cursor(7, 3, "mine.4").may_be_taken_by(OWNER, &half).is_ok());
+        assert!(cursor(7, 3, "mine.5").may_be_taken_by(OWNER, &half).is_ok());
+    }
+
+    #[test]
+    fn an_earlier_claim_is_this_process_s_but_not_where_it_was() {
+        let held = claims(Some("4"), None);
+        for earlier in ["mine.1", "mine.3"] {
+            assert!(cursor(7, 3, earlier).may_be_taken_by(OWNER, &held).is_ok(), "{earlier}");
+            assert!(!held.are_current(earlier), "{earlier}");
+        }
+        assert!(held.are_current("mine.4"));
+        let unnamed = Claims::default();
+        assert!(!unnamed.include(".1") && !unnamed.include("") && !unnamed.include("mine.1"));
     }
 
     #[test]
@@ -248,7 +294,13 @@ mod tests {
         let first = claims.next().expect("random");
         assert_eq!(claims.next().expect("random"), first);
         claims.confirm();
-        assert!(claims.include(&first) && claims.were_confirmed());
-        assert_ne!(claims.next().expect("random"), first);
+        assert!(claims.include(&first) && claims.are_current(&first) && claims.were_confirmed());
+        let second = claims.next().expect("random");
+        assert_ne!(second, first);
+        claims.confirm();
+        assert!(claims.include(&first) && !claims.are_current(&first));
+        assert!(!Claims::default().include(&first));
+        let mut other = Claims::default();
+        assert!(!other.next().is_ok_and(|claim| claims.include(&claim)), "another process's");
     }
 }

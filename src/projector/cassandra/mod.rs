@@ -136,6 +136,12 @@ impl CassandraStore {
         Ok(*writer.position.insert(position))
     }
 
+    /// Whether the store is where a batch begins.
+    async fn expect(&self, database: &Database, writer: &mut Writer, expected: Projected) -> Result<(), ApplyError> {
+        let found = self.position(database, writer).await?;
+        if found == expected { Ok(()) } else { Err(ApplyError::WrongPosition { found, expected }) }
+    }
+
     async fn may_read(&self) -> Result<SemaphorePermit<'_>, StoreError> {
         self.reads.acquire().await.map_err(|error| errors::unavailable(error.to_string()))
     }
@@ -168,12 +174,12 @@ impl Store for CassandraStore {
     async fn apply(&self, batch: &Arc<StoreBatch>) -> Result<(), ApplyError> {
         let database = self.database().await.map_err(later)?;
         let mut writer = self.writer.lock().await;
-        let found = self.position(database, &mut writer).await?;
         let (previous, projected) = (batch.previous, batch.projected);
-        if found != previous {
-            return Err(ApplyError::WrongPosition { found, expected: previous });
+        self.expect(database, &mut writer, previous).await?;
+        if !database.is_held(self.owner, &writer.claims).await? {
+            writer.position = None;
+            self.expect(database, &mut writer, previous).await?;
         }
-        database.is_held(self.owner, &writer.claims).await?;
         database.write_messages(&batch.rows, &self.config).await?;
         database.write_marks(&batch.high_water_marks, projected, &self.config).await?;
         // From here on until the answer, and for ever if this future is dropped, the move may happen or not.
@@ -183,9 +189,10 @@ impl Store for CassandraStore {
                 writer.position = Some(projected);
                 Ok(())
             }
-            Moved::At(found) => {
-                writer.position = Some(found);
-                Err(ApplyError::WrongPosition { found, expected: previous })
+            Moved::Not => {
+                self.expect(database, &mut writer, previous).await?;
+                // The row has an earlier claim, and where it says so nothing is missing.
+                Err(errors::unavailable("its cursor went back to an earlier claim while a batch was written").into())
             }
         }
     }
