@@ -18,6 +18,8 @@ mod fencing;
 #[allow(dead_code, reason = "shared with the measurement in benches/cassandra")]
 mod harness;
 #[cfg(test)]
+mod memory;
+#[cfg(test)]
 mod outages;
 #[cfg(test)]
 #[allow(dead_code, unused_imports, reason = "shared with the integration tests, which use all of it")]

@@ -44,6 +44,37 @@ async fn an_altered_table_is_named_and_waited_for() {
 }
 
 #[tokio::test]
+async fn a_table_of_an_earlier_version_gets_its_column_and_keeps_its_rows() {
+    let place = Place::on(shared());
+    let keyspace = &place.config.keyspace;
+    let session = operator(&place.config).await;
+    let statements = schema_statements(&place.config);
+    let earlier = statements[1].replace("    body_bytes int,\n", "");
+    assert_ne!(earlier, statements[1]);
+    for statement in [&statements[0], &earlier, &statements[2], &statements[3]] {
+        execute(&session, statement).await;
+    }
+    let insert = |id: i32| {
+        format!(
+            "INSERT INTO {keyspace}.messages (subject, bucket, id, published_at, published_at_micros, expiration_seconds, \
+             body) VALUES ('s', 0, {id}, toTimestamp(now()), 0, 3600, 0x0{id})"
+        )
+    };
+    for id in 1..=3 {
+        execute(&session, &insert(id)).await;
+    }
+    let store = place.open().await;
+    store.apply(&batch(0, vec![row(4, "s", "four"), row(5, "s", "")])).await.expect("applied");
+    let found = store.after(&subject("s"), 0, 10, usize::MAX, now()).await.expect("read");
+    let bodies: Vec<&[u8]> = found.iter().map(|(_, message)| &*message.body).collect();
+    assert_eq!(bodies, [&b"\x01"[..], b"\x02", b"\x03", b"four", b""]);
+    let lengths = query::<(Option<i32>,)>(&session, &format!("SELECT body_bytes FROM {keyspace}.messages")).await;
+    assert_eq!(lengths, [(None,), (None,), (None,), (Some(4),), (Some(0),)]);
+    // A start that finds it changes nothing.
+    place.open().await;
+}
+
+#[tokio::test]
 async fn a_keyspace_that_was_emptied_is_not_taken_for_an_old_one() {
     let place = Place::on(shared());
     let keyspace = &place.config.keyspace;

@@ -9,6 +9,7 @@
 //! | `expiration_seconds` | int | how long it is kept |
 //! | `expires_at` | timestamp | the sum, for people; never read by walcast |
 //! | `body` | blob | |
+//! | `body_bytes` | int | how long it is, so that a reader knows before it asks for it |
 
 use bytes::Bytes;
 use scylla::value::CqlTimestamp;
@@ -73,22 +74,45 @@ pub(super) fn write_time(published_at: UnixMicros) -> i64 {
     published_at.as_micros().max(i64::MIN + 1)
 }
 
-/// The columns that make a message; those that may be missing when somebody deleted them.
+/// The columns that tell how long a message is kept; those that may be missing when somebody deleted them.
+pub(super) type Times = (Option<CqlTimestamp>, Option<i16>, Option<i32>);
+
+/// The columns that make a message.
 pub(super) type Columns = (Option<CqlTimestamp>, Option<i16>, Option<i32>, Option<Bytes>);
+
+/// How long a message is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub(super) published_at: UnixMicros,
+    pub(super) expiration: Expiration,
+}
+
+impl Kept {
+    /// None if somebody has deleted a part of it.
+    pub(super) fn from_columns((published_at, micros, expiration): Times) -> Option<Self> {
+        let published_at = published_at?.0.saturating_mul(MICROS_PER_MILLI).saturating_add(i64::from(micros?));
+        let published_at = UnixMicros::from_micros(published_at);
+        Some(Self { published_at, expiration: Expiration::from_wire(expiration?)? })
+    }
+
+    pub(super) fn of(message: &StoredMessage) -> Self {
+        Self { published_at: message.published_at, expiration: message.expiration }
+    }
+
+    /// The whole message.
+    pub(super) fn with(self, body: Bytes) -> StoredMessage {
+        StoredMessage { published_at: self.published_at, expiration: self.expiration, body }
+    }
+
+    /// Whether a message is still there for the one who asks at `now`.
+    pub(super) fn is_live(self, now: UnixMicros) -> bool {
+        now < self.expiration.expires_at(self.published_at)
+    }
+}
 
 /// The message of a row; None if somebody has deleted a part of it.
 pub(super) fn message((published_at, micros, expiration, body): Columns) -> Option<StoredMessage> {
-    let published_at = published_at?.0.saturating_mul(MICROS_PER_MILLI).saturating_add(i64::from(micros?));
-    Some(StoredMessage {
-        published_at: UnixMicros::from_micros(published_at),
-        expiration: Expiration::from_wire(expiration?)?,
-        body: body?,
-    })
-}
-
-/// Whether a message is still there for the one who asks at `now`.
-pub(super) fn is_live(message: &StoredMessage, now: UnixMicros) -> bool {
-    now < message.expiration.expires_at(message.published_at)
+    Some(Kept::from_columns((published_at, micros, expiration))?.with(body?))
 }
 
 #[cfg(test)]

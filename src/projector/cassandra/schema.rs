@@ -14,6 +14,9 @@ use super::errors::{self, Fault};
 use super::session::{self, DDL_TIMEOUT};
 use crate::projector::StoreError;
 
+/// A column of `messages` that tables of earlier versions do not have. Rows that were there before have no value in it.
+const BODY_BYTES: &str = "body_bytes";
+
 /// The tables with their columns and types, as `system_schema.columns` has them.
 const TABLES: [(&str, &[(&str, &str)]); 3] = [
     (
@@ -27,6 +30,7 @@ const TABLES: [(&str, &[(&str, &str)]); 3] = [
             ("expiration_seconds", "int"),
             ("expires_at", "timestamp"),
             ("body", "blob"),
+            (BODY_BYTES, "int"),
         ],
     ),
     ("high_water_marks", &[("subject", "text"), ("last_id", "int")]),
@@ -51,7 +55,7 @@ pub fn schema_statements(config: &Config) -> Vec<String> {
     let messages = format!(
         "CREATE TABLE IF NOT EXISTS {keyspace}.messages (\n    \
          subject text,\n    bucket int,\n    id int,\n    published_at timestamp,\n    published_at_micros smallint,\n    \
-         expiration_seconds int,\n    expires_at timestamp,\n    body blob,\n    \
+         expiration_seconds int,\n    expires_at timestamp,\n    body blob,\n    body_bytes int,\n    \
          PRIMARY KEY ((subject, bucket), id)\n) WITH CLUSTERING ORDER BY (id ASC)\n    \
          AND compaction = {{'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'DAYS', \
          'compaction_window_size': '1', 'tombstone_compaction_interval': '3600', 'tombstone_threshold': '0.5', \
@@ -82,6 +86,9 @@ enum Difference {
     /// A table is not there.
     #[error("the table {0}")]
     Table(String),
+    /// The table `messages` is one of an earlier version.
+    #[error("the column {0}")]
+    Older(String),
     /// A table is another than it must be.
     #[error("the table {0}")]
     Altered(String),
@@ -95,9 +102,7 @@ pub(super) async fn ensure(session: &Session, config: &Config) -> Result<(), Sto
         Some(missing) => missing,
     };
     info!(keyspace = config.keyspace, %missing, "making what is missing");
-    // Who may make tables need not be allowed to make keyspaces.
-    let made_already = usize::from(!matches!(missing, Difference::Keyspace(_)));
-    for statement in &schema_statements(config)[made_already..] {
+    for statement in &statements_for(&missing, config) {
         let made = session.query_unpaged(session::administrative(statement, DDL_TIMEOUT), ()).await;
         match made.map_err(|error| errors::fault(&error)) {
             Ok(_) => {}
@@ -106,6 +111,17 @@ pub(super) async fn ensure(session: &Session, config: &Config) -> Result<(), Sto
         }
     }
     check(session, config).await
+}
+
+/// The statements that bring what is there up to what must be.
+fn statements_for(missing: &Difference, config: &Config) -> Vec<String> {
+    match missing {
+        // The server only notes it: no row is written anew.
+        Difference::Older(_) => vec![format!("ALTER TABLE {}.messages ADD {BODY_BYTES} int", config.keyspace)],
+        Difference::Keyspace(_) => schema_statements(config),
+        // Who may make tables need not be allowed to make keyspaces.
+        _ => schema_statements(config).split_off(1),
+    }
 }
 
 /// Whether keyspace and tables are as they must be; the reason if they are not.
@@ -124,7 +140,7 @@ fn altered(what: &str) -> StoreError {
 fn denied(config: &Config, missing: &Difference, said: &str) -> StoreError {
     let user = config.username.as_deref().unwrap_or("anonymous");
     errors::refused(format!(
-        "{missing} is missing and the user {user} may not make it; grant CREATE, or have an operator run the statements \
+        "{missing} is missing and the user {user} may not make it; grant CREATE (ALTER for a column), or have an operator run the statements \
          that docs/stores-cassandra.md shows ({said})"
     ))
 }
@@ -145,6 +161,7 @@ async fn differences(session: &Session, config: &Config) -> Result<Option<Differ
 }
 
 fn first_difference(keyspace: &str, found: &[(String, String, String)]) -> Option<Difference> {
+    let mut older = None;
     for (table, columns) in TABLES {
         let found: Vec<_> = found.iter().filter(|(of, ..)| of == table).collect();
         if found.is_empty() {
@@ -158,6 +175,9 @@ fn first_difference(keyspace: &str, found: &[(String, String, String)]) -> Optio
                     let what = format!("{keyspace}.{table} was altered: {column} is {is}, not {kind}");
                     return Some(Difference::Altered(what));
                 }
+                None if (table, *column) == ("messages", BODY_BYTES) => {
+                    older = Some(Difference::Older(format!("{keyspace}.messages.{BODY_BYTES}")));
+                }
                 None => {
                     let what = format!("{keyspace}.{table} was altered: it has no column {column}");
                     return Some(Difference::Altered(what));
@@ -165,7 +185,7 @@ fn first_difference(keyspace: &str, found: &[(String, String, String)]) -> Optio
             }
         }
     }
-    None
+    older
 }
 
 #[cfg(test)]
@@ -202,6 +222,8 @@ mod tests {
         let without = |dropped: &str| columns().into_iter().filter(|(_, name, _)| name != dropped).collect::<Vec<_>>();
         let Some(Difference::Altered(what)) = first_difference("k", &without("body")) else { unreachable!() };
         assert!(what.contains("k.messages") && what.contains("body"), "{what}");
+        let Some(older @ Difference::Older(_)) = first_difference("k", &without("body_bytes")) else { unreachable!() };
+        assert_eq!(older.to_string(), "the column k.messages.body_bytes");
         let tables = columns().into_iter().filter(|(table, ..)| table != "cursor").collect::<Vec<_>>();
         assert_eq!(first_difference("k", &tables), Some(Difference::Table("k.cursor".to_owned())));
         let mut other = columns();

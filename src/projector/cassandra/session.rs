@@ -41,7 +41,9 @@ pub(super) struct Database {
     pub(super) session: Session,
     pub(super) insert_message: PreparedStatement,
     pub(super) select_message: PreparedStatement,
-    pub(super) select_messages: PreparedStatement,
+    /// What is there of a run of ids, without the bodies.
+    pub(super) list_messages: PreparedStatement,
+    pub(super) select_bodies: PreparedStatement,
     pub(super) insert_mark: PreparedStatement,
     pub(super) select_mark: PreparedStatement,
     /// As the last transaction left it.
@@ -67,24 +69,17 @@ impl Database {
         let insert_message = prepare(
             format!(
                 "INSERT INTO {keyspace}.messages (subject, bucket, id, published_at, published_at_micros, \
-                 expiration_seconds, expires_at, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?) USING TTL ? AND TIMESTAMP ?"
+                 expiration_seconds, expires_at, body, body_bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) USING TTL ? AND TIMESTAMP ?"
             ),
             true,
         )
         .await?;
-        let columns = "published_at, published_at_micros, expiration_seconds, body";
-        let select_message = prepare(
-            format!("SELECT {columns} FROM {keyspace}.messages WHERE subject = ? AND bucket = ? AND id = ?"),
-            true,
-        )
-        .await?;
-        let select_messages = prepare(
-            format!(
-                "SELECT id, {columns} FROM {keyspace}.messages WHERE subject = ? AND bucket = ? AND id >= ? AND id <= ? LIMIT ?"
-            ),
-            true,
-        )
-        .await?;
+        let times = "published_at, published_at_micros, expiration_seconds";
+        let of_bucket = format!("FROM {keyspace}.messages WHERE subject = ? AND bucket = ?");
+        let select_message = prepare(format!("SELECT {times}, body {of_bucket} AND id = ?"), true).await?;
+        let list = format!("SELECT id, {times}, body_bytes {of_bucket} AND id >= ? AND id <= ? LIMIT ?");
+        let list_messages = prepare(list, true).await?;
+        let select_bodies = prepare(format!("SELECT id, body {of_bucket} AND id IN ?"), true).await?;
         let marks = format!("{keyspace}.high_water_marks");
         let insert_mark =
             prepare(format!("INSERT INTO {marks} (subject, last_id) VALUES (?, ?) USING TIMESTAMP ?"), true).await?;
@@ -120,7 +115,8 @@ impl Database {
             session,
             insert_message,
             select_message,
-            select_messages,
+            list_messages,
+            select_bodies,
             insert_mark,
             select_mark,
             select_cursor,

@@ -49,6 +49,8 @@ impl Database {
             row.expiration.seconds().cast_signed(),
             expires_at,
             &*row.body,
+            // At most 16 MiB.
+            row.body.len() as i32,
             codec::ttl(row.expiration, now),
             codec::write_time(row.published_at),
         );

@@ -1,0 +1,40 @@
+//! What reads may take of memory, seen by what goes over the wire.
+
+use walcast::projector::Store;
+
+use crate::harness::{Node, Place, Wire, batch, now, row, shared, subject};
+
+const MIB: u64 = 1024 * 1024;
+
+/// A keyspace on `node` whose store goes over a wire that counts.
+async fn place_over_a_wire(node: &Node) -> (Place, Wire) {
+    let wire = Wire::to(node).await;
+    let mut place = Place::on(node);
+    place.config.nodes = vec![wire.address()];
+    (place, wire)
+}
+
+#[tokio::test]
+async fn catching_up_reads_no_body_that_does_not_fit() {
+    let (place, wire) = place_over_a_wire(shared()).await;
+    let store = place.open().await;
+    // Small ones, by which no reader could guess what comes.
+    let small = (1..=20).map(|sequence| row(sequence, "s", "small")).collect();
+    store.apply(&batch(0, small)).await.expect("applied");
+    for sequence in 21..=40 {
+        store.apply(&batch(sequence - 1, vec![row(sequence, "s", vec![7; 3 << 20])])).await.expect("applied");
+    }
+    for (after, bytes_max, messages, bytes) in [
+        // Nothing is known of the subject yet, and one body is enough.
+        (20, 1, 1, 3 * MIB),
+        // From small ones to the first large one.
+        (0, 1_000_000, 21, 3 * MIB),
+        (0, 4 << 20, 22, 6 * MIB),
+    ] {
+        let before = wire.answered();
+        let found = store.after(&subject("s"), after, 100, bytes_max, now()).await.expect("read");
+        let read = wire.answered() - before;
+        assert_eq!(found.len(), messages, "{bytes_max} bytes after {after}");
+        assert!((bytes..bytes + MIB / 10).contains(&read), "{bytes_max} bytes after {after}: {read} bytes were read");
+    }
+}
