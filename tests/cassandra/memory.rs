@@ -1,8 +1,10 @@
 //! What reads may take of memory, seen by what goes over the wire.
 
+use std::time::Duration;
+
 use walcast::projector::Store;
 
-use crate::harness::{Node, Place, Wire, batch, now, row, shared, subject};
+use crate::harness::{Node, Place, Wire, batch, id, now, row, shared, subject};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -37,4 +39,29 @@ async fn catching_up_reads_no_body_that_does_not_fit() {
         assert_eq!(found.len(), messages, "{bytes_max} bytes after {after}");
         assert!((bytes..bytes + MIB / 10).contains(&read), "{bytes_max} bytes after {after}: {read} bytes were read");
     }
+}
+
+#[tokio::test]
+async fn as_many_reads_are_under_way_as_have_room() {
+    let (mut place, wire) = place_over_a_wire(shared()).await;
+    // Four bodies of this size are 64 MiB.
+    place.config.body_bytes = 16 << 20;
+    let store = place.open().await;
+    store.apply(&batch(0, vec![row(1, "s", "body")])).await.expect("applied");
+    let (asked_by, one) = (subject("s"), id(1));
+    let mut asked = wire.asked();
+    assert!(store.fetch(&asked_by, one, now()).await.expect("read").is_some());
+    let question = wire.asked() - asked;
+    wire.hold(true);
+    asked = wire.asked();
+    let fetches = futures_util::future::join_all((0..64).map(|_| store.fetch(&asked_by, one, now())));
+    let looked = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let under_way = (wire.asked() - asked) / question;
+        wire.hold(false);
+        under_way
+    };
+    let (answers, under_way) = tokio::join!(fetches, looked);
+    assert_eq!(under_way, 4);
+    assert!(answers.into_iter().all(|answer| answer.is_ok_and(|message| message.is_some())));
 }

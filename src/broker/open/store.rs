@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::OpenDataError;
-use crate::config::{CassandraSettings, PostgresSettings, Settings, StoreKind};
+use crate::config::{PostgresSettings, Settings, StoreKind};
 use crate::event::{Durable, Projected};
 use crate::projector::{
     CassandraConfigError, CassandraStore, EmbeddedStore, NoneStore, Opening, PostgresConfigError, PostgresStore, Store,
@@ -47,7 +47,7 @@ pub fn open(settings: &Settings, of: StoreOf, opening: Opening) -> Result<Arc<dy
             Ok(Arc::new(EmbeddedStore::open(&settings.store_dir(), log_id, &config)?))
         }
         StoreKind::Postgres => Ok(Arc::new(open_postgres(&settings.store.postgres, log_id, of.epoch, opening)?)),
-        StoreKind::Cassandra => Ok(Arc::new(open_cassandra(&settings.store.cassandra, log_id, of.epoch)?)),
+        StoreKind::Cassandra => Ok(Arc::new(open_cassandra(settings, log_id, of.epoch)?)),
         // It keeps nothing, so it lacks nothing of what is durable already.
         StoreKind::None => Ok(Arc::new(NoneStore::starting_at(Projected(of.durable.sequence())))),
     }
@@ -72,11 +72,7 @@ fn open_postgres(
     PostgresStore::new(&config, log_id, epoch, opening)
 }
 
-fn open_cassandra(
-    settings: &CassandraSettings,
-    log_id: u128,
-    epoch: u64,
-) -> Result<CassandraStore, CassandraConfigError> {
+fn open_cassandra(settings: &Settings, log_id: u128, epoch: u64) -> Result<CassandraStore, CassandraConfigError> {
     CassandraStore::new(cassandra_config(settings)?, log_id, epoch)
 }
 
@@ -84,7 +80,9 @@ fn open_cassandra(
 ///
 /// # Errors
 /// [`CassandraConfigError`] names the setting that breaks a rule.
-pub fn cassandra_config(settings: &CassandraSettings) -> Result<cassandra::Config, CassandraConfigError> {
+pub fn cassandra_config(settings: &Settings) -> Result<cassandra::Config, CassandraConfigError> {
+    let body_bytes = settings.limits.body_bytes;
+    let settings = &settings.store.cassandra;
     let consistency = cassandra::Consistency::from_name(&settings.consistency);
     Ok(cassandra::Config {
         nodes: settings.nodes.clone(),
@@ -101,6 +99,7 @@ pub fn cassandra_config(settings: &CassandraSettings) -> Result<cassandra::Confi
         tls_ca_file: settings.tls_ca_file.clone(),
         request_timeout: settings.request_timeout,
         in_flight: settings.in_flight,
+        body_bytes,
     })
 }
 

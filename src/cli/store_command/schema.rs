@@ -15,7 +15,7 @@ pub(super) fn run(settings: &Settings, output: &mut Output) -> Result<(), Failur
             postgres::schema_statements().iter().try_for_each(|text| output.line(text.trim_end()))
         }
         StoreKind::Cassandra => {
-            let config = cassandra_config(&settings.store.cassandra);
+            let config = cassandra_config(settings);
             let config = config.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
             let statements = cassandra::schema_statements(&config);
             statements.iter().try_for_each(|statement| output.line(format!("{statement};")))

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use scylla::statement::{Consistency as Level, SerialConsistency};
 
+use super::read::QUERY_BYTES;
+
 /// Longest name of a keyspace: the server's own bound.
 const KEYSPACE_LENGTH_MAX: usize = 48;
 
@@ -14,6 +16,10 @@ const REPLICATION_FACTOR_MAX: u32 = 9;
 
 /// Most requests in flight that may be configured: a quarter of the stream ids of one connection.
 const IN_FLIGHT_MAX: usize = 8_192;
+
+/// Bytes that the answers of reads may take at once: an eighth of what a small machine has, and room for 64 of the largest
+/// default body, which is more reads than a cluster has threads for.
+const READS_BYTES: usize = 64 * 1024 * 1024;
 
 /// How many nodes must have answered. Weaker levels are not offered: with them a `Fetch` could ask a node that does not
 /// have a row yet, and call the message expired.
@@ -83,9 +89,12 @@ pub struct Config {
     /// How long one request may take, in all its attempts. Default 5s, 100ms to 5m: above the server's own bound of 2 s
     /// for a write, so that it is the server that says what is missing.
     pub request_timeout: Duration,
-    /// Requests in flight at once: rows being written, and as many reads. Default 256, 1 to 8192: twice the write and read
-    /// threads that a node has by default for clients, so that it never waits for us and never has a long queue.
+    /// Requests in flight at once: rows being written, and at most as many reads ([`Self::reads_at_once`]). Default 256, 1 to
+    /// 8192: twice the write and read threads that a node has by default for clients, so that it never waits for us and never
+    /// has a long queue.
     pub in_flight: usize,
+    /// The largest body that is published, in bytes: `limits.body_bytes`. Default 1 MiB. Reads are counted by it.
+    pub body_bytes: usize,
 }
 
 impl Default for Config {
@@ -101,6 +110,7 @@ impl Default for Config {
             tls_ca_file: None,
             request_timeout: Duration::from_secs(5),
             in_flight: 256,
+            body_bytes: 1024 * 1024,
         }
     }
 }
@@ -151,6 +161,13 @@ impl Config {
         }
         Ok(())
     }
+
+    /// How many reads may be under way at once: as many answers as have room in 64 MiB, and one at least. An answer
+    /// has one body, or bodies of 1 MiB together. One that was published under a larger limit than today's takes more room, 16 MiB at
+    /// most, as no configuration allows more.
+    pub(super) fn reads_at_once(&self) -> usize {
+        (READS_BYTES / self.body_bytes.max(QUERY_BYTES)).clamp(1, self.in_flight)
+    }
 }
 
 impl fmt::Debug for Config {
@@ -166,6 +183,7 @@ impl fmt::Debug for Config {
             .field("tls_ca_file", &self.tls_ca_file)
             .field("request_timeout", &self.request_timeout)
             .field("in_flight", &self.in_flight)
+            .field("body_bytes", &self.body_bytes)
             .finish_non_exhaustive()
     }
 }
@@ -197,6 +215,17 @@ mod tests {
         assert_eq!(broken(|config| config.username = Some("u".to_owned())), Some("username"));
         assert_eq!(broken(|config| config.request_timeout = Duration::ZERO), Some("request_timeout"));
         assert_eq!(broken(|config| config.in_flight = 0), Some("in_flight"));
+    }
+
+    #[test]
+    fn reads_at_once_have_room_together() {
+        let at_once = |body_bytes, in_flight| Config { body_bytes, in_flight, ..config() }.reads_at_once();
+        assert_eq!(at_once(1, 256), 64);
+        assert_eq!(at_once(1 << 20, 256), 64);
+        assert_eq!(at_once((1 << 20) + 1, 256), 63);
+        assert_eq!(at_once(16 << 20, 256), 4);
+        assert_eq!(at_once(1 << 30, 256), 1);
+        assert_eq!(at_once(1, 8), 8);
     }
 
     #[test]

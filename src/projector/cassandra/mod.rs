@@ -52,6 +52,7 @@ pub struct CassandraStore {
     writer: Mutex<Writer>,
     /// Whether the store was taken once, so that what it holds is known to be this log's.
     taken: OnceLock<()>,
+    /// Held by each read until its answer is handed over.
     reads: Semaphore,
 }
 
@@ -81,7 +82,7 @@ impl CassandraStore {
             tls::client_config(file)?;
         }
         Ok(Self {
-            reads: Semaphore::new(config.in_flight),
+            reads: Semaphore::new(config.reads_at_once()),
             config,
             owner: Owner { log_id, epoch },
             database: OnceLock::new(),
