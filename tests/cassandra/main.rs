@@ -13,6 +13,8 @@ mod clocks;
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
+mod datacenters;
+#[cfg(test)]
 mod fencing;
 #[cfg(test)]
 #[allow(dead_code, reason = "shared with the measurement in benches/cassandra")]

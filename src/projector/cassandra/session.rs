@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use scylla::client::execution_profile::ExecutionProfile;
@@ -12,6 +13,7 @@ use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 use scylla::deserialize::row::DeserializeRow;
 use scylla::errors::ExecutionError;
+use scylla::policies::host_filter::DcHostFilter;
 use scylla::policies::load_balancing::DefaultPolicy;
 use scylla::response::query_result::QueryResult;
 use scylla::statement::prepared::PreparedStatement;
@@ -156,6 +158,10 @@ async fn connect(config: &Config) -> Result<Session, StoreError> {
         .schema_agreement_timeout(DDL_TIMEOUT)
         // What a server logs of its clients is no place for the settings of this one.
         .driver_config_reporting(false);
+    if let Some(datacenter) = &config.datacenter {
+        // No connection either: nothing is prepared there, and no table is asked for there.
+        builder = builder.host_filter(Arc::new(DcHostFilter::new(datacenter.clone())));
+    }
     if let (Some(username), Some(password)) = (&config.username, &config.password) {
         builder = builder.user(username, password);
     }
@@ -172,20 +178,22 @@ async fn connect(config: &Config) -> Result<Session, StoreError> {
 /// A local quorum of one data centre says nothing about another's: whoever writes in one and reads in the other misses rows.
 fn one_datacenter(session: &Session, config: &Config) -> Result<(), StoreError> {
     let state = session.get_cluster_state();
-    let names: BTreeSet<&str> = state.get_nodes_info().iter().filter_map(|node| node.datacenter.as_deref()).collect();
+    let names = state.get_nodes_info().iter().filter_map(|node| node.datacenter.as_deref()).collect();
+    misnamed(&names, config).map_or(Ok(()), |reason| Err(errors::refused(reason)))
+}
+
+/// What is wrong with the data centre of the configuration, in a cluster that has `names`.
+fn misnamed(names: &BTreeSet<&str>, config: &Config) -> Option<String> {
     let known = names.iter().copied().collect::<Vec<_>>().join(", ");
-    let reason = match &config.datacenter {
-        Some(wanted) if !names.contains(wanted.as_str()) => {
-            format!(
-                "the cluster has no data centre {wanted}, only {known}: set store.cassandra.datacenter to one of them"
-            )
-        }
+    match &config.datacenter {
+        Some(wanted) if !names.contains(wanted.as_str()) => Some(format!(
+            "the cluster has no data centre {wanted}, only {known}: set store.cassandra.datacenter to one of them"
+        )),
         None if names.len() > 1 && config.consistency == Consistency::LocalQuorum => {
-            format!("the cluster has the data centres {known}: name the local one in store.cassandra.datacenter")
+            Some(format!("the cluster has the data centres {known}: name the local one in store.cassandra.datacenter"))
         }
-        _ => return Ok(()),
-    };
-    Err(errors::refused(reason))
+        _ => None,
+    }
 }
 
 /// Prepares a statement. One that is `repeatable` has the same effect if it is executed twice, at any distance, so that the
@@ -220,4 +228,26 @@ where
     let answer = answer.into_rows_result().map_err(|error| unreadable(&error))?;
     let rows = answer.rows::<Columns>().map_err(|error| unreadable(&error))?;
     rows.collect::<Result<_, _>>().map_err(|error| unreadable(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_local_data_centre_is_named_where_there_are_several() {
+        let misnamed = |names: &[&str], datacenter: Option<&str>, consistency| {
+            let datacenter = datacenter.map(str::to_owned);
+            misnamed(&names.iter().copied().collect(), &Config { datacenter, consistency, ..Config::default() })
+        };
+        let several = misnamed(&["us", "eu"], None, Consistency::LocalQuorum).expect("refused");
+        assert!(several.contains("eu, us") && several.contains("store.cassandra.datacenter"), "{several}");
+        let unknown = misnamed(&["us", "eu"], Some("EU"), Consistency::All).expect("refused");
+        assert!(unknown.contains("no data centre EU, only eu, us"), "{unknown}");
+        assert_eq!(misnamed(&["us", "eu"], Some("eu"), Consistency::LocalQuorum), None);
+        assert_eq!(misnamed(&["eu"], None, Consistency::LocalQuorum), None);
+        // They count the copies of all data centres.
+        assert_eq!(misnamed(&["us", "eu"], None, Consistency::Quorum), None);
+        assert_eq!(misnamed(&["us", "eu"], None, Consistency::All), None);
+    }
 }
