@@ -7,7 +7,7 @@ use walcast::projector::cassandra::{CassandraStore, Config};
 use walcast::projector::{ApplyError, Store, StoreBatch, StoreError};
 
 use crate::harness::{
-    Place, Setup, at, batch, execute, id, now, one_at_a_time, operator, query, rows, shared, subject,
+    Place, Setup, at, batch, execute, id, now, one_at_a_time, operator, query, row, rows, shared, subject,
 };
 
 /// How long a node that comes back may stay unnoticed: the driver's pauses between attempts are ten seconds at most.
@@ -112,6 +112,24 @@ async fn a_node_that_hangs_is_given_up_in_time_and_used_again() {
     apply_again(&store, &run).await;
     assert_eq!(store.projected().await.expect("read"), at(200));
     assert!(store.fetch(&subject("s"), id(200), now()).await.expect("read").is_some());
+}
+
+/// Far more at once than a node does within the time for a request, which is so for each attempt.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_is_too_much_at_once_is_written_with_less() {
+    let turn = one_at_a_time();
+    let _turn = turn.lock().await;
+    let node = Setup::default().start();
+    let mut place = Place::on(&node);
+    place.open().await;
+    place.config.in_flight = 8_192;
+    place.config.request_timeout = Duration::from_millis(150);
+    let store = opened(&place).await;
+    let run = batch(0, (1..=8_000).map(|sequence| row(sequence, "s", vec![7; 1_000])).collect());
+    let first = store.apply(&run).await.expect_err("more than it does in time");
+    assert!(is_passing(&first) && first.to_string().contains("timeout"), "{first}");
+    apply_again(&store, &run).await;
+    assert_eq!(store.projected().await.expect("read"), at(8_000));
 }
 
 /// A move of the position whose answer is lost, then carried out or not: the rows are there once, and the position is right.

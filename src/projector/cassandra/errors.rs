@@ -101,6 +101,18 @@ pub(super) fn fault(error: &ExecutionError) -> Fault {
     }
 }
 
+/// Whether it was more than the cluster does in time, so that less at once may succeed.
+pub(super) fn is_too_much(error: &ExecutionError) -> bool {
+    match error {
+        ExecutionError::RequestTimeout(_) => true,
+        ExecutionError::LastAttemptError(RequestAttemptError::DbError(error, _)) => {
+            matches!(error, DbError::WriteTimeout { .. } | DbError::Overloaded | DbError::RateLimitReached { .. })
+        }
+        ExecutionError::LastAttemptError(RequestAttemptError::UnableToAllocStreamId) => true,
+        _ => false,
+    }
+}
+
 /// What a failure to prepare a statement means.
 pub(super) fn of_prepare(error: PrepareError) -> Fault {
     fault(&ExecutionError::PrepareError(error))
@@ -228,6 +240,17 @@ mod tests {
         assert!(matches!(answered(DbError::ServerError, "a null pointer"), Fault::Passing(_)));
         let timeout = ExecutionError::RequestTimeout(std::time::Duration::from_secs(5));
         assert!(matches!(fault(&timeout), Fault::Passing(_)));
+    }
+
+    #[test]
+    fn what_less_at_once_may_help_against_is_told() {
+        let timeout = ExecutionError::RequestTimeout(std::time::Duration::from_secs(5));
+        assert!(is_too_much(&timeout));
+        let of_server =
+            |error| is_too_much(&ExecutionError::LastAttemptError(RequestAttemptError::DbError(error, String::new())));
+        assert!(of_server(DbError::Overloaded));
+        assert!(!of_server(DbError::Invalid) && !of_server(DbError::ServerError));
+        assert!(!is_too_much(&ExecutionError::EmptyPlan));
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod codec;
 mod config;
 mod cursor;
 mod errors;
+mod pace;
 mod read;
 mod schema;
 mod session;
@@ -27,6 +28,7 @@ use async_trait::async_trait;
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 
 use self::cursor::{Claims, Moved, Owner};
+use self::pace::Pace;
 use self::session::Database;
 use super::{ApplyError, Row, Store, StoreBatch, StoreError, StoredMessage};
 use crate::event::{MessageId, Projected, Subject, UnixMicros};
@@ -52,6 +54,7 @@ pub struct CassandraStore {
     writer: Mutex<Writer>,
     /// Whether the store was taken once, so that what it holds is known to be this log's.
     taken: OnceLock<()>,
+    pace: Pace,
     /// Held by each read until its answer is handed over.
     reads: Semaphore,
 }
@@ -82,6 +85,7 @@ impl CassandraStore {
             tls::client_config(file)?;
         }
         Ok(Self {
+            pace: Pace::new(config.in_flight),
             reads: Semaphore::new(config.reads_at_once()),
             config,
             owner: Owner { log_id, epoch },
@@ -181,8 +185,8 @@ impl Store for CassandraStore {
             writer.position = None;
             self.expect(database, &mut writer, previous).await?;
         }
-        database.write_messages(&batch.rows, &self.config).await?;
-        database.write_marks(&batch.high_water_marks, projected, &self.config).await?;
+        database.write_messages(&batch.rows, &self.config, &self.pace).await?;
+        database.write_marks(&batch.high_water_marks, projected, &self.pace).await?;
         // From here on until the answer, and for ever if this future is dropped, the move may happen or not.
         writer.position = None;
         match database.advance(self.owner, &writer.claims, previous, projected).await? {
@@ -200,7 +204,7 @@ impl Store for CassandraStore {
 
     async fn rewrite(&self, rows: &Arc<Vec<Row>>) -> Result<(), ApplyError> {
         let database = self.ready().await.map_err(later)?;
-        database.write_messages(rows, &self.config).await
+        database.write_messages(rows, &self.config, &self.pace).await
     }
 
     async fn fetch(

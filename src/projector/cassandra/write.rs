@@ -1,4 +1,4 @@
-//! Rows and marks into the tables: many small inserts at once, a bounded number in flight.
+//! Rows and marks into the tables: many small inserts at once, a bounded number in flight ([`Pace`]).
 //!
 //! Each goes to a node that has its partition. Batches of the server would send them all to one node, to be handed on from there.
 
@@ -9,6 +9,7 @@ use scylla::errors::ExecutionError;
 use super::codec;
 use super::config::Config;
 use super::errors::{self, Fault};
+use super::pace::Pace;
 use super::schema;
 use super::session::Database;
 use crate::event::{MessageId, Projected, Subject, UnixMicros, clock};
@@ -16,10 +17,10 @@ use crate::projector::{ApplyError, HighWaterMark, Row, StoreError};
 
 impl Database {
     /// Writes the rows; all are confirmed when it returns `Ok`. Writing them again changes nothing of them.
-    pub(super) async fn write_messages(&self, rows: &[Row], config: &Config) -> Result<(), ApplyError> {
+    pub(super) async fn write_messages(&self, rows: &[Row], config: &Config, pace: &Pace) -> Result<(), ApplyError> {
         let now = clock::now();
         let writes = rows.iter().map(|row| self.write_message(row, now));
-        match all(writes, config.in_flight).await {
+        match all(writes, pace).await {
             Ok(()) => Ok(()),
             Err(error) => Err(self.refusal(&error, config).await),
         }
@@ -31,10 +32,10 @@ impl Database {
         &self,
         marks: &[HighWaterMark],
         projected: Projected,
-        config: &Config,
+        pace: &Pace,
     ) -> Result<(), StoreError> {
         let writes = marks.iter().map(|mark| self.write_mark(&mark.subject, mark.id, projected));
-        all(writes, config.in_flight).await.map_err(|error| errors::passing(&error))
+        all(writes, pace).await.map_err(|error| errors::passing(&error))
     }
 
     async fn write_message(&self, row: &Row, now: UnixMicros) -> Result<(), ExecutionError> {
@@ -75,13 +76,23 @@ impl Database {
     }
 }
 
-/// Does all of `writes`, at most `in_flight` at once. The first failure ends it; what is in flight then may be done or not.
+/// Does all of `writes`, at `pace`. The first failure ends it; what is in flight then may be done or not.
 fn all<'a, Write>(
-    writes: impl Iterator<Item = Write> + Send + 'a,
-    in_flight: usize,
+    writes: impl ExactSizeIterator<Item = Write> + Send + 'a,
+    pace: &'a Pace,
 ) -> BoxFuture<'a, Result<(), ExecutionError>>
 where
     Write: Future<Output = Result<(), ExecutionError>> + Send + 'a,
 {
-    stream::iter(writes).buffer_unordered(in_flight).try_collect().boxed()
+    async move {
+        let (count, in_flight) = (writes.len(), pace.in_flight());
+        let written = stream::iter(writes).buffer_unordered(in_flight).try_collect().await;
+        match &written {
+            Ok(()) => pace.recover(count, in_flight),
+            Err(error) if errors::is_too_much(error) => pace.slow_down(in_flight),
+            Err(_) => {}
+        }
+        written
+    }
+    .boxed()
 }
