@@ -1,8 +1,9 @@
-//! The way between a store and its node: what goes over it is counted, and answers can be held.
+//! The way between a store and its node: what goes over it is counted, it can be slow, and answers can be held.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -18,6 +19,8 @@ pub struct Wire {
     asked: Arc<AtomicU64>,
     answered: Arc<AtomicU64>,
     held: watch::Sender<bool>,
+    /// Bytes a second that go to the node, each connection for itself; 0 for as many as there are.
+    rate: Arc<AtomicU64>,
 }
 
 impl Wire {
@@ -25,15 +28,20 @@ impl Wire {
     pub async fn to(node: &Node) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
-        let wire = Self { address, asked: Arc::default(), answered: Arc::default(), held: watch::channel(false).0 };
+        let wire = Self {
+            address,
+            asked: Arc::default(),
+            answered: Arc::default(),
+            held: watch::channel(false).0,
+            rate: Arc::default(),
+        };
         let (made, node) = (wire.clone(), node.address());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let Ok(server) = TcpStream::connect(&node).await else { continue };
                 let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
-                let never = watch::channel(false).1;
-                tokio::spawn(forward(from_client, to_server, Arc::clone(&made.asked), never));
-                tokio::spawn(forward(from_server, to_client, Arc::clone(&made.answered), made.held.subscribe()));
+                tokio::spawn(ask(from_client, to_server, made.clone()));
+                tokio::spawn(answer(from_server, to_client, made.clone()));
             }
         });
         wire
@@ -58,15 +66,33 @@ impl Wire {
     pub fn hold(&self, held: bool) {
         self.held.send_replace(held);
     }
+
+    /// Lets so many bytes a second to the node.
+    pub fn slow_down(&self, bytes_a_second: u64) {
+        self.rate.store(bytes_a_second, Ordering::SeqCst);
+    }
 }
 
-async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, count: Arc<AtomicU64>, held: watch::Receiver<bool>) {
-    let (mut held, mut bytes) = (held, vec![0; 65_536]);
-    while let Ok(length @ 1..) = from.read(&mut bytes).await {
-        // A way whose sender is gone is never held.
-        drop(held.wait_for(|held| !held).await);
-        count.fetch_add(length as u64, Ordering::SeqCst);
-        if to.write_all(&bytes[..length]).await.is_err() {
+async fn ask(mut client: OwnedReadHalf, mut server: OwnedWriteHalf, wire: Wire) {
+    let mut bytes = vec![0; 8_192];
+    while let Ok(length @ 1..) = client.read(&mut bytes).await {
+        let length_bytes = length as u64;
+        if let Some(micros) = (length_bytes * 1_000_000).checked_div(wire.rate.load(Ordering::SeqCst)) {
+            tokio::time::sleep(Duration::from_micros(micros)).await;
+        }
+        wire.asked.fetch_add(length_bytes, Ordering::SeqCst);
+        if server.write_all(&bytes[..length]).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn answer(mut server: OwnedReadHalf, mut client: OwnedWriteHalf, wire: Wire) {
+    let (mut bytes, mut held) = (vec![0; 65_536], wire.held.subscribe());
+    while let Ok(length @ 1..) = server.read(&mut bytes).await {
+        held.wait_for(|held| !held).await.expect("the wire is there");
+        wire.answered.fetch_add(length as u64, Ordering::SeqCst);
+        if client.write_all(&bytes[..length]).await.is_err() {
             return;
         }
     }
