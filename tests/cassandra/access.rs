@@ -5,7 +5,7 @@ use std::process::Command;
 use walcast::projector::cassandra::{Config, schema_statements};
 use walcast::projector::{ApplyError, Row, Store, StoreError};
 
-use crate::harness::{Place, Setup, at, batch, execute, now, one_at_a_time, operator, row, rows};
+use crate::harness::{LOG, Place, Setup, at, batch, execute, now, one_at_a_time, operator, row, rows};
 
 fn with_login(config: &Config, username: &str, password: &str) -> Config {
     Config { username: Some(username.to_owned()), password: Some(password.to_owned()), ..config.clone() }
@@ -51,6 +51,8 @@ async fn a_wrong_password_and_missing_rights_are_refused_by_name() {
         execute(&session, &statement).await;
     }
     execute(&session, &format!("GRANT SELECT ON KEYSPACE {} TO walcast", login.keyspace)).await;
+    // To look at it the right to read is enough.
+    assert_eq!(place.look(LOG).projected().await.expect("read"), at(0));
     execute(&session, &format!("GRANT MODIFY ON KEYSPACE {} TO walcast", login.keyspace)).await;
     let store = place.open().await;
     store.apply(&batch(0, rows(0, 10))).await.expect("applied");

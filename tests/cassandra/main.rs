@@ -20,6 +20,8 @@ mod fencing;
 #[allow(dead_code, reason = "shared with the measurement in benches/cassandra")]
 mod harness;
 #[cfg(test)]
+mod looking;
+#[cfg(test)]
 mod memory;
 #[cfg(test)]
 mod outages;
@@ -29,3 +31,5 @@ mod outages;
 mod support;
 #[cfg(test)]
 mod tables;
+#[cfg(test)]
+mod wire;

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use walcast::projector::Store;
 
-use crate::harness::{Node, Place, Wire, batch, id, now, row, shared, subject};
+use crate::harness::{Node, Place, batch, id, now, row, shared, subject};
+use crate::wire::Wire;
 
 const MIB: u64 = 1024 * 1024;
 

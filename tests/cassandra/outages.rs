@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use walcast::projector::cassandra::{CassandraStore, Config};
-use walcast::projector::{ApplyError, Store, StoreBatch, StoreError};
+use walcast::projector::{ApplyError, Opening, Store, StoreBatch, StoreError};
 
 use crate::harness::{
-    Place, Setup, Wire, at, batch, execute, id, now, one_at_a_time, operator, query, row, rows, shared, subject,
+    Place, Setup, at, batch, execute, id, now, one_at_a_time, operator, query, row, rows, shared, subject,
 };
+use crate::wire::Wire;
 
 /// How long a node that comes back may stay unnoticed: the driver's pauses between attempts are ten seconds at most.
 const NOTICED_WITHIN: Duration = Duration::from_secs(30);
@@ -194,7 +195,7 @@ async fn a_cluster_that_is_away_at_the_start_is_used_once_it_is_there() {
 async fn an_address_that_swallows_packets_is_given_up_in_time() {
     // Reserved for documentation: nobody answers.
     let config = Config { nodes: vec!["192.0.2.1".to_owned()], ..Config::default() };
-    let store = CassandraStore::new(config, 1, 1).expect("a good configuration");
+    let store = CassandraStore::new(config, 1, 1, Opening::Take).expect("a good configuration");
     let asked = Instant::now();
     let error = store.prepare().await.expect_err("nobody is there");
     assert!(error.retryable(), "{error}");

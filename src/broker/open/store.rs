@@ -47,7 +47,7 @@ pub fn open(settings: &Settings, of: StoreOf, opening: Opening) -> Result<Arc<dy
             Ok(Arc::new(EmbeddedStore::open(&settings.store_dir(), log_id, &config)?))
         }
         StoreKind::Postgres => Ok(Arc::new(open_postgres(&settings.store.postgres, log_id, of.epoch, opening)?)),
-        StoreKind::Cassandra => Ok(Arc::new(open_cassandra(settings, log_id, of.epoch)?)),
+        StoreKind::Cassandra => Ok(Arc::new(open_cassandra(settings, log_id, of.epoch, opening)?)),
         // It keeps nothing, so it lacks nothing of what is durable already.
         StoreKind::None => Ok(Arc::new(NoneStore::starting_at(Projected(of.durable.sequence())))),
     }
@@ -72,8 +72,13 @@ fn open_postgres(
     PostgresStore::new(&config, log_id, epoch, opening)
 }
 
-fn open_cassandra(settings: &Settings, log_id: u128, epoch: u64) -> Result<CassandraStore, CassandraConfigError> {
-    CassandraStore::new(cassandra_config(settings)?, log_id, epoch)
+fn open_cassandra(
+    settings: &Settings,
+    log_id: u128,
+    epoch: u64,
+    opening: Opening,
+) -> Result<CassandraStore, CassandraConfigError> {
+    CassandraStore::new(cassandra_config(settings)?, log_id, epoch, opening)
 }
 
 /// The store's configuration of these settings.

@@ -170,6 +170,15 @@ impl Database {
         Ok(if is_done { Moved::Done } else { Moved::Not })
     }
 
+    /// Where the store of `owner`'s log is, by a plain read, which is as new as the last move that was confirmed. A serial one
+    /// could finish the move of whoever writes.
+    pub(super) async fn look_at_position(&self, owner: Owner) -> Result<Projected, StoreError> {
+        let answer = self.session.execute_unpaged(&self.look_at_cursor, (NAME,)).await;
+        let Some(cursor) = cursor_of(answer)? else { return Ok(Projected::default()) };
+        cursor.is_of(owner)?;
+        Ok(cursor.projected)
+    }
+
     /// The row as the last transaction left it; one that is half done is finished first.
     async fn cursor(&self) -> Result<Option<Cursor>, StoreError> {
         cursor_of(self.session.execute_unpaged(&self.select_cursor, (NAME,)).await)
@@ -192,15 +201,21 @@ fn gone() -> StoreError {
 }
 
 impl Cursor {
+    /// Whether the store belongs to the log of `owner`.
+    fn is_of(&self, owner: Owner) -> Result<(), StoreError> {
+        let log_id = format!("{:032x}", owner.log_id);
+        if self.log_id == log_id {
+            return Ok(());
+        }
+        Err(inconsistent(format!(
+            "it belongs to the log {}, and this is the log {log_id}; give each log a keyspace of its own",
+            self.log_id
+        )))
+    }
+
     /// Whether `owner`, who wrote `claims`, has the store or may take it.
     fn may_be_taken_by(&self, owner: Owner, claims: &Claims) -> Result<(), StoreError> {
-        let log_id = format!("{:032x}", owner.log_id);
-        if self.log_id != log_id {
-            return Err(inconsistent(format!(
-                "it belongs to the log {}, and this is the log {log_id}; give each log a keyspace of its own",
-                self.log_id
-            )));
-        }
+        self.is_of(owner)?;
         if claims.include(&self.claim) {
             return Ok(());
         }

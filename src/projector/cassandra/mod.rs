@@ -30,7 +30,7 @@ use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use self::cursor::{Claims, Moved, Owner};
 use self::pace::Pace;
 use self::session::Database;
-use super::{ApplyError, Row, Store, StoreBatch, StoreError, StoredMessage};
+use super::{ApplyError, Opening, Row, Store, StoreBatch, StoreError, StoredMessage};
 use crate::event::{MessageId, Projected, Subject, UnixMicros};
 
 pub use config::{Config, ConfigError, Consistency};
@@ -47,12 +47,14 @@ const FAILURE_LASTS: Duration = Duration::from_secs(1);
 pub struct CassandraStore {
     config: Config,
     owner: Owner,
-    database: OnceLock<Database>,
+    opening: Opening,
+    /// None inside if nothing is there that could be looked at.
+    database: OnceLock<Option<Database>>,
     /// Held while connecting.
     contact: Mutex<Option<Failure>>,
     /// Held over a whole batch.
     writer: Mutex<Writer>,
-    /// Whether the store was taken once, so that what it holds is known to be this log's.
+    /// Whether the store was taken once, or looked at, so that what it holds is known to be this log's.
     taken: OnceLock<()>,
     pace: Pace,
     /// Held by each read until its answer is handed over.
@@ -75,11 +77,13 @@ struct Writer {
 }
 
 impl CassandraStore {
-    /// The store of the log `log_id`, for the start `epoch` of it. Connects when it is first used.
+    /// The store of the log `log_id`, for the start `epoch` of it. Connects when it is first used. One that is opened to
+    /// [`Opening::Look`] makes no table, changes none and claims nothing: its position and rows are those of whoever writes, and
+    /// where nothing was ever made it is empty.
     ///
     /// # Errors
     /// [`ConfigError`] names the setting that breaks a rule.
-    pub fn new(config: Config, log_id: u128, epoch: u64) -> Result<Self, ConfigError> {
+    pub fn new(config: Config, log_id: u128, epoch: u64, opening: Opening) -> Result<Self, ConfigError> {
         config.check()?;
         if let Some(file) = &config.tls_ca_file {
             tls::client_config(file)?;
@@ -89,6 +93,7 @@ impl CassandraStore {
             reads: Semaphore::new(config.reads_at_once()),
             config,
             owner: Owner { log_id, epoch },
+            opening,
             database: OnceLock::new(),
             contact: Mutex::default(),
             writer: Mutex::default(),
@@ -96,30 +101,41 @@ impl CassandraStore {
         })
     }
 
-    /// The cluster, with the store taken.
-    async fn ready(&self) -> Result<&Database, StoreError> {
+    /// The cluster, with the store taken or known to be this log's; None if there is nothing to look at.
+    async fn ready(&self) -> Result<Option<&Database>, StoreError> {
         let database = self.database().await?;
-        if self.taken.get().is_none() {
-            let mut writer = self.writer.lock().await;
-            self.position(database, &mut writer).await?;
+        if let (Some(database), None) = (database, self.taken.get()) {
+            self.find_position(database, &mut *self.writer.lock().await).await?;
         }
         Ok(database)
     }
 
+    /// The cluster, to write to.
+    async fn writable(&self) -> Result<&Database, StoreError> {
+        match self.opening {
+            Opening::Take => self.database().await?.ok_or_else(only_looking),
+            Opening::Look => Err(only_looking()),
+        }
+    }
+
     /// The cluster. One attempt to connect at a time; who comes while one is being made shares its failure.
-    async fn database(&self) -> Result<&Database, StoreError> {
+    async fn database(&self) -> Result<Option<&Database>, StoreError> {
         if let Some(database) = self.database.get() {
-            return Ok(database);
+            return Ok(database.as_ref());
         }
         let mut failed = self.contact.lock().await;
         if let Some(database) = self.database.get() {
-            return Ok(database);
+            return Ok(database.as_ref());
         }
         if let Some(failure) = failed.as_ref().filter(|failure| failure.at.elapsed() < FAILURE_LASTS) {
             return Err(errors::unavailable(failure.reason.clone()));
         }
-        match Database::open(&self.config).await {
-            Ok(database) => Ok(self.database.get_or_init(|| database)),
+        let opened = match self.opening {
+            Opening::Take => Database::take(&self.config).await.map(Some),
+            Opening::Look => Database::look(&self.config).await,
+        };
+        match opened {
+            Ok(database) => Ok(self.database.get_or_init(|| database).as_ref()),
             Err(error) => {
                 let reason = match &error {
                     StoreError::Unavailable { reason, .. } | StoreError::Refused { reason, .. } => reason.clone(),
@@ -129,6 +145,16 @@ impl CassandraStore {
                 Err(error)
             }
         }
+    }
+
+    /// The position: that of this process, or, for one that looks, that of whoever writes.
+    async fn find_position(&self, database: &Database, writer: &mut Writer) -> Result<Projected, StoreError> {
+        if self.opening == Opening::Take {
+            return self.position(database, writer).await;
+        }
+        let position = database.look_at_position(self.owner).await?;
+        self.taken.get_or_init(|| ());
+        Ok(position)
     }
 
     /// The position, found out by taking the store (again) if it is in doubt.
@@ -152,6 +178,11 @@ impl CassandraStore {
     }
 }
 
+fn only_looking() -> StoreError {
+    let reason = "it was opened to look at it, not to write to it".to_owned();
+    StoreError::Failed { store: KIND, reason }
+}
+
 /// A refusal after the start is something that somebody may be changing.
 fn later(error: StoreError) -> StoreError {
     match error {
@@ -171,13 +202,13 @@ impl Store for CassandraStore {
     }
 
     async fn projected(&self) -> Result<Projected, StoreError> {
-        let database = self.database().await.map_err(later)?;
+        let Some(database) = self.database().await.map_err(later)? else { return Ok(Projected::default()) };
         let mut writer = self.writer.lock().await;
-        self.position(database, &mut writer).await
+        self.find_position(database, &mut writer).await
     }
 
     async fn apply(&self, batch: &Arc<StoreBatch>) -> Result<(), ApplyError> {
-        let database = self.database().await.map_err(later)?;
+        let database = self.writable().await.map_err(later)?;
         let mut writer = self.writer.lock().await;
         let (previous, projected) = (batch.previous, batch.projected);
         self.expect(database, &mut writer, previous).await?;
@@ -203,7 +234,8 @@ impl Store for CassandraStore {
     }
 
     async fn rewrite(&self, rows: &Arc<Vec<Row>>) -> Result<(), ApplyError> {
-        let database = self.ready().await.map_err(later)?;
+        let database = self.writable().await.map_err(later)?;
+        self.ready().await.map_err(later)?;
         database.write_messages(rows, &self.config, &self.pace).await
     }
 
@@ -214,7 +246,10 @@ impl Store for CassandraStore {
         now: UnixMicros,
     ) -> Result<Option<StoredMessage>, StoreError> {
         let _bounded = self.may_read().await?;
-        self.ready().await.map_err(later)?.message(subject, id, now).await
+        match self.ready().await.map_err(later)? {
+            Some(database) => database.message(subject, id, now).await,
+            None => Ok(None),
+        }
     }
 
     async fn after(
@@ -226,13 +261,18 @@ impl Store for CassandraStore {
         now: UnixMicros,
     ) -> Result<Vec<(MessageId, StoredMessage)>, StoreError> {
         let _bounded = self.may_read().await?;
-        let database = self.ready().await.map_err(later)?;
-        database.messages_after(subject, after, (messages_max, bytes_max), now).await
+        match self.ready().await.map_err(later)? {
+            Some(database) => database.messages_after(subject, after, (messages_max, bytes_max), now).await,
+            None => Ok(Vec::new()),
+        }
     }
 
     async fn high_water_mark(&self, subject: &Subject) -> Result<Option<MessageId>, StoreError> {
         let _bounded = self.may_read().await?;
-        self.ready().await.map_err(later)?.mark(subject).await
+        match self.ready().await.map_err(later)? {
+            Some(database) => database.mark(subject).await,
+            None => Ok(None),
+        }
     }
 
     /// Nothing to do: the database's TTL gives space back.

@@ -83,6 +83,9 @@ enum Difference {
     /// The keyspace is not there.
     #[error("the keyspace {0}")]
     Keyspace(String),
+    /// The keyspace is there and has none of the tables.
+    #[error("the tables of {0}")]
+    Tables(String),
     /// A table is not there.
     #[error("the table {0}")]
     Table(String),
@@ -111,6 +114,18 @@ pub(super) async fn ensure(session: &Session, config: &Config) -> Result<(), Sto
         }
     }
     check(session, config).await
+}
+
+/// Whether there is anything to look at, and all of it. Makes nothing.
+pub(super) async fn is_there(session: &Session, config: &Config) -> Result<bool, StoreError> {
+    match differences(session, config).await? {
+        None => Ok(true),
+        Some(Difference::Keyspace(_) | Difference::Tables(_)) => Ok(false),
+        Some(Difference::Altered(what)) => Err(altered(&what)),
+        Some(missing) => {
+            Err(errors::unavailable(format!("{missing} is not there; the next start of a broker makes it")))
+        }
+    }
 }
 
 /// The statements that bring what is there up to what must be.
@@ -161,6 +176,9 @@ async fn differences(session: &Session, config: &Config) -> Result<Option<Differ
 }
 
 fn first_difference(keyspace: &str, found: &[(String, String, String)]) -> Option<Difference> {
+    if !found.iter().any(|(of, ..)| TABLES.iter().any(|(table, _)| of == table)) {
+        return Some(Difference::Tables(keyspace.to_owned()));
+    }
     let mut older = None;
     for (table, columns) in TABLES {
         let found: Vec<_> = found.iter().filter(|(of, ..)| of == table).collect();
@@ -224,6 +242,9 @@ mod tests {
         assert!(what.contains("k.messages") && what.contains("body"), "{what}");
         let Some(older @ Difference::Older(_)) = first_difference("k", &without("body_bytes")) else { unreachable!() };
         assert_eq!(older.to_string(), "the column k.messages.body_bytes");
+        assert_eq!(first_difference("k", &[]), Some(Difference::Tables("k".to_owned())));
+        let theirs = [("theirs".to_owned(), "id".to_owned(), "int".to_owned())];
+        assert_eq!(first_difference("k", &theirs), Some(Difference::Tables("k".to_owned())));
         let tables = columns().into_iter().filter(|(table, ..)| table != "cursor").collect::<Vec<_>>();
         assert_eq!(first_difference("k", &tables), Some(Difference::Table("k.cursor".to_owned())));
         let mut other = columns();

@@ -59,13 +59,22 @@ pub(super) struct Database {
 
 impl Database {
     /// Connects, makes what is missing, prepares the statements.
-    pub(super) async fn open(config: &Config) -> Result<Self, StoreError> {
-        let session = match timeout(CONTACT_WITHIN, connect(config)).await {
-            Ok(session) => session?,
-            Err(_) => return Err(errors::unavailable(format!("no node answered within {CONTACT_WITHIN:?}"))),
-        };
-        one_datacenter(&session, config)?;
+    pub(super) async fn take(config: &Config) -> Result<Self, StoreError> {
+        let session = connect_in_time(config).await?;
         schema::ensure(&session, config).await?;
+        Self::prepare(session, config).await
+    }
+
+    /// Connects and prepares the statements; None if nothing was ever made there.
+    pub(super) async fn look(config: &Config) -> Result<Option<Self>, StoreError> {
+        let session = connect_in_time(config).await?;
+        if !schema::is_there(&session, config).await? {
+            return Ok(None);
+        }
+        Self::prepare(session, config).await.map(Some)
+    }
+
+    async fn prepare(session: Session, config: &Config) -> Result<Self, StoreError> {
         let keyspace = &config.keyspace;
         let prepare = |text: String, repeatable: bool| prepare(&session, text, repeatable);
         let insert_message = prepare(
@@ -134,6 +143,15 @@ impl fmt::Debug for Database {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Database").finish_non_exhaustive()
     }
+}
+
+async fn connect_in_time(config: &Config) -> Result<Session, StoreError> {
+    let session = match timeout(CONTACT_WITHIN, connect(config)).await {
+        Ok(session) => session?,
+        Err(_) => return Err(errors::unavailable(format!("no node answered within {CONTACT_WITHIN:?}"))),
+    };
+    one_datacenter(&session, config)?;
+    Ok(session)
 }
 
 async fn connect(config: &Config) -> Result<Session, StoreError> {

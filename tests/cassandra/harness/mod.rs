@@ -3,9 +3,7 @@
 mod node;
 mod operator;
 mod place;
-mod wire;
 
 pub use node::{Node, Setup, one_at_a_time, shared};
 pub use operator::{execute, operator, query};
-pub use place::{Place, at, batch, id, now, row, rows, subject};
-pub use wire::Wire;
+pub use place::{LOG, Place, at, batch, id, now, row, rows, subject};

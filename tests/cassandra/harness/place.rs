@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use walcast::event::{Expiration, MessageId, Projected, Sequence, Subject, UnixMicros, clock};
 use walcast::projector::cassandra::{CassandraStore, Config};
-use walcast::projector::{Row, Store, StoreBatch, conformance};
+use walcast::projector::{Opening, Row, Store, StoreBatch, conformance};
 
 use super::Node;
 
@@ -39,7 +39,12 @@ impl Place {
 
     /// A store for a certain epoch, not prepared.
     pub fn store_of_epoch(&self, epoch: u64) -> CassandraStore {
-        CassandraStore::new(self.config.clone(), LOG, epoch).expect("a good configuration")
+        CassandraStore::new(self.config.clone(), LOG, epoch, Opening::Take).expect("a good configuration")
+    }
+
+    /// A store of this log, or another, that only looks. Its start is newer than any.
+    pub fn look(&self, log_id: u128) -> CassandraStore {
+        CassandraStore::new(self.config.clone(), log_id, u64::MAX >> 1, Opening::Look).expect("a good configuration")
     }
 
     /// A store for the next epoch.
@@ -54,7 +59,8 @@ impl Place {
 impl conformance::Place for Place {
     async fn open(&self, log_id: u128) -> Result<Box<dyn Store>, String> {
         let epoch = self.epoch.fetch_add(1, Ordering::Relaxed) + 1;
-        let store = CassandraStore::new(self.config.clone(), log_id, epoch).map_err(|error| error.to_string())?;
+        let store = CassandraStore::new(self.config.clone(), log_id, epoch, Opening::Take)
+            .map_err(|error| error.to_string())?;
         store.prepare().await.map_err(|error| error.to_string())?;
         Ok(Box::new(store))
     }

@@ -10,7 +10,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use super::Node;
+use crate::harness::Node;
 
 /// A way to a node, beside its own address.
 #[derive(Debug, Clone)]
