@@ -232,6 +232,16 @@ mod tests {
         assert!(schema_statements(&config)[0].contains("'eu': 3"));
     }
 
+    /// A query reads one partition; all of its rows may have expired. `docs/stores-cassandra.md` has these figures.
+    #[test]
+    fn a_bucket_of_expired_rows_is_below_what_a_server_reads() {
+        let values = TABLES[0].1.len() - "subject bucket id".split(' ').count();
+        let tombstones = super::super::codec::BUCKET_IDS as usize * values;
+        assert_eq!(tombstones, 24_576);
+        // tombstone_failure_threshold
+        assert!(tombstones < 100_000);
+    }
+
     #[test]
     fn differences_are_named() {
         assert_eq!(first_difference("k", &columns()), None);
