@@ -128,8 +128,30 @@ async fn two_that_start_at_once_do_not_both_write() {
         let (applied, applied_other) = tokio::join!(one.apply(&run), other.apply(&run));
         let outcomes = [applied, applied_other];
         assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1, "{outcomes:?}");
+        // Not because the other one was quicker.
+        assert_eq!(outcomes.iter().filter(|outcome| is_fenced(outcome)).count(), 1, "{outcomes:?}");
         assert_eq!(place.open().await.projected().await.expect("read"), at(round + 1));
     }
+}
+
+/// Between the look at the cursor before a batch and the move after it.
+#[tokio::test]
+async fn a_store_that_is_taken_while_a_batch_is_written_is_not_moved() {
+    let place = Place::on(shared());
+    let store = place.open().await;
+    let session = operator(&place.config).await;
+    let keyspace = &place.config.keyspace;
+    let run = batch(0, rows(0, 20_000));
+    let taken = async {
+        let first = format!("SELECT id FROM {keyspace}.messages LIMIT 1");
+        while query::<(i32,)>(&session, &first).await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        put_back(&session, &place, &("another".to_owned(), 0)).await;
+    };
+    let (outcome, ()) = tokio::join!(store.apply(&run), taken);
+    assert!(is_fenced(&outcome), "{outcome:?}");
+    assert_eq!(cursor(&session, &place).await, ("another".to_owned(), 0));
 }
 
 #[tokio::test]
@@ -142,6 +164,8 @@ async fn a_late_writer_does_not_lower_a_mark() {
     let session = operator(&place.config).await;
     let late = format!("INSERT INTO {keyspace}.high_water_marks (subject, last_id) VALUES ('s', 4) USING TIMESTAMP 4");
     execute(&session, &late).await;
-    let mark: Vec<(i32,)> = query(&session, &format!("SELECT last_id FROM {keyspace}.high_water_marks")).await;
-    assert_eq!(mark, [(10,)]);
+    let read = format!("SELECT last_id, WRITETIME(last_id) FROM {keyspace}.high_water_marks");
+    assert_eq!(query::<(i32, i64)>(&session, &read).await, [(10, 10)], "the position is the write time");
+    store.apply(&batch(10, rows(10, 5))).await.expect("applied");
+    assert_eq!(query::<(i32, i64)>(&session, &read).await, [(15, 15)]);
 }

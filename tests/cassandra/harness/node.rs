@@ -148,6 +148,13 @@ impl Node {
         self.wait_until_ready();
     }
 
+    /// Starts it again on its data, with a clock that is ahead by other seconds than before. It must have had one that can be.
+    pub fn restart_ahead(&mut self, seconds: i64) {
+        assert!(self.setup.clock_ahead_seconds.is_some(), "it has the clock of the machine");
+        self.setup.clock_ahead_seconds = Some(seconds);
+        self.restart();
+    }
+
     /// Stops it in the middle of everything: SIGSTOP.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
