@@ -6,7 +6,7 @@ use crate::harness::{Node, Place, Setup as NodeSetup, execute, one_at_a_time, op
 use crate::support::{Setup, error_reason, eventually};
 
 /// A broker whose history is in the keyspace of `place`.
-fn broker_on(node: &Node, place: &Place) -> Setup {
+pub fn broker_on(node: &Node, place: &Place) -> Setup {
     Setup::new()
         .store("cassandra")
         .arg("--cassandra-nodes")

@@ -1,12 +1,16 @@
 //! Tools look at a store while its broker runs, perhaps with a copy of its data directory.
 
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 use scylla::client::session::Session;
 use walcast::projector::cassandra::schema_statements;
 use walcast::projector::{ApplyError, Store, StoreError};
 
+use crate::broker::broker_on;
 use crate::harness::{LOG, Place, at, batch, execute, id, now, operator, query, rows, shared, subject};
+use crate::support::{Setup, walcast};
 
 /// All that the database tells of the cursor.
 type Cursor = (String, i64, String, i64, i64);
@@ -88,4 +92,41 @@ async fn where_nothing_is_who_looks_makes_nothing() {
     // Tables that nobody used yet.
     place.open().await;
     assert_eq!(place.look(LOG).projected().await.expect("read"), at(0));
+}
+
+/// What `walcast store` says of a data directory, if it ends well.
+fn store(data: &Path, place: &Place, name: &str) -> String {
+    let (nodes, keyspace) = (&place.config.nodes[0], &place.config.keyspace);
+    let mut command = walcast(&["store", name, "--store", "cassandra", "--cassandra-nodes", nodes, "--data-dir"]);
+    command.arg(data).env("WALCAST_STORE__CASSANDRA__KEYSPACE", keyspace);
+    let output = command.output().expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "walcast store {name}: {text}");
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_the_data_directory_is_looked_at_without_fencing_the_broker() {
+    let node = shared();
+    let place = Place::on(node);
+    let broker = broker_on(node, &place).start().await;
+    let client = broker.client().await;
+    for number in 1..=50 {
+        client.publish_kept("s", format!("body {number}")).await;
+    }
+    broker.all_projected().await;
+    let session = operator(&place.config).await;
+    let before = cursor(&session, &place).await;
+    let folder = Setup::new();
+    let copy = folder.folder().join("copy");
+    let copied = Command::new("cp").arg("-a").arg(broker.data()).arg(&copy).status().expect("cp runs");
+    assert!(copied.success());
+    let status = store(&copy, &place, "status");
+    assert!(status.contains("sequence 50") && status.contains("no broker is running"), "{status}");
+    let checked = store(&copy, &place, "check");
+    assert!(checked.contains("50 messages of 50 records compared, 0 differences"), "{checked}");
+    assert_eq!(cursor(&session, &place).await, before);
+    client.publish_kept("s", "and on").await;
+    broker.all_projected().await;
+    broker.stop().await;
 }
