@@ -10,8 +10,8 @@ use tokio::time::sleep;
 use crate::history::{History, compare};
 use crate::ledger::{Kind, Ledger, Sent};
 use crate::load::{Load, Window};
-use crate::support::{Broker, Setup};
-use crate::table::{Answers, Column, Control, Report, Run};
+use crate::support::{Broker, Setup, Stopped};
+use crate::table::{Answers, Column, Control, Drain, Report, Run};
 
 /// A publish during a bad day may take this many times as long as on a calm one.
 const P99_RATIO_MAX: f64 = 1.5;
@@ -23,8 +23,8 @@ const P99_SHORT_MAX_MS: f64 = 1_500.0;
 const DRAIN_RATIO_MIN: f64 = 2.0;
 /// A smaller backlog is gone in a batch or two after the broker's pause: the rate is that of the pause.
 const JUDGED_BACKLOG_SECONDS: f64 = 10.0;
-/// No backlog takes this long.
-const DRAINED_WITHIN: Duration = Duration::from_secs(180);
+/// A backlog of seconds is gone by then, whatever the pause was.
+const SMALL_DRAINED_SECONDS: f64 = 10.0;
 
 /// Lengths and rates of a run.
 #[derive(Debug, Clone, Copy)]
@@ -70,6 +70,7 @@ pub struct Day {
     run: Run,
     calm: Vec<Window>,
     bad: Option<Window>,
+    expected_words: Vec<&'static str>,
 }
 
 impl Day {
@@ -84,7 +85,8 @@ impl Day {
         let load = Load::start(&broker, run.pace().rate).await;
         // Connections and caches.
         sleep(run.seconds(2.0, 0.2)).await;
-        let mut day = Self { broker, load, report: Report::default(), run, calm: Vec::new(), bad: None };
+        let (calm, expected_words) = (Vec::new(), Vec::new());
+        let mut day = Self { broker, load, report: Report::default(), run, calm, bad: None, expected_words };
         for _ in 0..run.pace().windows {
             day.calm_window().await;
         }
@@ -103,11 +105,16 @@ impl Day {
         sleep(time).await;
     }
 
+    /// Whether projection stands still: more than a second of load is not in the store.
+    pub async fn stalls(&self) -> bool {
+        let (durable, projected) = self.positions().await;
+        durable - projected > self.run.pace().rate as f64
+    }
+
     /// The database is as it should be again: the backlog must go, while messages keep coming.
     pub async fn heals(&mut self, injected: u64, unit: &'static str) {
         self.disturb().await;
         (self.report.injected, self.report.unit) = (injected, unit);
-        self.report.check(Column::Own, injected > 0, || "nothing was injected".to_owned());
         self.bad = Some(self.load.shared.window());
         self.load.shared.open_window();
         self.drains().await;
@@ -145,20 +152,19 @@ impl Day {
             if durable - projected <= rate {
                 break (durable, projected);
             }
-            if begun.elapsed() > DRAINED_WITHIN {
-                let left = durable - projected;
-                self.report.check(Column::Drain, false, || format!("{left} records are left of the backlog"));
-                return;
+            // Half of what is asked for, so that the table has the rate of one that is too slow.
+            if begun.elapsed().as_secs_f64() > SMALL_DRAINED_SECONDS.max(behind * 2.0) {
+                break (durable, projected);
             }
         };
         let ratio = (projected - first_projected) / (durable - first_durable).max(1.0);
         let judged = behind >= JUDGED_BACKLOG_SECONDS;
         let seconds = begun.elapsed().as_secs_f64();
-        self.report.drain = Some((ratio, behind));
+        self.report.drain = Some(Drain { ratio: judged.then_some(ratio), behind_seconds: behind, seconds });
         self.report.check(Column::Drain, !judged || ratio >= DRAIN_RATIO_MIN, || {
             format!("the backlog drains at {ratio:.2} times the rate of ingest")
         });
-        self.report.check(Column::Drain, judged || seconds < 10.0, || {
+        self.report.check(Column::Drain, judged || seconds < SMALL_DRAINED_SECONDS, || {
             format!("a backlog of {behind:.1} s was there for another {seconds:.1} s")
         });
     }
@@ -173,9 +179,24 @@ impl Day {
     /// After [`Day::stops`]: compares, and stops the broker.
     pub async fn ends(mut self, history: &dyn History) -> Report {
         self.judge_rows(history, |_| false).await;
-        let Self { broker, report, .. } = self;
-        broker.stop().await;
-        report
+        self.over().await.0
+    }
+
+    /// Stops the broker; gives what was seen, and what it leaves.
+    pub async fn over(self) -> (Report, Stopped) {
+        let Self { broker, mut report, run, expected_words, .. } = self;
+        let stopped = broker.stop().await;
+        if run.control.is_none() {
+            for words in expected_words {
+                report.check(Column::Own, stopped.logged(words) > 0, || format!("the broker does not say {words:?}"));
+            }
+        }
+        (report, stopped)
+    }
+
+    /// What the broker must say in its log.
+    pub fn must_say(&mut self, words: &'static str) {
+        self.expected_words.push(words);
     }
 
     /// Ends the load and waits for the store; what the load saw is in the report then.
@@ -207,6 +228,8 @@ impl Day {
         report.check(Column::Deliveries, seen.came > 0, || "nothing was delivered".to_owned());
         let (asked, failed) = (shared.fetched.load(Ordering::SeqCst), shared.fetch_failures.load(Ordering::SeqCst));
         report.fetches = Some((asked, failed));
+        let backlog = report.drain.is_some_and(|drain| drain.behind_seconds > 2.0);
+        report.check(Column::Fetches, asked > 0 || !backlog, || "nothing was fetched of a backlog".to_owned());
         report.check(Column::Fetches, failed == 0, || {
             format!("{failed} of {asked} Fetches of what is not projected failed, the first: {}", trouble())
         });
@@ -234,7 +257,7 @@ impl Report {
             all.add(&window.answers).expect("it resizes itself");
             worst_calm_ms = worst_calm_ms.max(p99_ms(&window.answers));
         }
-        let answers = Answers { calm_ms: p99_ms(&all), worst_calm_ms, bad_ms: p99_ms(&bad.answers) };
+        let answers = Answers { calm_ms: p99_ms(&all), bad_ms: p99_ms(&bad.answers) };
         self.answers = Some(answers);
         let limit_ms = if run.thorough {
             (worst_calm_ms * P99_RATIO_MAX).max(answers.calm_ms + P99_NOISE_MS)

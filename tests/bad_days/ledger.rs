@@ -152,9 +152,10 @@ impl Ledger {
         Deliveries { missing: state.deliveries.missing + outstanding, ..state.deliveries }
     }
 
-    /// Acknowledged messages of all kinds.
-    pub fn acknowledged_count(&self) -> u64 {
-        self.state().acknowledged.len() as u64
+    /// Acknowledged messages of a kind.
+    pub fn acknowledged_of(&self, kind: Kind) -> u64 {
+        let state = self.state();
+        state.acknowledged.iter().filter(|token| state.sent[token].kind == kind).count() as u64
     }
 
     /// A kept message that at least `skip` others were acknowledged before, chosen by `random`: subject, id, body.

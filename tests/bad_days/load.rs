@@ -49,8 +49,8 @@ pub struct Shared {
     /// What was sent and seen.
     pub ledger: Ledger,
     stop: AtomicBool,
-    /// Whether some messages are poison.
-    pub poison: AtomicBool,
+    /// How many of the next messages are to be poison.
+    pub poison: AtomicU64,
     /// Whether the reader asks for what nobody published: a control.
     pub fetch_astray: AtomicBool,
     windows: Mutex<Vec<Window>>,
@@ -92,6 +92,10 @@ impl Shared {
         self.first_trouble.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(text);
     }
 
+    fn takes_poison(&self) -> bool {
+        self.poison.try_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+    }
+
     /// Counts a publish of somebody else that failed.
     pub fn count_failure(&self, text: String) {
         self.trouble(|| text);
@@ -119,7 +123,7 @@ impl Load {
         let shared = Arc::new(Shared {
             ledger: Ledger::default(),
             stop: AtomicBool::new(false),
-            poison: AtomicBool::new(false),
+            poison: AtomicU64::new(0),
             fetch_astray: AtomicBool::new(false),
             windows: Mutex::new(vec![Window::new()]),
             fetched: AtomicU64::new(0),
@@ -174,7 +178,7 @@ async fn publish(client: Client, shared: Arc<Shared>, publisher: u64, pause: Dur
         }
         let kind = match number {
             _ if number % FORGOTTEN_EVERY == 0 => Kind::FireAndForget,
-            _ if number % POISON_EVERY == 1 && shared.poison.load(Ordering::SeqCst) => Kind::Poison,
+            _ if number % POISON_EVERY == 1 && shared.takes_poison() => Kind::Poison,
             _ => Kind::Kept,
         };
         let subject = usize::try_from((number / 3 + publisher * 5) % SUBJECTS as u64).expect("small");

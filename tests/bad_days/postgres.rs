@@ -8,7 +8,7 @@ use crate::day::Day;
 use crate::history::{FoundRow, History};
 use crate::server::Server;
 use crate::support::Setup;
-use crate::table::{Control, Report, Run};
+use crate::table::{Column, Control, Report, Run};
 
 /// What the projector says once an outage.
 pub const STALLED: &str = "projection waits for the store";
@@ -64,9 +64,23 @@ impl Site {
 
     /// Ends the day: what a control does to the rows comes before they are compared.
     pub async fn ends(&self, mut day: Day) -> Report {
+        let injected = day.report.injected;
+        day.report.check(Column::Own, injected > 0, || "nothing was injected".to_owned());
+        self.ends_calmly(day).await
+    }
+
+    /// The same for a day on which nothing was injected.
+    pub async fn ends_calmly(&self, mut day: Day) -> Report {
         day.stops().await;
         self.tamper().await;
         day.ends(self).await
+    }
+
+    /// Ends the connections of the broker.
+    pub async fn terminate(&self, admin: &Client) -> u64 {
+        let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'walcast'";
+        let ended: i64 = admin.query_one(end, &[]).await.expect("they can be ended").get(0);
+        ended.unsigned_abs()
     }
 
     async fn tamper(&self) {

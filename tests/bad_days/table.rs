@@ -50,16 +50,16 @@ impl Control {
         }
     }
 
-    /// The column that must show it.
-    pub fn column(self) -> Column {
+    /// The columns that must show it.
+    pub fn columns(self) -> &'static [Column] {
         match self {
-            Self::RowDeleted | Self::Forgetting => Column::Missing,
-            Self::RowDoubled => Column::Duplicates,
-            Self::RowAltered => Column::Altered,
-            Self::PublishRefused => Column::PublishFailures,
-            Self::BrokerFrozen => Column::Deliveries,
-            Self::FetchAstray => Column::Fetches,
-            Self::SlowDatabase => Column::Drain,
+            Self::RowDeleted | Self::Forgetting => &[Column::Missing],
+            Self::RowDoubled => &[Column::Duplicates],
+            Self::RowAltered => &[Column::Altered],
+            Self::PublishRefused => &[Column::PublishFailures],
+            Self::BrokerFrozen => &[Column::PublishP99, Column::Deliveries],
+            Self::FetchAstray => &[Column::Fetches],
+            Self::SlowDatabase => &[Column::Drain],
         }
     }
 }
@@ -92,10 +92,19 @@ pub enum Column {
 pub struct Answers {
     /// In all calm windows together.
     pub calm_ms: f64,
-    /// In the worst calm window.
-    pub worst_calm_ms: f64,
     /// While the day was bad.
     pub bad_ms: f64,
+}
+
+/// A backlog, and how it went while messages kept coming.
+#[derive(Debug, Clone, Copy)]
+pub struct Drain {
+    /// Records drained for each one that came meanwhile; None for a backlog that is gone in a batch or two.
+    pub ratio: Option<f64>,
+    /// What was behind, in seconds of load.
+    pub behind_seconds: f64,
+    /// How long it took.
+    pub seconds: f64,
 }
 
 /// What one run saw.
@@ -115,8 +124,8 @@ pub struct Report {
     pub deliveries: Option<Deliveries>,
     /// Fetches of what was not projected, and how many failed.
     pub fetches: Option<(u64, u64)>,
-    /// Records drained for each one that came meanwhile, and the backlog in seconds of load.
-    pub drain: Option<(f64, f64)>,
+    /// How the backlog went.
+    pub drain: Option<Drain>,
     /// What is not as it must be.
     pub violations: Vec<(Column, String)>,
     /// Words worth telling.
@@ -241,7 +250,10 @@ fn line(row: &Judged) -> String {
         .deliveries
         .map_or_else(none, |seen| format!("{} / {} of {}", seen.missing + seen.again, seen.late, seen.came));
     let fetches = report.fetches.map_or_else(none, |(asked, failed)| format!("{failed} of {asked}"));
-    let drain = report.drain.map_or_else(none, |(ratio, backlog)| format!("{ratio:.1} ({backlog:.0} s behind)"));
+    let drain = report.drain.map_or_else(none, |Drain { ratio, behind_seconds, seconds }| match ratio {
+        Some(ratio) => format!("{ratio:.1} ({behind_seconds:.0} s of it)"),
+        None => format!("{behind_seconds:.1} s of it gone in {seconds:.1} s"),
+    });
     let specified = row.failure().map_or_else(|| "yes".to_owned(), |why| format!("NO: {}", shortened(&why, 300)));
     let notes = report.notes.iter().map(|note| format!("; {note}")).collect::<String>();
     format!(

@@ -1,26 +1,16 @@
-//! Postgres is killed, frozen, restarted, and not there.
+//! Postgres is killed, frozen, restarted, not there, or throws everybody out.
 
 use std::time::Duration;
 
 use crate::postgres::Site;
 use crate::table::{Control, Report, Row, Run, Store};
 
-/// What every judged column must show, each by a run in which it is broken.
-const CONTROLS: [Control; 6] = [
-    Control::RowDeleted,
-    Control::RowDoubled,
-    Control::RowAltered,
-    Control::PublishRefused,
-    Control::BrokerFrozen,
-    Control::FetchAstray,
-];
-
 pub fn rows() -> Vec<Row> {
     vec![
-        Row::new(Store::Postgres, "kill -9 in the middle of batches", killed).controls(&CONTROLS),
+        Row::new(Store::Postgres, "kill -9 in the middle of batches", killed),
         Row::new(Store::Postgres, "SIGSTOP", frozen),
         Row::new(Store::Postgres, "restart", restarted),
-        Row::new(Store::Postgres, "connections refused", refusing),
+        Row::new(Store::Postgres, "connections refused", refusing).controls(&[Control::FetchAstray]),
     ]
 }
 

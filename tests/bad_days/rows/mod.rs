@@ -1,10 +1,13 @@
 //! The bad days, in the order of the table.
 
+mod calm;
+mod cut;
 mod killed;
+mod refusing;
 
 use crate::table::Row;
 
 /// Every row.
 pub fn all() -> Vec<Row> {
-    [killed::rows()].into_iter().flatten().collect()
+    [calm::rows(), killed::rows(), cut::rows(), refusing::rows()].into_iter().flatten().collect()
 }
