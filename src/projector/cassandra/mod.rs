@@ -30,6 +30,8 @@ use self::cursor::{Claims, Moved, Owner};
 use self::session::Database;
 use super::{ApplyError, Row, Store, StoreBatch, StoreError, StoredMessage};
 use crate::event::{MessageId, Projected, Subject, UnixMicros};
+#[cfg(feature = "fault-controls")]
+use crate::wal::crash_points::{self, CrashPoint};
 
 pub use config::{Config, ConfigError, Consistency};
 pub use schema::schema_statements;
@@ -174,11 +176,21 @@ impl Store for CassandraStore {
             return Err(ApplyError::WrongPosition { found, expected: previous });
         }
         database.is_held(self.owner, &writer.claims).await?;
-        database.write_messages(&batch.rows, &self.config).await?;
+        let written = database.write_messages(&batch.rows, &self.config);
+        #[cfg(feature = "fault-controls")]
+        let written = crash_points::during(CrashPoint::Write, written);
+        written.await?;
+        #[cfg(feature = "fault-controls")]
+        crash_points::pass(CrashPoint::Rows);
         database.write_marks(&batch.high_water_marks, projected, &self.config).await?;
+        #[cfg(feature = "fault-controls")]
+        crash_points::pass(CrashPoint::Marks);
         // From here on until the answer, and for ever if this future is dropped, the move may happen or not.
         writer.position = None;
-        match database.advance(self.owner, &writer.claims, previous, projected).await? {
+        let moved = database.advance(self.owner, &writer.claims, previous, projected);
+        #[cfg(feature = "fault-controls")]
+        let moved = crash_points::during(CrashPoint::Commit, moved);
+        match moved.await? {
             Moved::Done => {
                 writer.position = Some(projected);
                 Ok(())

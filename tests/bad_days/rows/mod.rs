@@ -1,6 +1,7 @@
 //! The bad days, in the order of the table.
 
 mod calm;
+mod crashing;
 mod cut;
 mod killed;
 mod refusing;
@@ -9,5 +10,5 @@ use crate::table::Row;
 
 /// Every row.
 pub fn all() -> Vec<Row> {
-    [calm::rows(), killed::rows(), cut::rows(), refusing::rows()].into_iter().flatten().collect()
+    [calm::rows(), killed::rows(), cut::rows(), refusing::rows(), crashing::rows()].into_iter().flatten().collect()
 }
