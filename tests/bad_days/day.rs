@@ -23,8 +23,8 @@ const P99_SHORT_MAX_MS: f64 = 1_500.0;
 const DRAIN_RATIO_MIN: f64 = 2.0;
 /// A smaller backlog is gone in a batch or two after the broker's pause: the rate is that of the pause.
 const JUDGED_BACKLOG_SECONDS: f64 = 10.0;
-/// A backlog of seconds is gone by then, whatever the pause was.
-const SMALL_DRAINED_SECONDS: f64 = 10.0;
+/// A backlog of seconds is gone by then, whatever the pause was: the driver of Cassandra tries to connect every ten seconds.
+const SMALL_DRAINED_SECONDS: f64 = 12.0;
 
 /// Lengths and rates of a run.
 #[derive(Debug, Clone, Copy)]

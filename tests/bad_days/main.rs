@@ -10,6 +10,8 @@
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "a rig has no supervisor; the runtime ends its tasks"))]
 
 #[cfg(test)]
+mod cassandra;
+#[cfg(test)]
 mod crashes;
 #[cfg(test)]
 mod day;

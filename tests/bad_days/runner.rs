@@ -39,6 +39,7 @@ pub fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let started = Instant::now();
     let judged = runtime.block_on(run_all(chosen, thorough));
+    crate::cassandra::end();
     let failed = judged.iter().filter(|row| row.failure().is_some()).count();
     let text = format!("{}\n\n{}", show(&judged), show_controls(&judged));
     println!("\n{text}\n");
