@@ -70,7 +70,8 @@ impl Site {
 
     /// The load on a broker on the keyspace, after a while of calm.
     pub async fn day(&self) -> Day {
-        Day::begin(self.setup(), self.run).await
+        // The driver tries to connect every ten seconds.
+        Day::begin(self.setup(), self.run).await.patient_for(10.0)
     }
 
     /// Does what `text` says.

@@ -54,11 +54,11 @@ pub fn compare(sent: &HashMap<Token, Sent>, rows: &[FoundRow], aside: impl Fn(&S
         let genuine = found.filter(|(token, sent)| {
             sent.kind != Kind::FireAndForget
                 && Ledger::number(&row.subject) == Some(sent.subject)
-                && sent.id.is_none_or(|id| id == row.id)
                 && body(*token, sent.kind) == row.body
         });
         match genuine {
             None => comparison.altered += 1,
+            Some((_, sent)) if sent.id.is_some_and(|id| id != row.id) => comparison.duplicates += 1,
             Some((token, _)) if !tokens.insert(token) => comparison.duplicates += 1,
             Some((_, sent)) => comparison.unanswered += u64::from(sent.id.is_none()),
         }

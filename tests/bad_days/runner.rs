@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Command, ExitCode};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
@@ -13,8 +12,10 @@ use crate::table::{Column, Control, Judged, Report, Row, Run, Store, show, show_
 
 /// No single run takes this long: the longest outage, and reading everything.
 const RUN_MAX: Duration = Duration::from_secs(600);
-/// Short runs of Postgres at once: they mostly wait.
-const AT_ONCE: usize = 4;
+/// Short runs at once: they mostly wait.
+const AT_ONCE: usize = 8;
+/// Controls of one row at once.
+const CONTROLS_AT_ONCE: usize = 3;
 /// Where the table is kept.
 const DOCUMENT: &str = "docs/bad-days.md";
 /// The table in the document is between these lines.
@@ -54,21 +55,28 @@ pub fn main() -> ExitCode {
     ExitCode::from(u8::from(failed > 0 || judged.is_empty()))
 }
 
-/// Full runs come one after the other, since they are measured; of short ones several of Postgres at once.
+/// Full runs come one after the other, since they are measured; of short ones several at once, one database after the other.
 async fn run_all(rows: Vec<Row>, thorough: bool) -> Vec<Judged> {
-    let (postgres, cassandra): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.store == Store::Postgres);
-    let mut judged = Vec::new();
-    for (rows, at_once) in [(postgres, if thorough { 1 } else { AT_ONCE }), (cassandra, 1)] {
-        let running = rows.into_iter().map(|row| judge(Arc::new(row), thorough));
-        let mut running = futures_util::stream::iter(running).buffered(at_once);
-        while let Some(row) = running.next().await {
-            judged.push(row);
-        }
+    let mut judged: Vec<(usize, Judged)> = Vec::new();
+    let mut groups: Vec<Vec<(usize, Row)>> = vec![Vec::new(), Vec::new(), Vec::new()];
+    for (place, row) in rows.into_iter().enumerate() {
+        let group = match row.store {
+            Store::Postgres => 0,
+            Store::Cassandra if !row.alone => 1,
+            Store::Cassandra => 2,
+        };
+        groups[group].push((place, row));
     }
-    judged
+    for (group, short_at_once) in groups.into_iter().zip([AT_ONCE, AT_ONCE, 1]) {
+        let at_once = if thorough { 1 } else { short_at_once };
+        let running = group.into_iter().map(|(place, row)| async move { (place, judge(row, thorough).await) });
+        judged.extend(futures_util::stream::iter(running).buffer_unordered(at_once).collect::<Vec<_>>().await);
+    }
+    judged.sort_by_key(|(place, _)| *place);
+    judged.into_iter().map(|(_, row)| row).collect()
 }
 
-async fn judge(row: Arc<Row>, thorough: bool) -> Judged {
+async fn judge(row: Row, thorough: bool) -> Judged {
     let begun = Instant::now();
     let report = guarded(&row, Run { thorough, control: None })
         .await
@@ -76,7 +84,7 @@ async fn judge(row: Arc<Row>, thorough: bool) -> Judged {
     // None of them is measured.
     let row_of = &row;
     let controls = row.controls.iter().map(|control| async move { (*control, must_fail(row_of, *control).await) });
-    let controls = futures_util::stream::iter(controls).buffered(AT_ONCE).collect().await;
+    let controls = futures_util::stream::iter(controls).buffered(CONTROLS_AT_ONCE).collect().await;
     let judged = Judged { title: row.title(), report, controls };
     let seconds = begun.elapsed().as_secs_f64();
     match judged.failure() {
@@ -90,7 +98,7 @@ async fn judge(row: Arc<Row>, thorough: bool) -> Judged {
 }
 
 /// Runs a control; it must show in the columns that are there for it.
-async fn must_fail(row: &Arc<Row>, control: Control) -> Result<String, String> {
+async fn must_fail(row: &Row, control: Control) -> Result<String, String> {
     let report = guarded(row, Run { thorough: false, control: Some(control) }).await;
     let report = report.map_err(|panicked| format!("could not be run: {panicked}"))?;
     let shown = control.columns().iter().map(|column| report.shows(*column));
@@ -99,7 +107,7 @@ async fn must_fail(row: &Arc<Row>, control: Control) -> Result<String, String> {
 }
 
 /// Runs the rig in a task of its own, whose panic is a sentence.
-async fn guarded(row: &Arc<Row>, run: Run) -> Result<Report, String> {
+async fn guarded(row: &Row, run: Run) -> Result<Report, String> {
     let task = tokio::spawn((row.rig)(run));
     let abort = task.abort_handle();
     match tokio::time::timeout(RUN_MAX, task).await {

@@ -175,6 +175,8 @@ pub struct Row {
     pub rig: Box<dyn Fn(Run) -> BoxFuture<'static, Report> + Send + Sync>,
     /// Runs that must fail.
     pub controls: Vec<Control>,
+    /// Whether it does something to a server that other rows use.
+    pub alone: bool,
 }
 
 impl Row {
@@ -184,7 +186,13 @@ impl Row {
         Rig: Future<Output = Report> + Send + 'static,
     {
         let rig = Box::new(move |run| Box::pin(rig(run)) as BoxFuture<'static, Report>);
-        Self { store, name, rig, controls: Vec::new() }
+        Self { store, name, rig, controls: Vec::new(), alone: false }
+    }
+
+    /// Keeps others away meanwhile.
+    #[must_use]
+    pub fn alone(self) -> Self {
+        Self { alone: true, ..self }
     }
 
     /// Adds runs that must fail.

@@ -12,8 +12,8 @@ const CONTROLS: [Control; 3] = [Control::RowDeleted, Control::RowDoubled, Contro
 pub fn rows() -> Vec<Row> {
     vec![
         Row::new(Store::Cassandra, "nothing", nothing).controls(&CONTROLS),
-        Row::new(Store::Cassandra, "kill -9 and restart", killed),
-        Row::new(Store::Cassandra, "SIGSTOP, so that everything times out", frozen),
+        Row::new(Store::Cassandra, "kill -9 and restart", killed).alone(),
+        Row::new(Store::Cassandra, "SIGSTOP, so that everything times out", frozen).alone(),
         Row::new(Store::Cassandra, "too few replicas for the consistency", too_few),
         Row::new(Store::Cassandra, "the clock of the node off by a minute", clock),
         Row::new(Store::Cassandra, "the broker crashes between every two steps", crashing)
