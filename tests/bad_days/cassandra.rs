@@ -33,6 +33,11 @@ fn node(run: Run) -> Arc<Node> {
     Arc::clone(node.get_or_insert_with(start))
 }
 
+/// Starts the node ahead of its use.
+pub fn prepare(run: Run) {
+    drop(node(run));
+}
+
 /// Ends the node, if there is one.
 pub fn end() {
     drop(NODE.lock().unwrap_or_else(PoisonError::into_inner).take());

@@ -48,7 +48,7 @@ pub async fn crashes(setup: Setup, own: &[&str], history: &dyn History, run: Run
     };
     let dies = setup.clone().binary(binary);
     // Round by round, so that each point meets what every other one leaves.
-    for _ in 0..run.times(12, 1) {
+    for _ in 0..run.times(10, 1) {
         for point in &points {
             // Another batch each time: the first one is what the crash before left behind.
             let pass = if point.starts_with("trim") { 1 } else { random.random_range(1..=3) };
@@ -59,13 +59,15 @@ pub async fn crashes(setup: Setup, own: &[&str], history: &dyn History, run: Run
             }
         }
     }
-    report.notes.push(format!("at {}", points.join(", ")));
+    report.notes.push(format!("at {}, {} times each", points.join(", "), report.injected / points.len() as u64));
     let broker = setup.start().await;
     stop.store(true, Ordering::SeqCst);
     publishers.join_all().await;
     broker.all_projected().await;
     let rows = history.rows().await;
     report.judge_comparison(compare(&ledger.all(), &rows, |_| false));
+    let unanswered = report.comparison.unanswered;
+    report.notes.push(format!("{unanswered} rows of publishes whose answer died with a broker"));
     broker.stop().await;
     report
 }

@@ -15,8 +15,8 @@ const BODY_BYTES: usize = 256;
 /// Bytes of a body that a constraint can tell from the others.
 pub const POISON_BYTES: usize = 300;
 /// A message that comes later than this after it was sent is late. A thousand times what a delivery takes, so that a busy
-/// machine is no finding, and a tenth of what the shortest outage takes.
-const LATE: Duration = Duration::from_secs(1);
+/// machine is no finding, and less than what a broker that waited for its database would take.
+const LATE: Duration = Duration::from_millis(1_500);
 
 /// Names one message for ever; it stands in front of its body.
 pub type Token = u64;
