@@ -63,9 +63,7 @@ impl Site {
     /// A broker on the keyspace.
     pub fn setup(&self) -> Setup {
         let setup = Setup::new().store("cassandra").arg("--cassandra-nodes").arg(self.node.address());
-        let setup = setup.set("store.cassandra.keyspace", self.keyspace()).expect_log(STALLED);
-        // In short runs a node that stands still is noticed sooner.
-        if self.run.thorough { setup } else { setup.set("store.cassandra.request_timeout", "1s") }
+        setup.set("store.cassandra.keyspace", self.keyspace()).expect_log(STALLED)
     }
 
     /// The keyspace.
@@ -75,8 +73,13 @@ impl Site {
 
     /// The load on a broker on the keyspace, after a while of calm.
     pub async fn day(&self) -> Day {
+        self.day_of(self.setup()).await
+    }
+
+    /// The same on a broker with other settings.
+    pub async fn day_of(&self, setup: Setup) -> Day {
         // The driver tries to connect every ten seconds.
-        Day::begin(self.setup(), self.run).await.patient_for(10.0)
+        Day::begin(setup, self.run).await.patient_for(10.0)
     }
 
     /// Does what `text` says.

@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::history::{History, compare};
 use crate::ledger::{Kind, Ledger, SUBJECTS, body};
+use crate::postgres::STALLED;
 use crate::support::logs::{Logs, unannounced};
 use crate::support::{Client, Setup, programs};
 use crate::table::{Column, Control, Report, Run};
@@ -22,8 +23,8 @@ const PUBLISHERS: usize = 8;
 const PAUSE: Duration = Duration::from_millis(4);
 /// A broker comes to any of the points sooner: the log is trimmed once a second and after a few megabytes.
 const MET_WITHIN: Duration = Duration::from_secs(30);
-/// What the brokers of this rig say.
-const ANNOUNCED: [&str; 1] = ["DIES ON PURPOSE"];
+/// What the brokers of this rig say; a database that was left in the middle of something may need a moment.
+const ANNOUNCED: [&str; 2] = ["DIES ON PURPOSE", STALLED];
 
 /// The points that every store has.
 const COMMON: [&str; 7] = ["read", "write", "commit", "committed", "saved", "trimming", "trimmed"];

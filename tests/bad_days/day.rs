@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use crate::history::{History, compare};
 use crate::ledger::{Kind, Ledger, Sent};
 use crate::load::{Load, Window};
-use crate::support::{Broker, Setup, Stopped};
+use crate::support::{Broker, Setup, Stopped, eventually};
 use crate::table::{Answers, Column, Control, Drain, Report, Run};
 
 /// A publish during a bad day may take this many times as long as on a calm one.
@@ -84,6 +84,8 @@ impl Day {
         let setup = setup.set("log.segment_bytes", "1MiB").set("limits.body_bytes", "256KiB");
         let broker = setup.set("limits.hot_tail_bytes", "1MiB").start().await;
         let load = Load::start(&broker, run.pace().rate).await;
+        // A broker serves before it has reached its database.
+        eventually("projection", || async { (broker.position("projected").await > 0.0).then_some(()) }).await;
         // Connections and caches.
         sleep(run.seconds(2.0, 0.2)).await;
         let (calm, expected_words) = (Vec::new(), Vec::new());

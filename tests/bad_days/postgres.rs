@@ -34,9 +34,7 @@ impl Site {
     /// A broker on this URL.
     pub fn setup_at(&self, url: &str) -> Setup {
         let setup = Setup::new().store("postgres").arg("--postgres-url").arg(url).expect_log(STALLED);
-        let setup = setup.set("store.postgres.connect_timeout", "1s");
-        // In short runs a server that stands still is noticed sooner.
-        if self.run.thorough { setup } else { setup.set("store.postgres.write_timeout", "1s") }
+        setup.set("store.postgres.connect_timeout", "1s")
     }
 
     /// A broker on the database.

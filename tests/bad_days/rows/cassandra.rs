@@ -46,7 +46,10 @@ async fn killed(run: Run) -> Report {
 
 async fn frozen(run: Run) -> Report {
     let site = Site::start(run);
-    let mut day = site.day().await;
+    let setup = site.setup();
+    // In short runs it is noticed sooner.
+    let setup = if run.thorough { setup } else { setup.set("store.cassandra.request_timeout", "1s") };
+    let mut day = site.day_of(setup).await;
     site.node.freeze();
     day.wait(run.seconds(60.0, 2.5)).await;
     let stalled = day.stalls().await;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::day::Day;
 use crate::postgres::Site;
 use crate::table::{Control, Report, Row, Run, Store};
 
@@ -33,7 +34,10 @@ async fn killed(run: Run) -> Report {
 
 async fn frozen(run: Run) -> Report {
     let site = Site::start(run).await;
-    let mut day = site.day().await;
+    let setup = site.setup();
+    // In short runs it is noticed sooner.
+    let setup = if run.thorough { setup } else { setup.set("store.postgres.write_timeout", "1s") };
+    let mut day = Day::begin(setup, run).await;
     site.server.freeze();
     day.wait(run.seconds(60.0, 1.5)).await;
     site.server.thaw();
