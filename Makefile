@@ -10,6 +10,7 @@ SEEDS ?= 10000
 SECONDS ?= 60
 FROM ?= 0
 FAULTS ?=
+ROWS ?=
 
 RECORDS ?= 1000000
 
@@ -77,6 +78,11 @@ damage: ## Torn tails and flipped bits by the ten thousand: how many were inject
 faults: ## The table of faults: each injected into the real broker under load, with what it did, what was lost, and a control that must fail.
 	@tests/services/install strace faults
 	@tests/services/faults.sh --all $(FAULTS)
+
+.PHONY: bad-days
+bad-days: ## The table of bad days: a real Postgres, a real Cassandra and the broker fail under load in every way (ROWS="kill -9", ARGS=--write, ARGS=--quick).
+	@tests/services/install postgres cassandra
+	@tests/services/bad-days.sh $(or $(filter --quick,$(ARGS)),--all) $(filter-out --quick,$(ARGS)) $(if $(ROWS),"$(ROWS)")
 
 .PHONY: replay-check
 replay-check: ## A log of RECORDS (1,000,000) replayed into a second broker, killed three times on the way: nothing is lost.

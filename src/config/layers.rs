@@ -18,6 +18,8 @@ const NOT_SETTINGS: &[&str] = &[
     // Of a build that misbehaves on purpose; any other refuses to start with it.
     #[cfg(feature = "fault-controls")]
     "WALCAST_FAULT_CONTROL",
+    #[cfg(feature = "fault-controls")]
+    "WALCAST_CRASH_POINT",
 ];
 
 /// How alike two names must be for one to be suggested for the other, 0 to 1.

@@ -37,6 +37,8 @@
 //! device must write sectors whole.
 
 mod batch;
+#[cfg(feature = "fault-controls")]
+pub mod crash_points;
 mod disk;
 mod error;
 #[cfg(feature = "fault-controls")]

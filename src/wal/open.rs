@@ -98,6 +98,8 @@ pub fn open_beside(
     options.validate()?;
     #[cfg(feature = "fault-controls")]
     let fs = super::fault_controls::around(fs)?;
+    #[cfg(feature = "fault-controls")]
+    super::crash_points::announce()?;
     let dir = options.dir.clone();
     fs.create_dir_all(&dir).map_err(OpenError::io("make the log directory", &dir))?;
     let lock_path = dir.join("LOCK");

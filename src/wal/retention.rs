@@ -67,12 +67,16 @@ fn trim_oldest(shared: &Shared, due: impl Fn(&Shared, &State) -> bool) -> Result
         // finds it.
         (gone, recycle_as) = (Ok(()), None);
     }
+    #[cfg(feature = "fault-controls")]
+    super::crash_points::pass(super::crash_points::CrashPoint::Trimming);
     // Each one before the next, so that a crash never leaves a hole; and before its blocks are written again.
     let outcome = gone.and_then(|()| shared.fs.sync_dir(dir));
     let mut state = shared.state.lock();
     state.in_transit -= 1;
     match outcome {
         Ok(()) => {
+            #[cfg(feature = "fault-controls")]
+            super::crash_points::pass(super::crash_points::CrashPoint::Trimmed);
             tracing::debug!(file = %segment.path.display(), trimmed = segment.last.get(), "segment trimmed");
             if let Some(path) = recycle_as {
                 state.spares.push(Spare { path, reused: true });

@@ -64,12 +64,12 @@ async fn conforms_with_a_clock_two_days_behind() {
 async fn a_clock_that_jumps_by_less_than_an_hour_takes_no_message_away() {
     let turn = one_at_a_time();
     let _turn = turn.lock().await;
-    let mut node = Setup::synced().clock_ahead(0).start();
+    let node = Setup::synced().clock_ahead(0).start();
     let place = Place::on(&node);
     let published = now();
     place.open().await.apply(&batch(0, vec![kept_for(1, 60), kept_for(2, 86_400)])).await.expect("applied");
     for (seconds, is_left) in [(3_300, true), (7_200, false)] {
-        node.restart_ahead(seconds);
+        node.restart_with_clock(Some(seconds));
         let off = ahead(&node).await;
         assert!((off - seconds).abs() <= 10, "its clock is off by {off} s");
         let store = place.open().await;

@@ -32,6 +32,8 @@ use self::pace::Pace;
 use self::session::Database;
 use super::{ApplyError, Opening, Row, Store, StoreBatch, StoreError, StoredMessage};
 use crate::event::{MessageId, Projected, Subject, UnixMicros};
+#[cfg(feature = "fault-controls")]
+use crate::wal::crash_points::{self, CrashPoint};
 
 pub use config::{Config, ConfigError, Consistency};
 pub use schema::schema_statements;
@@ -216,11 +218,21 @@ impl Store for CassandraStore {
             writer.position = None;
             self.expect(database, &mut writer, previous).await?;
         }
-        database.write_messages(&batch.rows, &self.config, &self.pace).await?;
+        let written = database.write_messages(&batch.rows, &self.config, &self.pace);
+        #[cfg(feature = "fault-controls")]
+        let written = crash_points::during(CrashPoint::Write, written);
+        written.await?;
+        #[cfg(feature = "fault-controls")]
+        crash_points::pass(CrashPoint::Rows);
         database.write_marks(&batch.high_water_marks, projected, &self.pace).await?;
+        #[cfg(feature = "fault-controls")]
+        crash_points::pass(CrashPoint::Marks);
         // From here on until the answer, and for ever if this future is dropped, the move may happen or not.
         writer.position = None;
-        match database.advance(self.owner, &writer.claims, previous, projected).await? {
+        let moved = database.advance(self.owner, &writer.claims, previous, projected);
+        #[cfg(feature = "fault-controls")]
+        let moved = crash_points::during(CrashPoint::Commit, moved);
+        match moved.await? {
             Moved::Done => {
                 writer.position = Some(projected);
                 Ok(())

@@ -37,6 +37,11 @@ use super::{Applier, ApplierError, ApplyError, DeadLetters, Patience, Pauses, St
 use crate::event::{Durable, Projected, UnixMicros, clock};
 use crate::telemetry::metrics::ProjectorMetrics;
 use crate::wal::Log;
+#[cfg(feature = "fault-controls")]
+use crate::{
+    projector::StoreBatch,
+    wal::crash_points::{self, CrashPoint},
+};
 
 pub use error::ProjectorError;
 
@@ -270,7 +275,12 @@ impl Projector {
         let batch = Arc::new(read.batch);
         let started = Instant::now();
         let patience = Waiting { projector: self, oldest: read.oldest };
-        Applier { store: &*self.store, letters: &self.letters, patience: &patience }.apply(Arc::clone(&batch)).await?;
+        let applier = Applier { store: &*self.store, letters: &self.letters, patience: &patience };
+        #[cfg(feature = "fault-controls")]
+        before_apply(&applier, &batch).await?;
+        applier.apply(Arc::clone(&batch)).await?;
+        #[cfg(feature = "fault-controls")]
+        crash_points::pass(CrashPoint::Committed);
         self.metrics.batch_duration.observe(started.elapsed().as_secs_f64());
         self.metrics.batch_rows.observe(batch.rows.len() as f64);
         self.report(batch.projected);
@@ -280,6 +290,8 @@ impl Projector {
             self.lag_seconds(read.oldest);
         }
         self.sink.projected(batch.projected);
+        #[cfg(feature = "fault-controls")]
+        crash_points::pass(CrashPoint::Saved);
         Ok(batch.projected)
     }
 
@@ -345,6 +357,17 @@ impl Projector {
     fn lag_seconds(&self, oldest: UnixMicros) {
         self.metrics.lag_seconds.set(oldest.elapsed_at(clock::now()).as_secs_f64());
     }
+}
+
+/// The point before a batch, and the control that moves the position before the rows.
+#[cfg(feature = "fault-controls")]
+async fn before_apply(applier: &Applier<'_>, batch: &Arc<StoreBatch>) -> Result<(), ProjectorError> {
+    crash_points::pass(CrashPoint::Read);
+    if crash_points::forgets() {
+        applier.apply(Arc::new(StoreBatch { rows: Vec::new(), ..(**batch).clone() })).await?;
+        crash_points::die();
+    }
+    Ok(())
 }
 
 /// Waits while a batch is tried, and shows it.

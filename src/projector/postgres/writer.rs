@@ -13,6 +13,8 @@ use super::values::Timestamp;
 use super::{KIND, errors, migrate};
 use crate::event::{Projected, UnixMicros, clock};
 use crate::projector::{ApplyError, Opening, Row, StoreBatch, StoreError};
+#[cfg(feature = "fault-controls")]
+use crate::wal::crash_points::{self, CrashPoint};
 
 /// How long after a failed attempt dropping what expired does not try to connect by itself: the batches do.
 const EXPIRE_PATIENCE: Duration = Duration::from_secs(5);
@@ -155,7 +157,12 @@ impl Writer {
         let not_moved = loop {
             partitions.make(client, &columns.ends).await?;
             attempts_left -= 1;
-            match client.query_typed_one(statement, &values).await {
+            let applied = client.query_typed_one(statement, &values);
+            #[cfg(feature = "fault-controls")]
+            crash_points::pass(CrashPoint::Write);
+            #[cfg(feature = "fault-controls")]
+            let applied = crash_points::during(CrashPoint::Commit, applied);
+            match applied.await {
                 Ok(row) => {
                     let moved: i64 = row.try_get(0).map_err(|error| errors::store(&error))?;
                     if moved == 1 {

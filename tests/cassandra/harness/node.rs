@@ -98,6 +98,7 @@ pub struct Node {
     port: u16,
     storage_port: u16,
     child: Mutex<Option<Child>>,
+    clock_ahead_seconds: Mutex<Option<i64>>,
 }
 
 /// The node that all tests of this process share.
@@ -115,14 +116,12 @@ impl Node {
         let prefix = format!("cassandra-{}-", std::process::id());
         let folder =
             tempfile::Builder::new().prefix(&prefix).tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
-        let node =
-            Self { setup, folder, port: programs::port(), storage_port: programs::port(), child: Mutex::new(None) };
+        let (port, storage_port) = (programs::port(), programs::port());
+        let clock_ahead_seconds = Mutex::new(setup.clock_ahead_seconds);
+        let node = Self { setup, folder, port, storage_port, child: Mutex::new(None), clock_ahead_seconds };
         fs::create_dir_all(node.folder.path().join("conf")).expect("a folder");
         fs::write(node.folder.path().join("conf/cassandra.yaml"), node.yaml()).expect("written");
         fs::write(node.folder.path().join("conf/logback.xml"), node.logback()).expect("written");
-        if node.setup.clock_ahead_seconds.is_some() {
-            node.compile_clock();
-        }
         node.launch();
         node.wait_until_ready();
         node
@@ -148,10 +147,9 @@ impl Node {
         self.wait_until_ready();
     }
 
-    /// Starts it again on its data, with a clock that is ahead by other seconds than before. It must have had one that can be.
-    pub fn restart_ahead(&mut self, seconds: i64) {
-        assert!(self.setup.clock_ahead_seconds.is_some(), "it has the clock of the machine");
-        self.setup.clock_ahead_seconds = Some(seconds);
+    /// The same with a clock that is wrong by so many seconds; None for the right one.
+    pub fn restart_with_clock(&self, ahead_seconds: Option<i64>) {
+        *self.clock_ahead_seconds.lock().unwrap_or_else(PoisonError::into_inner) = ahead_seconds;
         self.restart();
     }
 
@@ -209,7 +207,8 @@ impl Node {
         ] {
             command.arg(format!("-D{name}={value}"));
         }
-        if let Some(seconds) = self.setup.clock_ahead_seconds {
+        if let Some(seconds) = *self.clock_ahead_seconds.lock().unwrap_or_else(PoisonError::into_inner) {
+            self.compile_clock();
             command.arg("-Dcassandra.clock=SkewedClock");
             command.arg(format!("-Dwalcast.clock_ahead_millis={}", seconds * 1_000));
         }
