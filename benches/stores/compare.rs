@@ -1,0 +1,73 @@
+//! The rounds of the comparison.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use crate::figures::Results;
+use crate::servers::{Servers, blocking};
+use crate::{CompareArguments, Failure, projection};
+
+/// How much of everything.
+#[derive(Debug, Clone)]
+pub struct Sizes {
+    /// Rows that are written first in each round and not measured.
+    pub warm_up_rows: u64,
+    /// Rows with small bodies: a second or more of the quickest store.
+    pub small_rows: u64,
+    /// Rows with large bodies.
+    pub large_rows: u64,
+    /// Messages of the subject that is read from its beginning.
+    pub catch_up: u64,
+    /// Fetches with cold caches, and as many with warm ones: the 99th percentile is the mean of the worst ten or so.
+    pub cold_fetches: usize,
+    /// How often the same fetches are made again before they count as warm: a Java machine compiles meanwhile.
+    pub warm_ups: usize,
+}
+
+impl Sizes {
+    const FULL: Self = Self {
+        warm_up_rows: 60_000,
+        small_rows: 300_000,
+        large_rows: 40_000,
+        catch_up: 100_000,
+        cold_fetches: 1_000,
+        warm_ups: 5,
+    };
+    const QUICK: Self = Self {
+        warm_up_rows: 10_000,
+        small_rows: 30_000,
+        large_rows: 4_000,
+        catch_up: 10_000,
+        cold_fetches: 200,
+        warm_ups: 1,
+    };
+}
+
+/// Where the figures are kept for another report.
+fn results_file(quick: bool) -> PathBuf {
+    let name = if quick { "stores-quick.json" } else { "stores.json" };
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
+}
+
+/// All rounds of all stores, and the report.
+///
+/// # Errors
+/// Whatever went wrong.
+pub async fn run(arguments: &CompareArguments) -> Result<(), Failure> {
+    let sizes = if arguments.quick { Sizes::QUICK } else { Sizes::FULL };
+    let rounds = arguments.rounds.unwrap_or(if arguments.quick { 1 } else { 3 });
+    let begun = Instant::now();
+    let servers = blocking(|| Servers::start(&arguments.stores));
+    let mut results = Results { quick: arguments.quick, settings: servers.settings().await?, ..Results::default() };
+    for round in 1..=rounds {
+        for kind in arguments.stores.iter().copied() {
+            let say = |what: &str| println!("{:5.0} s  round {round}, {kind}: {what}", begun.elapsed().as_secs_f64());
+            say("projection, catch-up, Fetch");
+            projection::round(kind, &servers, &sizes, &mut results).await?;
+            results.save(&results_file(arguments.quick))?;
+        }
+    }
+    println!("{results:#?}");
+    println!("{:5.0} s  done", begun.elapsed().as_secs_f64());
+    Ok(())
+}
