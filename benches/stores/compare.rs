@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::figures::Results;
 use crate::servers::{Servers, blocking};
-use crate::{CompareArguments, Failure, projection};
+use crate::{CompareArguments, Failure, expiry, lag, projection};
 
 /// How much of everything.
 #[derive(Debug, Clone)]
@@ -22,6 +22,16 @@ pub struct Sizes {
     pub cold_fetches: usize,
     /// How often the same fetches are made again before they count as warm: a Java machine compiles meanwhile.
     pub warm_ups: usize,
+    /// How long publishing as fast as possible is measured.
+    pub capacity_seconds: u64,
+    /// How long half load is measured.
+    pub lag_seconds: u64,
+    /// How long publishes are measured of which the database is there for the first second only.
+    pub kill_seconds: u64,
+    /// Rows that expire at once.
+    pub expiring_rows: u64,
+    /// How long those of Cassandra live: a short time, because they cannot be told that it is later.
+    pub ttl_seconds: u64,
 }
 
 impl Sizes {
@@ -32,6 +42,11 @@ impl Sizes {
         catch_up: 100_000,
         cold_fetches: 1_000,
         warm_ups: 5,
+        capacity_seconds: 3,
+        lag_seconds: 10,
+        kill_seconds: 8,
+        expiring_rows: 1_000_000,
+        ttl_seconds: 60,
     };
     const QUICK: Self = Self {
         warm_up_rows: 10_000,
@@ -40,6 +55,11 @@ impl Sizes {
         catch_up: 10_000,
         cold_fetches: 200,
         warm_ups: 1,
+        capacity_seconds: 1,
+        lag_seconds: 3,
+        kill_seconds: 3,
+        expiring_rows: 50_000,
+        ttl_seconds: 10,
     };
 }
 
@@ -58,12 +78,23 @@ pub async fn run(arguments: &CompareArguments) -> Result<(), Failure> {
     let rounds = arguments.rounds.unwrap_or(if arguments.quick { 1 } else { 3 });
     let begun = Instant::now();
     let servers = blocking(|| Servers::start(&arguments.stores));
-    let mut results = Results { quick: arguments.quick, settings: servers.settings().await?, ..Results::default() };
+    let mut results = Results {
+        quick: arguments.quick,
+        settings: servers.settings().await?,
+        expiring_rows: sizes.expiring_rows,
+        ..Results::default()
+    };
     for round in 1..=rounds {
         for kind in arguments.stores.iter().copied() {
             let say = |what: &str| println!("{:5.0} s  round {round}, {kind}: {what}", begun.elapsed().as_secs_f64());
             say("projection, catch-up, Fetch");
             projection::round(kind, &servers, &sizes, &mut results).await?;
+            say("half load, kill");
+            lag::with_broker(kind, &servers, &sizes, &mut results, round == 1).await?;
+            if round == 1 {
+                say("expiry");
+                expiry::once(kind, &servers, &sizes, &mut results).await?;
+            }
             results.save(&results_file(arguments.quick))?;
         }
     }

@@ -64,6 +64,27 @@ pub enum Figure {
     FetchWarmP99Micros,
     FetchWarmDiskBytes,
     FetchExpiredP50Micros,
+    PublishRate,
+    HalfLoadRate,
+    LagP50Millis,
+    LagP99Millis,
+    BrokerCpuSecondsPerMillion,
+    DatabaseCpuSecondsPerMillion,
+    CalmPublishP50Micros,
+    CalmPublishP99Micros,
+    KilledPublishP50Micros,
+    KilledPublishP99Micros,
+    KilledPublishPercent,
+    KilledBacklogMessages,
+    DrainSeconds,
+    DrainRatio,
+    Setbacks,
+    ExpirySeconds,
+    ExpiryCpuSeconds,
+    ExpiryMiBBefore,
+    ExpiryMiBAfter,
+    ExpiryFetchP99BeforeMicros,
+    ExpiryFetchP99DuringMicros,
 }
 
 /// All that was measured.
@@ -75,12 +96,23 @@ pub struct Results {
     pub settings: Vec<(String, String)>,
     /// The values, in the order of the rounds.
     pub figures: BTreeMap<Figure, BTreeMap<Kind, Vec<f64>>>,
+    /// Messages that wait for a database that was killed: seconds since the load began, and how many, in the first round.
+    #[serde(default)]
+    pub backlogs: BTreeMap<Kind, Vec<(f64, f64)>>,
+    /// How many rows expired at once.
+    #[serde(default)]
+    pub expiring_rows: u64,
 }
 
 impl Results {
     /// Adds the value of a round.
     pub fn add(&mut self, kind: Kind, figure: Figure, value: f64) {
         self.figures.entry(figure).or_default().entry(kind).or_default().push(value);
+    }
+
+    /// The value of the last round.
+    pub fn last(&self, kind: Kind, figure: Figure) -> Option<f64> {
+        self.figures.get(&figure)?.get(&kind)?.last().copied()
     }
 
     /// The values of a figure; None where it was not measured.

@@ -8,7 +8,9 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command that prints what it does")]
 #![expect(clippy::disallowed_methods, reason = "a bench has no supervisor")]
 
+mod broker;
 mod compare;
+mod expiry;
 mod figures;
 #[allow(dead_code, unused_imports, reason = "shared with the tests, which use all of it")]
 #[path = "../../tests/cassandra/harness/mod.rs"]
@@ -16,6 +18,8 @@ mod harness;
 #[allow(dead_code, clippy::panic, reason = "shared with the tests")]
 #[path = "../../tests/postgres/keeper.rs"]
 mod keeper;
+mod kill;
+mod lag;
 mod places;
 mod processes;
 mod projection;

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+#[allow(dead_code, clippy::panic, reason = "shared with the tests")]
+#[path = "../../tests/it/support/http.rs"]
+pub mod http;
 #[path = "../../tests/it/support/programs.rs"]
 pub mod programs;
 
