@@ -21,16 +21,19 @@ mod keeper;
 mod kill;
 mod lag;
 mod places;
+mod plots;
 mod processes;
 mod projection;
+mod report;
 mod rows;
 #[allow(dead_code, clippy::panic, reason = "shared with the tests")]
 #[path = "../../tests/postgres/server.rs"]
 mod server;
 mod servers;
+mod soak;
 mod support;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -51,6 +54,16 @@ struct Arguments {
 enum Command {
     /// Run all stores through all workloads.
     Compare(CompareArguments),
+    /// Publish into Postgres while messages expire; fails unless the tables stay as large as they are.
+    Soak {
+        #[command(flatten)]
+        soak: soak::SoakArguments,
+        /// The page whose table and plot are written; none without it.
+        #[arg(long)]
+        report: Option<PathBuf>,
+    },
+    /// Write the report again from the figures of the last comparison.
+    Draw(CompareArguments),
 }
 
 /// What is compared, and where the report goes.
@@ -74,6 +87,8 @@ pub struct CompareArguments {
 async fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Compare(arguments) => compare::run(&arguments).await,
+        Command::Draw(arguments) => compare::report(&arguments),
+        Command::Soak { soak, report } => soaked(&soak, report.as_deref()).await,
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -81,5 +96,13 @@ async fn main() -> ExitCode {
             eprintln!("stores: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+async fn soaked(arguments: &soak::SoakArguments, page: Option<&Path>) -> Result<(), Failure> {
+    let soak = soak::run(arguments).await?;
+    match page {
+        Some(page) if !arguments.control => report::soaked(&soak, page),
+        _ => Ok(()),
     }
 }
