@@ -48,7 +48,7 @@ pub async fn round(
             (look.at.saturating_duration_since(begun).as_secs_f64(), (look.durable - look.projected) as f64)
         };
         // A point in a hundred milliseconds is more than the plot has room for.
-        results.backlogs.insert(kind, looks.iter().step_by(5).map(of).collect());
+        results.backlogs.insert(kind, looks.iter().step_by(5).chain(looks.last()).map(of).collect());
     }
     let all = load.count + load.failures();
     results.add(kind, Figure::KilledPublishP50Micros, load.latency_us.p50);

@@ -140,6 +140,11 @@ fn bars_of(area: &Area<'_>, title: &str, unit: &str, bars: &[Bar]) -> Result<(),
     Ok(())
 }
 
+/// A tick, which is a round number but for the last of its bits.
+fn plain(value: &f64) -> String {
+    format!("{}", (value * 1e6).round() / 1e6)
+}
+
 fn mesh<X>(
     chart: &mut ChartContext<'_, SVGBackend<'_>, Cartesian2d<X, plotters::coord::types::RangedCoordf64>>,
     unit: &str,
@@ -156,6 +161,7 @@ where
         .axis_style(GREY)
         .y_label_style(words())
         .y_labels(6)
+        .y_label_formatter(&plain)
         .y_desc(unit)
         .axis_desc_style(words())
         .draw()
@@ -195,7 +201,7 @@ fn fetch(results: &Results, path: &Path) -> Result<(), Failure> {
             .bold_line_style(GREY.mix(0.3))
             .axis_style(GREY)
             .y_label_style(words())
-            .y_label_formatter(&|value| format!("{value}"))
+            .y_label_formatter(&plain)
             .y_desc("ms")
             .axis_desc_style(words())
             .draw()
@@ -228,6 +234,7 @@ fn backlog(results: &Results, path: &Path) -> Result<(), Failure> {
         path,
         "Messages that wait for a database that is killed after 2 s and started when the load is over",
         "thousand messages",
+        SeriesLabelPosition::UpperLeft,
         &lines,
     )
 }
@@ -243,10 +250,22 @@ pub fn soaked(samples: &[Sample], path: &Path) -> Result<(), Failure> {
         ("tables", colour(Kind::Postgres), points(&|sample| sample.table_bytes)),
         ("indexes", colour(Kind::Embedded), points(&|sample| sample.index_bytes)),
     ];
-    lines_of(path, "Postgres: size of all partitions while messages come and expire", "MiB", &lines)
+    lines_of(
+        path,
+        "Postgres: size of all partitions while messages come and expire",
+        "MiB",
+        SeriesLabelPosition::MiddleRight,
+        &lines,
+    )
 }
 
-fn lines_of(path: &Path, title: &str, unit: &str, lines: &[(&str, RGBColor, Vec<(f64, f64)>)]) -> Result<(), Failure> {
+fn lines_of(
+    path: &Path,
+    title: &str,
+    unit: &str,
+    legend: SeriesLabelPosition,
+    lines: &[(&str, RGBColor, Vec<(f64, f64)>)],
+) -> Result<(), Failure> {
     let all = || lines.iter().flat_map(|(_, _, points)| points);
     let last = all().map(|(x, _)| *x).fold(f64::MIN_POSITIVE, f64::max);
     let highest = all().map(|(_, y)| *y).fold(f64::MIN_POSITIVE, f64::max) * HEADROOM;
@@ -265,6 +284,8 @@ fn lines_of(path: &Path, title: &str, unit: &str, lines: &[(&str, RGBColor, Vec<
             .bold_line_style(GREY.mix(0.3))
             .axis_style(GREY)
             .label_style(words())
+            .x_label_formatter(&plain)
+            .y_label_formatter(&plain)
             .y_desc(unit)
             .x_desc("seconds")
             .axis_desc_style(words())
@@ -280,7 +301,7 @@ fn lines_of(path: &Path, title: &str, unit: &str, lines: &[(&str, RGBColor, Vec<
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
+            .position(legend)
             .label_font(words())
             .border_style(GREY.mix(0.3))
             .draw()
