@@ -76,6 +76,7 @@ pub enum Figure {
     KilledPublishP99Micros,
     KilledPublishPercent,
     KilledBacklogMessages,
+    NoticeSeconds,
     DrainSeconds,
     DrainRatio,
     Setbacks,

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::Failure;
-use crate::broker::{Broker, Pace};
+use crate::broker::{Broker, Look, Pace};
 use crate::compare::Sizes;
 use crate::figures::{Figure, Kind, Results};
 use crate::lag::LIFE;
@@ -41,10 +41,11 @@ pub async fn round(
         return Err(format!("{kind}: only {backlog} messages wait for a database that was killed").into());
     }
     blocking(|| servers.start_again(kind))?;
+    let ready = Instant::now();
     let drained = broker.drained().await?.as_secs_f64();
     let looks = watch.end().await?;
     if keep_backlog {
-        let of = |look: &crate::broker::Look| {
+        let of = |look: &Look| {
             (look.at.saturating_duration_since(begun).as_secs_f64(), (look.durable - look.projected) as f64)
         };
         // A point in a hundred milliseconds is more than the plot has room for.
@@ -57,6 +58,21 @@ pub async fn round(
     results.add(kind, Figure::KilledBacklogMessages, backlog as f64);
     results.add(kind, Figure::DrainSeconds, drained);
     results.add(kind, Figure::Setbacks, broker.metric("walcast_store_setbacks_total").await?);
-    results.add(kind, Figure::DrainRatio, backlog as f64 / drained / load.rate);
+    let (noticed, rate) = draining(&looks, ready, look.projected);
+    results.add(kind, Figure::NoticeSeconds, noticed);
+    results.add(kind, Figure::DrainRatio, rate.unwrap_or(backlog as f64 / drained) / load.rate);
     Ok(())
+}
+
+/// Seconds until the first batch was in the database that takes connections since `ready`, and messages a second from then on;
+/// None if that batch was the last.
+fn draining(looks: &[Look], ready: Instant, projected: u64) -> (f64, Option<f64>) {
+    let mut moved = looks.iter().filter(|look| look.at > ready && look.projected != projected);
+    let Some(first) = moved.next() else { return (0.0, None) };
+    let done = moved.find(|look| look.projected == look.durable);
+    let rate = done.map(|done| {
+        let messages = done.projected.saturating_sub(first.projected) as f64;
+        messages / done.at.saturating_duration_since(first.at).as_secs_f64()
+    });
+    (first.at.saturating_duration_since(ready).as_secs_f64(), rate.filter(|rate| *rate > 0.0))
 }

@@ -32,6 +32,13 @@ fn words() -> TextStyle<'static> {
     (FONT, FONT_SIZE).into_font().color(&GREY)
 }
 
+/// A line: its name, and its points.
+struct Line {
+    name: &'static str,
+    colour: RGBColor,
+    points: Vec<(f64, f64)>,
+}
+
 /// A bar: its parts from below, and how far the rounds were apart.
 struct Bar {
     label: String,
@@ -227,7 +234,7 @@ fn backlog(results: &Results, path: &Path) -> Result<(), Failure> {
         .iter()
         .map(|(kind, points)| {
             let points = points.iter().map(|(seconds, messages)| (*seconds, messages / 1e3)).collect();
-            (kind.title(), colour(*kind), points)
+            Line { name: kind.title(), colour: colour(*kind), points }
         })
         .collect();
     lines_of(
@@ -245,10 +252,13 @@ fn backlog(results: &Results, path: &Path) -> Result<(), Failure> {
 /// The disk's.
 pub fn soaked(samples: &[Sample], path: &Path) -> Result<(), Failure> {
     let mib = |bytes: u64| bytes as f64 / 1024.0 / 1024.0;
-    let points = |of: &dyn Fn(&Sample) -> u64| samples.iter().map(|sample| (sample.seconds, mib(of(sample)))).collect();
+    let line = |name, kind, of: fn(&Sample) -> u64| {
+        let points = samples.iter().map(|sample| (sample.seconds, mib(of(sample)))).collect();
+        Line { name, colour: colour(kind), points }
+    };
     let lines = [
-        ("tables", colour(Kind::Postgres), points(&|sample| sample.table_bytes)),
-        ("indexes", colour(Kind::Embedded), points(&|sample| sample.index_bytes)),
+        line("tables", Kind::Postgres, |sample| sample.table_bytes),
+        line("indexes", Kind::Embedded, |sample| sample.index_bytes),
     ];
     lines_of(
         path,
@@ -259,14 +269,8 @@ pub fn soaked(samples: &[Sample], path: &Path) -> Result<(), Failure> {
     )
 }
 
-fn lines_of(
-    path: &Path,
-    title: &str,
-    unit: &str,
-    legend: SeriesLabelPosition,
-    lines: &[(&str, RGBColor, Vec<(f64, f64)>)],
-) -> Result<(), Failure> {
-    let all = || lines.iter().flat_map(|(_, _, points)| points);
+fn lines_of(path: &Path, title: &str, unit: &str, legend: SeriesLabelPosition, lines: &[Line]) -> Result<(), Failure> {
+    let all = || lines.iter().flat_map(|line| &line.points);
     let last = all().map(|(x, _)| *x).fold(f64::MIN_POSITIVE, f64::max);
     let highest = all().map(|(_, y)| *y).fold(f64::MIN_POSITIVE, f64::max) * HEADROOM;
     draw(path, |area| {
@@ -291,7 +295,7 @@ fn lines_of(
             .axis_desc_style(words())
             .draw()
             .map_err(failure)?;
-        for (name, colour, points) in lines {
+        for Line { name, colour, points } in lines {
             let colour = *colour;
             chart
                 .draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2)))

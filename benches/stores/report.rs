@@ -46,7 +46,8 @@ const KILLED: &[Line] = &[
     ("the same while it is down, ms", Figure::KilledPublishP99Micros, 1e-3),
     ("messages that wait when it comes back", Figure::KilledBacklogMessages, 1.0),
     ("seconds from its first connection until all is projected", Figure::DrainSeconds, 1.0),
-    ("the same as a rate, of the rate of publishing", Figure::DrainRatio, 1.0),
+    ("of them until the first batch is", Figure::NoticeSeconds, 1.0),
+    ("messages/s from then on, of the rate of publishing", Figure::DrainRatio, 1.0),
     ("times that it had lost confirmed writes", Figure::Setbacks, 1.0),
 ];
 
@@ -181,5 +182,9 @@ fn number(value: f64) -> String {
         }
         text.push(digit);
     }
-    rest.map_or(text.clone(), |rest| format!("{text}.{rest}"))
+    if let Some(rest) = rest {
+        text.push('.');
+        text.push_str(rest);
+    }
+    text
 }
