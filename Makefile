@@ -7,7 +7,7 @@ SUITES ?=
 CYCLES ?=
 MESSAGES ?= 100000
 SEEDS ?= 10000
-SECONDS ?= 60
+SECONDS ?=
 FROM ?= 0
 FAULTS ?=
 ROWS ?=
@@ -68,7 +68,7 @@ sim: ## Seeded runs of log, committer and recovery on a disk that crashes, fails
 
 .PHONY: fuzz
 fuzz: ## Coverage-guided fuzzing of segments, records and index files, SECONDS (60) each; KEEP=keep keeps what was found.
-	@tests/services/fuzz.sh $(SECONDS) $(KEEP)
+	@tests/services/fuzz.sh $(or $(SECONDS),60) $(KEEP)
 
 .PHONY: damage
 damage: ## Torn tails and flipped bits by the ten thousand: how many were injected, how many detected.
@@ -109,6 +109,21 @@ bench-cassandra: ## The Cassandra store beside a bare loop of concurrent prepare
 bench-postgres: ## The Postgres store beside a bare loop of UNNEST inserts, and Fetch with few and many partitions.
 	@tests/services/install postgres
 	cargo bench --bench postgres -- --check
+
+.PHONY: bench-stores
+bench-stores: ## Embedded, Postgres and Cassandra through the same workloads; writes docs/stores.md and its plots, 25 minutes (ARGS=--quick: 3, writes a copy below target/).
+	@tests/services/install postgres cassandra
+	cargo bench --bench stores -- compare $(ARGS)
+
+.PHONY: bench-expiry
+bench-expiry: ## 5,000 messages a second that live 60 s into Postgres, SECONDS (600): fails unless its tables stay as large as they are; writes docs/stores.md.
+	@tests/services/install postgres
+	cargo bench --bench stores -- soak --seconds $(or $(SECONDS),600) $(if $(SECONDS),,--report docs/stores.md) $(ARGS)
+
+.PHONY: bench-expiry-control
+bench-expiry-control: ## The same while nothing can be dropped, SECONDS (300): fails if the tables are called flat.
+	@tests/services/install postgres
+	cargo bench --bench stores -- soak --control --seconds $(or $(SECONDS),300) $(ARGS)
 
 .PHONY: main-job
 main-job: ## 100,000 messages, 1,000 subjects, 100 subscribers, kill -9 in the middle; everything is checked.

@@ -77,6 +77,12 @@ impl Server {
         &self.folder
     }
 
+    /// The process that all others of the server descend from.
+    pub fn pid(&self) -> u32 {
+        let process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        process.as_ref().expect("it runs").id()
+    }
+
     /// Its port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port

@@ -71,6 +71,11 @@ impl Setup {
         Self { java: Some("-Xms1g -Xmx1g -XX:MaxDirectMemorySize=512m"), ..Self::default() }
     }
 
+    /// As [`Setup::compiled`], and with tables that are still there after a restart.
+    pub fn lasting() -> Self {
+        Self { keeps_tables: true, ..Self::compiled() }
+    }
+
     /// Adds lines to cassandra.yaml; a key of the defaults is replaced.
     #[must_use]
     pub fn yaml(mut self, lines: &str) -> Self {
@@ -130,6 +135,24 @@ impl Node {
     /// `127.0.0.1:PORT` of the CQL protocol.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child().as_ref().expect("it runs").id()
+    }
+
+    /// Where its files are.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Stops it in order: what is in memory is in its tables afterwards.
+    pub fn stop(&self) {
+        self.signal(Signal::TERM);
+        if let Some(mut child) = self.child().take() {
+            child.wait().expect("it was started");
+        }
     }
 
     /// Kills it: `kill -9`.
