@@ -74,8 +74,9 @@ async fn forward(mut client: TcpStream, mut server: TcpStream, state: Arc<State>
             }
             read = server.read(&mut answered) => {
                 let length = read.unwrap_or(0);
-                // Postgres sends its answer once the statement is committed.
-                if length > 0 && state.lose_answer.swap(false, Ordering::SeqCst) {
+                // Postgres sends this tag once it has committed; what it says before is passed on.
+                let commits = answered[..length].windows(7).any(|tag| tag == b"COMMIT\0");
+                if commits && state.lose_answer.swap(false, Ordering::SeqCst) {
                     state.lost.fetch_add(1, Ordering::SeqCst);
                     return;
                 }

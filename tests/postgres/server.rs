@@ -78,6 +78,7 @@ impl Server {
     }
 
     /// The process that all others of the server descend from.
+    #[allow(dead_code, reason = "the comparison of the stores asks for it, the tests do not")]
     pub fn pid(&self) -> u32 {
         let process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
         process.as_ref().expect("it runs").id()

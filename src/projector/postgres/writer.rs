@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 use tracing::info;
 
-use super::connection::{Connection, Connector};
+use super::connection::{Connection, Connector, Value};
 use super::cursor::{self, Identity};
 use super::partitions::Partitions;
 use super::rows::{self, Columns, Marks, Move};
@@ -157,7 +157,7 @@ impl Writer {
         let not_moved = loop {
             partitions.make(client, &columns.ends).await?;
             attempts_left -= 1;
-            let applied = client.query_typed_one(statement, &values);
+            let applied = in_a_transaction(client, statement, &values);
             #[cfg(feature = "fault-controls")]
             crash_points::pass(CrashPoint::Write);
             #[cfg(feature = "fault-controls")]
@@ -229,6 +229,25 @@ async fn clock_of(client: &Client) -> Result<UnixMicros, StoreError> {
     let now = client.query_typed_one("SELECT clock_timestamp()", &[]).await.map_err(|error| errors::store(&error))?;
     let Timestamp(now) = now.try_get(0).map_err(|error| errors::store(&error))?;
     Ok(now)
+}
+
+/// Runs the statement of a batch with a plan that does not depend on its values, which the planner would copy several times
+/// otherwise: 6 ms for 4 MiB. All three go out together, so this is one round trip; where the statement fails, so does what it
+/// would have committed.
+async fn in_a_transaction(
+    client: &Client,
+    statement: &str,
+    values: &[Value<'_>],
+) -> Result<tokio_postgres::Row, tokio_postgres::Error> {
+    let (begun, applied, committed) = futures_util::join!(
+        client.batch_execute("BEGIN; SET LOCAL plan_cache_mode = force_generic_plan"),
+        client.query_typed_one(statement, values),
+        client.batch_execute("COMMIT"),
+    );
+    begun?;
+    let row = applied?;
+    committed?;
+    Ok(row)
 }
 
 /// [`Writer::contact`] leaves a connection or an error.
