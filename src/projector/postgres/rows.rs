@@ -1,8 +1,9 @@
 //! Rows and marks as arrays of columns, and the statements that take them.
 //!
 //! A batch is one statement, and so one transaction and one round trip whatever its size: it moves the position if that
-//! is where it must be, and writes rows and marks only if it did. It needs no named statement and no transaction block, so
-//! it does the same behind a pooler that gives each transaction another connection.
+//! is where it must be, and writes rows and marks only if it did. It needs no named statement and leaves nothing in the session,
+//! so it does the same behind a pooler that gives each transaction another connection. What the writer sends before and behind it
+//! only spares the planner the values.
 
 use std::collections::BTreeSet;
 
