@@ -13,12 +13,15 @@ use crate::rows::shortages::{announce_shortage, refused_for_now, resumes};
 use crate::support::{Broker, Setup};
 use crate::table::{Report, Row, Run, Variant};
 
+/// The disk never gets room again.
+const STAYS_FULL: Variant = Variant::Own("stays full");
+
 /// The rows.
 pub fn rows() -> Vec<Row> {
     let needs = [Need::Root, Need::FileSystemTools];
     vec![
         Row::new("disk turns read-only", read_only).needs(&needs).control(Variant::NoFault),
-        Row::new("disk is full", full).needs(&needs).control(Variant::NoFault).control(Variant::Own("stays full")),
+        Row::new("disk is full", full).needs(&needs).control(Variant::NoFault).control(STAYS_FULL),
     ]
 }
 
@@ -59,10 +62,10 @@ async fn full(run: Run) -> Report {
     report.injected = u64::from(ballast.is_some());
     refused_for_now(&broker, &load, run, &mut report).await;
     tools_go_on(&broker, &mut report);
-    if run.variant != Variant::Own("stays full")
-        && let Some(ballast) = ballast
-    {
-        std::fs::remove_file(ballast).expect("removed");
+    match ballast {
+        Some(ballast) if run.variant != STAYS_FULL => std::fs::remove_file(ballast).expect("removed"),
+        Some(_) => uses_up_its_room(&load).await,
+        None => {}
     }
     resumes(&load, run, &mut report).await;
     load.stop().await;
@@ -77,6 +80,16 @@ async fn full(run: Run) -> Report {
     judge(&broker, &truth, &mut report).await;
     is_alive(&broker, &truth, &mut report).await;
     report
+}
+
+/// Waits until nothing was acknowledged for a while. What the store had taken before the disk was full makes room in the log
+/// once more, and how much that is depends on how quick the machine is.
+async fn uses_up_its_room(load: &Load) {
+    for _ in 0..30 {
+        if !load.acknowledges_within(1, Duration::from_secs(2)).await {
+            return;
+        }
+    }
 }
 
 /// The tools of the log, beside a running broker.
