@@ -56,9 +56,10 @@ pub fn applier_failure(error: &ApplierError) -> Failure {
 pub fn store_failure(error: &StoreError) -> Failure {
     let exit = match error {
         StoreError::Unavailable { .. } => Exit::Unavailable,
-        StoreError::Refused { .. } => Exit::Usage,
+        // Also another log's: as for `serve`.
+        StoreError::Refused { .. } | StoreError::Inconsistent { .. } => Exit::Usage,
         StoreError::Fenced { .. } => Exit::InUse,
-        StoreError::Inconsistent { .. } | StoreError::Failed { .. } => Exit::Failed,
+        StoreError::Failed { .. } => Exit::Failed,
     };
     Failure::new(exit, error.to_string())
 }

@@ -1,6 +1,8 @@
 //! The connection is cut between a commit and its answer, and before the statement arrives.
 
-use walcast::projector::Store;
+use std::time::{Duration, Instant};
+
+use walcast::projector::{Opening, PostgresStore, Store};
 
 use crate::proxy::Proxy;
 use crate::samples::{self, LOG, apply_like_the_pipeline, at, run};
@@ -45,6 +47,29 @@ async fn a_hundred_lost_answers_lose_no_row_and_write_none_twice() {
     assert_eq!(samples::counts(&admin).await, (rows, rows), "0 duplicates, 0 lost");
     assert_eq!(store.projected().await.expect("it answers"), at(u64::try_from(rows).expect("positive")));
     println!("{ROUNDS} cuts: {committed} after the commit, {retried} before; {rows} rows, 0 duplicates, 0 lost");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_never_arrives_holds_up_the_next_start_for_a_bounded_time() {
+    let server = Server::start();
+    let database = server.database().await;
+    let proxy = Proxy::before(server.port()).await;
+    let mut config = server::config(&server::url_at(proxy.port(), &database));
+    config.write_timeout = Duration::from_secs(3);
+    let old = PostgresStore::new(&config, LOG, 1, Opening::Take).expect("the settings read");
+    old.prepare().await.expect("it answers");
+    old.apply(&run(0, 3)).await.expect("applied");
+    proxy.hold_next_commit();
+    let held = tokio::spawn(async move { old.apply(&run(3, 3)).await });
+    crate::support::eventually("the commit to be held", || async { (proxy.lost() == 1).then_some(()) }).await;
+    // Its host is gone without a word, as far as the server can tell.
+    held.abort();
+    let started = Instant::now();
+    let new = server::store(&server.url(&database), LOG, 2);
+    samples::until_not_unavailable(async || new.prepare().await).await.expect("it takes the store");
+    assert!(started.elapsed() < Duration::from_secs(9), "{:?}", started.elapsed());
+    assert_eq!(new.projected().await.expect("it answers"), at(3), "what was not committed is not there");
+    new.apply(&run(3, 3)).await.expect("applied");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,6 +17,7 @@ pub struct Proxy {
 struct State {
     lose_answer: AtomicBool,
     lose_question: AtomicBool,
+    hold_commit: AtomicBool,
     lost: AtomicUsize,
 }
 
@@ -52,6 +53,12 @@ impl Proxy {
         self.state.lose_question.store(true, Ordering::SeqCst);
     }
 
+    /// Of the next commit that a client asks for the server never hears, although the connection stays, as if the way had been
+    /// cut without a word.
+    pub fn hold_next_commit(&self) {
+        self.state.hold_commit.store(true, Ordering::SeqCst);
+    }
+
     /// How often a connection was broken.
     pub fn lost(&self) -> usize {
         self.state.lost.load(Ordering::SeqCst)
@@ -67,6 +74,15 @@ async fn forward(mut client: TcpStream, mut server: TcpStream, state: Arc<State>
                 if length > 0 && state.lose_question.swap(false, Ordering::SeqCst) {
                     state.lost.fetch_add(1, Ordering::SeqCst);
                     return;
+                }
+                // The message is its kind, its length and the text.
+                let commit = asked[..length].windows(7).position(|text| text == b"COMMIT\0").map(|at| at.saturating_sub(5));
+                if let Some(before) = commit
+                    && state.hold_commit.swap(false, Ordering::SeqCst)
+                {
+                    state.lost.fetch_add(1, Ordering::SeqCst);
+                    drop(server.write_all(&asked[..before]).await);
+                    return std::future::pending().await;
                 }
                 if length == 0 || server.write_all(&asked[..length]).await.is_err() {
                     return;

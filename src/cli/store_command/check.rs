@@ -13,7 +13,7 @@ use super::super::{Exit, Failure, client};
 use super::Stopped;
 use crate::config::Settings;
 use crate::event::record::Logged;
-use crate::event::{Message, MessageId, Sequence, Subject, clock};
+use crate::event::{Message, MessageId, Projected, Sequence, Subject, clock};
 use crate::projector::{Opening, Store, StoreError};
 use crate::wal::Frame;
 
@@ -52,10 +52,25 @@ pub(super) fn run(settings: &Settings, json: bool, output: &mut Output) -> Resul
         let (first, last) = (stopped.first(), stopped.projected.sequence().min(stopped.inspection.last()));
         if stopped.projected.sequence() > stopped.inspection.last() {
             let (at, end) = (stopped.projected, stopped.inspection.last());
-            let message = format!("the store is at sequence {at}, and the log ends at {end}");
+            let message = format!(
+                "the store is at sequence {at}, and the log ends at {end}: the log has lost records, or it is a copy, and its \
+                 broker went on; then check a newer copy"
+            );
             return Err(Failure::new(Exit::Damaged, message));
         }
         let total = (last.get() + 1).saturating_sub(first.get());
+        let behind = stopped.inspection.last().get().saturating_sub(stopped.projected.sequence().get());
+        if stopped.projected == Projected::default() && behind > 0 {
+            let kind = stopped.store.kind();
+            let message = format!(
+                "the {kind} store is empty, and the log has {behind} records: is it the right one? \
+                `walcast store rebuild` fills it"
+            );
+            return Err(Failure::new(Exit::Damaged, message));
+        }
+        if behind > 0 {
+            output::note(&format!("{behind} records are not projected yet, and are not compared"));
+        }
         let listing = Listing { output, json, differences: 0 };
         let mut check = Check { stopped: &stopped, lasts: HashMap::new(), compared: 0, listing };
         let mut progress = Progress::new("records", total);

@@ -22,7 +22,10 @@ pub(super) fn run(settings: &Settings, output: &mut Output) -> Result<(), Failur
     client::block_on(async {
         let stopped = Stopped::open(settings, Opening::Take).await?;
         let applier = Applier { store: &*stopped.store, letters: &stopped.letters, patience: &Waiting };
-        let begun = begin(&stopped, applier).await?;
+        let begun = tokio::select! {
+            begun = begin(&stopped, applier) => begun?,
+            () = stop.cancelled() => return Err(interrupted(stopped.projected)),
+        };
         let last = stopped.inspection.last();
         if begun.sequence() > last {
             let message = format!("the store is at sequence {begun}, and the log ends at {last}: it is of another log");

@@ -9,13 +9,35 @@ use super::super::{Exit, Failure};
 use super::Stopped;
 use crate::config::Settings;
 use crate::event::clock;
-use crate::projector::{ApplyError, Opening};
+use crate::projector::{ApplyError, DeadLetter, Opening};
+
+fn all(stopped: &Stopped) -> Result<Vec<DeadLetter>, Failure> {
+    stopped.letters.all().map_err(|error| Failure::new(Exit::Failed, error.to_string()))
+}
+
+/// Refuses a store that cannot have rejected the letters, because it is not as far: an empty one would take them all, and they
+/// would be gone for the one that lacks them.
+fn of_this_store(stopped: &Stopped) -> Result<(), Failure> {
+    let (kind, at) = (stopped.store.kind(), stopped.projected);
+    match all(stopped)?.iter().map(|letter| letter.row.sequence).max() {
+        Some(last) if last > at.sequence() => Err(Failure::new(
+            Exit::Usage,
+            format!(
+                "the {kind} store is at sequence {at}, before the dead letter of sequence {last}: it is not the store that \
+                 rejected it; name that one with --store"
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
 
 /// Writes each letter to the store, and forgets those that it takes.
 pub(super) fn run(settings: &Settings, output: &mut Output) -> Result<(), Failure> {
     client::block_on(async {
+        // Only looked at first: the wrong store must not be made one of this log.
+        of_this_store(&Stopped::open(settings, Opening::Look).await?)?;
         let stopped = Stopped::open(settings, Opening::Take).await?;
-        let letters = stopped.letters.all().map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+        let letters = all(&stopped)?;
         let (mut taken, mut expired, mut refused) = (0, 0, 0);
         for letter in &letters {
             let row = &letter.row;
@@ -34,7 +56,10 @@ pub(super) fn run(settings: &Settings, output: &mut Output) -> Result<(), Failur
             }
             stopped.letters.remove(row).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
         }
-        output.line(format!("{taken} dead letters are in the store now, {expired} had expired, {refused} are left"))?;
+        let kind = stopped.store.kind();
+        output.line(format!(
+            "{taken} dead letters are in the {kind} store now, {expired} had expired, {refused} are left"
+        ))?;
         match refused {
             0 => Ok(()),
             _ => Err(Failure::new(Exit::Failed, "the store still does not take what is left")),

@@ -51,12 +51,25 @@ pub(super) fn run(settings: &Settings, admin: Option<&str>, json: bool, output: 
     let address = admin.map_or_else(|| format!("http://{}", settings.admin_listen), str::to_owned);
     let shown = match running(&address) {
         Ok(shown) => shown,
-        Err(failure) if failure.exit() == Exit::Unavailable && admin.is_none() => without_broker(settings)?,
+        Err(failure) if failure.exit() == Exit::Unavailable && admin.is_none() => {
+            without_broker(settings).map_err(|failure| where_it_answers(failure, &address))?
+        }
         Err(failure) => return Err(failure),
     };
     let dead_letters = letters(settings)?.all().map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
     let shown = Shown { dead_letters: dead_letters.iter().map(Letter::of).collect(), ..shown };
     if json { output.json(&shown) } else { screen(&shown).iter().try_for_each(|line| output.line(line)) }
+}
+
+/// A broker that runs, and is not where it was asked.
+fn where_it_answers(failure: Failure, asked: &str) -> Failure {
+    if failure.exit() != Exit::InUse {
+        return failure;
+    }
+    let message = format!(
+        "a broker has the data directory, and none answers at {asked}: name its admin address with --admin or WALCAST_ADMIN"
+    );
+    Failure::new(Exit::InUse, message)
 }
 
 /// From two looks at a running broker.

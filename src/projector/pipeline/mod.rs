@@ -234,11 +234,11 @@ impl Projector {
             store = self.store.kind(), %found, %expected,
             "the store has lost what it had confirmed; it is projected again from the log"
         );
-        let source = self.source(found)?;
         // First of all the log must keep what is needed again, also a full one that is about to make room: the housekeeper
         // would tell it with its next turn only.
         self.sink.projected(found);
         self.log.hold(found.sequence());
+        let source = self.source(found)?;
         self.report(found);
         tokio::time::sleep(Pauses::new().next_pause()).await;
         Ok(source)

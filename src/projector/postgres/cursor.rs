@@ -10,6 +10,7 @@
 
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
+use tracing::warn;
 
 use super::errors;
 use crate::event::{Projected, Sequence};
@@ -52,6 +53,9 @@ impl Identity {
     /// Takes the row for the connection with this number. The first time of a process it may be another's of the same epoch.
     /// A take that comes late, after that of a later connection, changes nothing.
     pub(super) async fn take(&self, client: &Client, connection: i64, first: bool) -> Result<(), StoreError> {
+        if first {
+            self.warn_of_a_copy(client).await?;
+        }
         let values = [
             (&self.log_id as _, Type::TEXT),
             (&self.epoch as _, Type::INT8),
@@ -67,12 +71,27 @@ impl Identity {
         Err(self.not_ours(&found).unwrap_or_else(|| errors::unavailable("its position changed while it was taken")))
     }
 
-    /// The position, whoever has the row.
-    pub(super) async fn seen(&self, client: &Client) -> Result<Projected, StoreError> {
-        let found = look(client).await?;
+    /// Every start has a number of its own: whoever had the store with this one was started on a copy of the data directory, and
+    /// what it wrote is not in this log.
+    async fn warn_of_a_copy(&self, client: &Client) -> Result<(), StoreError> {
+        let Some(found) = find(client).await? else { return Ok(()) };
+        if found.log_id == self.log_id && found.epoch == self.epoch && found.holder != self.holder {
+            warn!(
+                epoch = found.epoch,
+                projected = found.projected,
+                "another process has had the store with the same start of this log, as a copy of the data directory would; \
+                 `walcast store check` finds what it wrote"
+            );
+        }
+        Ok(())
+    }
+
+    /// The position, whoever has the row; None if nobody has ever taken it.
+    pub(super) async fn seen(&self, client: &Client) -> Result<Option<Projected>, StoreError> {
+        let Some(found) = find(client).await? else { return Ok(None) };
         match self.another_log(&found) {
             Some(error) => Err(error),
-            None => position(found.projected),
+            None => position(found.projected).map(Some),
         }
     }
 
@@ -153,13 +172,16 @@ fn position(projected: i64) -> Result<Projected, StoreError> {
 }
 
 async fn look(client: &Client) -> Result<Found, StoreError> {
-    let row = client.query_typed_opt(LOOK, &[]).await.map_err(|error| errors::store(&error))?;
-    let row = row.ok_or_else(|| {
+    find(client).await?.ok_or_else(|| {
         errors::inconsistent(
             "walcast.projection has lost its row; restore it, or drop the schema walcast and start again",
         )
-    })?;
-    found(&row).map_err(|error| errors::store(&error))
+    })
+}
+
+async fn find(client: &Client) -> Result<Option<Found>, StoreError> {
+    let row = client.query_typed_opt(LOOK, &[]).await.map_err(|error| errors::store(&error))?;
+    row.map(|row| found(&row)).transpose().map_err(|error| errors::store(&error))
 }
 
 fn found(row: &Row) -> Result<Found, tokio_postgres::Error> {

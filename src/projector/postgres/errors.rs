@@ -135,7 +135,8 @@ pub(super) fn describe(error: &tokio_postgres::Error) -> String {
             text.push_str(&format!(", {name} {value}"));
         }
     }
-    if let Some(detail) = said.detail() {
+    // "Failing row contains (...)" would put bodies into logs; the constraint and the column are named above.
+    if let Some(detail) = said.detail().filter(|_| !quotes_a_row(said.code())) {
         text.push_str(&format!(": {}", shortened(detail, DETAIL_CHARS_MAX)));
     }
     if let Some(hint) = hint(said.code()) {
@@ -143,6 +144,11 @@ pub(super) fn describe(error: &tokio_postgres::Error) -> String {
         text.push_str(hint);
     }
     text
+}
+
+/// Whether the detail is the row, bodies included.
+fn quotes_a_row(code: &SqlState) -> bool {
+    [SqlState::CHECK_VIOLATION, SqlState::NOT_NULL_VIOLATION].contains(code)
 }
 
 /// What an operator would look at.
@@ -177,7 +183,7 @@ pub(super) fn chain(error: &dyn Error) -> String {
 /// Longer than any message of the server's own.
 const MESSAGE_CHARS_MAX: usize = 500;
 
-/// A detail quotes the whole row, bodies included.
+/// A detail may quote values, such as keys.
 const DETAIL_CHARS_MAX: usize = 300;
 
 fn shortened(text: &str, chars_max: usize) -> String {

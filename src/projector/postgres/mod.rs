@@ -74,7 +74,7 @@ impl PostgresStore {
             holder: random_name(),
         };
         Ok(Self {
-            writer: Mutex::new(Writer::new(identity, connector.clone(), opening)),
+            writer: Mutex::new(Writer::new(identity, connector.clone(), opening, config.write_timeout)),
             readers: Readers::new(connector, config),
             taken: AtomicBool::new(false),
             write_timeout: config.write_timeout,

@@ -127,7 +127,7 @@ impl Partitions {
     fn held_up(&mut self, oldest: i64, now: UnixMicros) {
         debug!("somebody reads the messages; expired partitions are dropped later");
         let late_seconds = now.as_seconds().saturating_sub(oldest);
-        if late_seconds >= LATE_SECONDS && !std::mem::replace(&mut self.warned, true) {
+        if self.is_to_be_said(late_seconds) {
             warn!(
                 partition = format!("walcast.{NAME_PREFIX}{oldest}"),
                 late_seconds,
@@ -135,5 +135,21 @@ impl Partitions {
                  left open (pg_stat_activity)"
             );
         }
+    }
+
+    fn is_to_be_said(&mut self, late_seconds: i64) -> bool {
+        late_seconds >= LATE_SECONDS && !std::mem::replace(&mut self.warned, true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_up_for_long_is_said_once() {
+        let mut partitions = Partitions::default();
+        let said = [0, LATE_SECONDS - 1, LATE_SECONDS, LATE_SECONDS + 10].map(|late| partitions.is_to_be_said(late));
+        assert_eq!(said, [false, false, true, false]);
     }
 }

@@ -25,6 +25,7 @@ pub(super) struct Writer {
     identity: Identity,
     opening: Opening,
     connector: Connector,
+    write_timeout: Duration,
     open: Option<Open>,
     /// Connections so far; each takes the cursor with its number.
     connections: i64,
@@ -45,10 +46,16 @@ struct Open {
 }
 
 impl Writer {
-    pub(super) const fn new(identity: Identity, connector: Connector, opening: Opening) -> Self {
+    pub(super) const fn new(
+        identity: Identity,
+        connector: Connector,
+        opening: Opening,
+        write_timeout: Duration,
+    ) -> Self {
         Self {
             identity,
             opening,
+            write_timeout,
             connector,
             open: None,
             connections: 0,
@@ -98,8 +105,8 @@ impl Writer {
     /// What a tool does that only looks: it takes nothing, and has it if there is a store of this log.
     async fn look(&mut self, connection: Connection) -> Result<Open, StoreError> {
         if migrate::found(&connection.client).await? {
-            self.identity.seen(&connection.client).await?;
-            self.had_it = true;
+            // Without a row nobody has taken it yet.
+            self.had_it = self.identity.seen(&connection.client).await?.is_some();
         }
         Ok(Open { connection, partitions: Partitions::default() })
     }
@@ -125,8 +132,10 @@ impl Writer {
         self.contact().await?;
         let open = self.open.as_ref().ok_or_else(closed)?;
         if self.opening == Opening::Look {
-            let nothing_there = Ok(Projected::default());
-            return if self.had_it { self.identity.seen(&open.connection.client).await } else { nothing_there };
+            if !self.had_it {
+                return Ok(Projected::default());
+            }
+            return Ok(self.identity.seen(&open.connection.client).await?.unwrap_or_default());
         }
         let projected = self.identity.projected(&open.connection.client, self.connections).await;
         if projected.as_ref().is_err_and(StoreError::retryable) {
@@ -141,7 +150,7 @@ impl Writer {
         self.writes()?;
         let columns = Columns::of(&batch.rows, self.gone()).map_err(|reason| ApplyError::Rejected { reason })?;
         self.contact().await?;
-        let Self { identity, open, connections, .. } = self;
+        let Self { identity, open, connections, write_timeout, .. } = self;
         let Open { connection, partitions } = open.as_mut().ok_or_else(closed)?;
         let client = &connection.client;
         let batch_move = Move {
@@ -157,7 +166,7 @@ impl Writer {
         let not_moved = loop {
             partitions.make(client, &columns.ends).await?;
             attempts_left -= 1;
-            let applied = in_a_transaction(client, statement, &values);
+            let applied = in_a_transaction(client, *write_timeout, statement, &values);
             #[cfg(feature = "fault-controls")]
             crash_points::pass(CrashPoint::Write);
             #[cfg(feature = "fault-controls")]
@@ -234,13 +243,21 @@ async fn clock_of(client: &Client) -> Result<UnixMicros, StoreError> {
 /// Runs the statement of a batch with a plan that does not depend on its values, which the planner would copy several times
 /// otherwise: 6 ms for 4 MiB. All three go out together, so this is one round trip; where the statement fails, so does what it
 /// would have committed.
+///
+/// Should the way be cut silently before `COMMIT`, the server ends the transaction after `patience`: it holds the lock of the
+/// cursor, for which another start would wait.
 async fn in_a_transaction(
     client: &Client,
+    patience: Duration,
     statement: &str,
     values: &[Value<'_>],
 ) -> Result<tokio_postgres::Row, tokio_postgres::Error> {
+    let begin = format!(
+        "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL idle_in_transaction_session_timeout = {}",
+        patience.as_millis().clamp(1, i32::MAX as u128)
+    );
     let (begun, applied, committed) = futures_util::join!(
-        client.batch_execute("BEGIN; SET LOCAL plan_cache_mode = force_generic_plan"),
+        client.batch_execute(&begin),
         client.query_typed_one(statement, values),
         client.batch_execute("COMMIT"),
     );
