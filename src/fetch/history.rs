@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use backon::{BackoffBuilder as _, ConstantBuilder};
 
+use super::outage::Outage;
 use super::service::response;
 use crate::delivery::{Ask, Chunk, FromLog, History, HistoryError};
 use crate::event::record::Record;
@@ -18,14 +18,17 @@ use crate::index::{Amount, Index, RunRead};
 use crate::ingest::SubjectTable;
 use crate::projector::{DeadLetters, Store, StoreError, StoredMessage};
 
-/// How long a reader waits for the index of the log: after a crash one or two segments are indexed, 0.2 s each. When all
-/// files of the index are lost, the client is told to come back.
+/// How long readers wait for the index of the log: after a crash one or two segments are indexed, 0.2 s each. When all
+/// files of the index are lost, clients are told to come back.
 const INDEX_WAIT: Duration = Duration::from_secs(30);
 
-/// How often and how many times a store that is away is asked again: 30 to 60 s, in which a database starts again or fails
-/// over. Each pause gets a random part of up to as much again.
+/// Before the next look, so that an index which says that it is complete and does not answer is not asked in a loop.
+const INDEX_PAUSE: Duration = Duration::from_millis(10);
+
+/// How long readers wait for a store that is away: a database starts again or fails over meanwhile.
+const STORE_WAIT: Duration = Duration::from_secs(30);
+/// Between two questions to a store that is away.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
-const STORE_PAUSES: usize = 30;
 
 /// Reads history; a clone is the same.
 #[derive(Debug, Clone)]
@@ -34,6 +37,8 @@ pub struct SubjectHistory {
     index: Index,
     store: Arc<dyn Store>,
     letters: DeadLetters,
+    not_indexed: Arc<Outage>,
+    store_away: Arc<Outage>,
 }
 
 /// What the log answered.
@@ -45,7 +50,8 @@ enum Answer {
 impl SubjectHistory {
     /// Reads the log, then the store, then what the store did not take.
     pub fn new(subjects: Arc<SubjectTable>, index: Index, store: Arc<dyn Store>, letters: DeadLetters) -> Self {
-        Self { subjects, index, store, letters }
+        let (not_indexed, store_away) = (Arc::new(Outage::new(INDEX_WAIT)), Arc::new(Outage::new(STORE_WAIT)));
+        Self { subjects, index, store, letters, not_indexed, store_away }
     }
 
     /// One read of the log, on a thread that may block.
@@ -55,20 +61,21 @@ impl SubjectHistory {
         read.map_err(|panicked| HistoryError::Log(panicked.to_string()))?
     }
 
-    /// What the store has of the ids above `after`, in order; asked again while it is away.
+    /// What the store has of the ids above [`Ask::after`], in order; asked again while it is away.
     async fn ask_store(&self, ask: &Ask) -> Result<Vec<(MessageId, StoredMessage)>, StoreError> {
-        let mut pauses =
-            ConstantBuilder::new().with_delay(STORE_PAUSE).with_jitter().with_max_times(STORE_PAUSES).build();
         loop {
             let (subject, after) = (&*ask.subject, ask.after);
             let error = match self.store.after(subject, after, ask.messages_max, ask.bytes_max, clock::now()).await {
-                Ok(stored) => return Ok(stored),
+                Ok(stored) => {
+                    self.store_away.is_over();
+                    return Ok(stored);
+                }
                 Err(error) => error,
             };
-            match pauses.next().filter(|_| error.retryable()) {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => return Err(error),
+            if !error.retryable() || self.store_away.left().is_none() {
+                return Err(error);
             }
+            tokio::time::sleep(STORE_PAUSE).await;
         }
     }
 
@@ -100,15 +107,20 @@ impl History for SubjectHistory {
     }
 
     async fn from_log(&self, ask: &Ask) -> Result<FromLog, HistoryError> {
-        let waiting = async {
-            loop {
-                match self.read_log(ask).await? {
-                    Answer::Read(read) => return Ok(read),
-                    Answer::NotIndexed => self.index.complete().await,
+        loop {
+            match self.read_log(ask).await? {
+                Answer::Read(read) => {
+                    self.not_indexed.is_over();
+                    return Ok(read);
+                }
+                Answer::NotIndexed => {
+                    let left = self.not_indexed.left().ok_or(HistoryError::NotIndexed)?;
+                    // Whether it is complete by then or not: the next look tells.
+                    drop(tokio::time::timeout(left, self.index.complete()).await);
+                    tokio::time::sleep(INDEX_PAUSE).await;
                 }
             }
-        };
-        tokio::time::timeout(INDEX_WAIT, waiting).await.unwrap_or(Err(HistoryError::NotIndexed))
+        }
     }
 
     async fn from_store(&self, ask: &Ask, before: u32) -> Result<Chunk, HistoryError> {

@@ -10,6 +10,7 @@
 
 mod history;
 mod hot_tail;
+mod outage;
 mod service;
 
 pub use history::SubjectHistory;
