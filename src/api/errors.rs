@@ -182,6 +182,7 @@ pub fn stream_end(end: StreamEnd) -> Status {
                 HistoryError::NotIndexed => "LOG_NOT_INDEXED",
                 HistoryError::Log(_) => "LOG_UNREADABLE",
                 HistoryError::Store(_) => "STORE_UNAVAILABLE",
+                HistoryError::Busy => "HISTORY_BUSY",
             };
             let metadata = [("detail", message), ("last_delivered_id", last_delivered.to_string())];
             status(Code::Unavailable, reason, UNAVAILABLE, &metadata)

@@ -63,8 +63,9 @@ impl Delivery {
     /// Connects the handle, the fan-out, and those who read `history` for subscribers that are behind.
     pub fn new(config: Config, history: Arc<dyn History>, metrics: DeliveryMetrics) -> (Self, Fanout, Readers) {
         let (frames, frames_out) = flume::bounded(FRAMES_MAX);
+        let subscribers_max = config.subscribers_max;
         let registry = Registry::new(config);
-        let (orders, readers) = Readers::new(Arc::clone(&history), registry.closing());
+        let (orders, readers) = Readers::new(Arc::clone(&history), subscribers_max, registry.closing());
         let shared = Arc::new(Shared { registry, history, orders, metrics, behind: AtomicUsize::new(0) });
         let fanout = Fanout { shared: Arc::clone(&shared), frames: frames_out };
         (Self { shared, frames }, fanout, readers)

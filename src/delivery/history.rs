@@ -58,6 +58,9 @@ pub enum HistoryError {
     /// The store cannot answer.
     #[error("{0}")]
     Store(String),
+    /// Too much was ordered by subscribers that have gone, and is not passed over yet.
+    #[error("too many reads of history wait, of subscribers that have gone")]
+    Busy,
 }
 
 /// The messages of every subject that are durable, as far as they can be had.
@@ -71,12 +74,12 @@ pub trait History: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// [`HistoryError`].
-    async fn from_log(&self, ask: &Ask) -> Result<FromLog, HistoryError>;
+    async fn read_log(&self, ask: &Ask) -> Result<FromLog, HistoryError>;
 
     /// Reads what is not in the log any more: ids below `before`, which is above [`Ask::after`]. Brings at least one message,
     /// or settles at least one id.
     ///
     /// # Errors
     /// [`HistoryError`], for a store that is away once waiting for it makes no sense any more.
-    async fn from_store(&self, ask: &Ask, before: u32) -> Result<Chunk, HistoryError>;
+    async fn read_store(&self, ask: &Ask, before: u32) -> Result<Chunk, HistoryError>;
 }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use flume::{Receiver, Sender};
+use flume::{Receiver, Sender, TrySendError};
 use futures_util::future::join_all;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -40,8 +40,11 @@ impl Orders {
     /// Leaves an order. The chunk comes, or the channel closes when the broker shuts down.
     pub fn leave(&self, ask: Ask) -> oneshot::Receiver<Reply> {
         let (reply, chunk) = oneshot::channel();
-        // Without a reader the channel closes, which is what there is to tell.
-        drop(self.0.send(Order { ask, reply }));
+        match self.0.try_send(Order { ask, reply }) {
+            // Without readers the channel closes, which is what there is to tell.
+            Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+            Err(TrySendError::Full(order)) => answer(order, Err(HistoryError::Busy)),
+        }
         chunk
     }
 }
@@ -56,16 +59,17 @@ pub struct Readers {
 
 impl Readers {
     /// Connects the place for orders with the workers, which give up when `closed` is cancelled.
-    pub(super) fn new(history: Arc<dyn History>, closed: CancellationToken) -> (Orders, Self) {
-        // One order a subscription, whose number is bounded; those of subscriptions that have gone are passed over.
-        let (left, orders) = flume::unbounded();
+    pub(super) fn new(history: Arc<dyn History>, subscribers_max: usize, closed: CancellationToken) -> (Orders, Self) {
+        // One order a subscription, and as many again of those that have gone and are soon passed over.
+        let (left, orders) = flume::bounded(subscribers_max.saturating_mul(2));
         (Orders(left), Self { history, orders, closed })
     }
 
     /// Runs until every handle is gone.
     pub async fn run(self) {
         let Self { history, orders, closed } = self;
-        let (left, for_store) = flume::unbounded();
+        // Each of them had a place among the orders.
+        let (left, for_store) = flume::bounded(orders.capacity().unwrap_or(1));
         let logs = (0..log_reads_max()).map(|_| read_log(&*history, &orders, left.clone(), &closed));
         let logs = join_all(logs.collect::<Vec<_>>());
         drop(left);
@@ -85,10 +89,10 @@ async fn read_log(
         if order.reply.is_closed() {
             continue;
         }
-        match unless_closed(closed, history.from_log(&order.ask)).await {
+        match unless_closed(closed, history.read_log(&order.ask)).await {
             Some(Ok(FromLog::Chunk(chunk))) => answer(order, Ok(chunk)),
             // Those who ask the store end after this.
-            Some(Ok(FromLog::NothingBefore(first))) => drop(for_store.send((order, first))),
+            Some(Ok(FromLog::NothingBefore(first))) => drop(for_store.send_async((order, first)).await),
             Some(Err(error)) => answer(order, Err(error)),
             None => drop(order),
         }
@@ -100,7 +104,7 @@ async fn read_store(history: &dyn History, orders: &Receiver<(Order, u32)>, clos
         if order.reply.is_closed() {
             continue;
         }
-        match unless_closed(closed, history.from_store(&order.ask, before)).await {
+        match unless_closed(closed, history.read_store(&order.ask, before)).await {
             Some(chunk) => answer(order, chunk),
             None => drop(order),
         }

@@ -55,9 +55,9 @@ impl SubjectHistory {
     }
 
     /// One read of the log, on a thread that may block.
-    async fn read_log(&self, ask: &Ask) -> Result<Answer, HistoryError> {
+    async fn look(&self, ask: &Ask) -> Result<Answer, HistoryError> {
         let (index, ask) = (self.index.clone(), ask.clone());
-        let read = tokio::task::spawn_blocking(move || read_log(&index, &ask)).await;
+        let read = tokio::task::spawn_blocking(move || look(&index, &ask)).await;
         read.map_err(|panicked| HistoryError::Log(panicked.to_string()))?
     }
 
@@ -106,9 +106,9 @@ impl History for SubjectHistory {
         self.subjects.high_water_mark(subject.as_str()).map_or(0, |(_, id)| id.get())
     }
 
-    async fn from_log(&self, ask: &Ask) -> Result<FromLog, HistoryError> {
+    async fn read_log(&self, ask: &Ask) -> Result<FromLog, HistoryError> {
         loop {
-            match self.read_log(ask).await? {
+            match self.look(ask).await? {
                 Answer::Read(read) => {
                     self.not_indexed.is_over();
                     return Ok(read);
@@ -123,7 +123,7 @@ impl History for SubjectHistory {
         }
     }
 
-    async fn from_store(&self, ask: &Ask, before: u32) -> Result<Chunk, HistoryError> {
+    async fn read_store(&self, ask: &Ask, before: u32) -> Result<Chunk, HistoryError> {
         let last = ask.through.min(before - 1);
         let mut stored = match self.store.keeps_history() {
             true => self.ask_store(ask).await.map_err(|error| HistoryError::Store(error.to_string()))?,
@@ -142,7 +142,7 @@ impl History for SubjectHistory {
     }
 }
 
-fn read_log(index: &Index, ask: &Ask) -> Result<Answer, HistoryError> {
+fn look(index: &Index, ask: &Ask) -> Result<Answer, HistoryError> {
     let now = clock::now();
     let mut chunk = Chunk::default();
     let mut run = Run::default();

@@ -88,7 +88,7 @@ impl History for Memory {
         self.subjects.lock().get(subject.as_str()).map_or(0, |messages| messages.last)
     }
 
-    async fn from_log(&self, ask: &Ask) -> Result<FromLog, HistoryError> {
+    async fn read_log(&self, ask: &Ask) -> Result<FromLog, HistoryError> {
         self.read(ask, |messages, count| {
             let first = messages.log.range(ask.after + 1..=ask.through).next();
             match first.map_or(ask.through + 1, |(id, _)| *id) {
@@ -98,7 +98,7 @@ impl History for Memory {
         })
     }
 
-    async fn from_store(&self, ask: &Ask, before: u32) -> Result<Chunk, HistoryError> {
+    async fn read_store(&self, ask: &Ask, before: u32) -> Result<Chunk, HistoryError> {
         let through = ask.through.min(before - 1);
         self.read(ask, |messages, count| chunk(&messages.store, (ask.after, through), count))
     }
