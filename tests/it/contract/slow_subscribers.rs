@@ -28,7 +28,7 @@ async fn torrent(publisher: &Client, fast: &mut crate::support::Subscription, fr
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_subscriber_delays_nobody_gets_everything_in_order_and_goes_live_again() {
-    const MESSAGES: i32 = 1_800;
+    const MESSAGES: i32 = 3_000;
     /// Until the broker has all the memory that it needs: buffers, spare segments, the allocator's pages.
     const WARM_UP: i32 = 900;
     let broker = setup().start().await;
@@ -37,10 +37,10 @@ async fn a_slow_subscriber_delays_nobody_gets_everything_in_order_and_goes_live_
     let publisher = broker.client().await;
     torrent(&publisher, &mut fast, 1, WARM_UP, 0).await;
     let before = broker.resident_bytes();
-    // 28 MiB more for a bound of 2; the slow one reads nothing of it.
+    // 65 MiB more for a bound of 2; the slow one reads nothing of it.
     torrent(&publisher, &mut fast, WARM_UP + 1, MESSAGES - WARM_UP, 0).await;
     let grown = broker.resident_bytes().saturating_sub(before);
-    assert!(grown < 16 * 1024 * 1024, "{grown} bytes more with a subscriber that is 56 MiB behind");
+    assert!(grown < 32 * 1024 * 1024, "{grown} bytes more with a subscriber that is 94 MiB behind");
     assert!(broker.metric("walcast_delivery_queue_bytes").await <= f64::from(2 << 20));
 
     assert_eq!(slow.next_ids(MESSAGES as usize).await, (1..=MESSAGES).collect::<Vec<_>>());
@@ -49,7 +49,7 @@ async fn a_slow_subscriber_delays_nobody_gets_everything_in_order_and_goes_live_
     assert_eq!(broker.metric("walcast_delivery_fallbacks_total").await, 1.0);
     assert_eq!(broker.metric("walcast_delivery_rejoins_total").await, 1.0);
     assert_eq!(broker.metric("walcast_delivery_behind").await, 0.0);
-    assert!(broker.metric("walcast_delivery_catch_up_bytes_total").await > 30e6);
+    assert!(broker.metric("walcast_delivery_catch_up_bytes_total").await > 60e6);
 }
 
 fn is_gone(status: &Status) -> (i32, i32) {
