@@ -91,6 +91,8 @@ struct Load {
     next_token: Arc<AtomicU64>,
     /// The slow ones hurry up.
     hurry: Arc<AtomicBool>,
+    /// Messages that the brokers read from log or store for them.
+    caught_up: Arc<AtomicU64>,
     flaw: Flaw,
 }
 
@@ -101,7 +103,7 @@ fn name(subject: usize) -> String {
 impl Load {
     fn new(flaw: Flaw) -> Self {
         let journal = Arc::new(Mutex::new(Journal::new(SUBJECTS, FOLLOWERS)));
-        Self { journal, next_token: Arc::default(), hurry: Arc::default(), flaw }
+        Self { journal, next_token: Arc::default(), hurry: Arc::default(), caught_up: Arc::default(), flaw }
     }
 
     fn with<T>(&self, use_it: impl FnOnce(&mut Journal) -> T) -> T {
@@ -165,9 +167,16 @@ impl Load {
             }
         }
         tokio::time::sleep(Duration::from_millis(random.random_range(50..=400))).await;
+        self.count(&broker).await;
         let stopped = if random.random_bool(0.5) { broker.kill_nine().await } else { broker.stop().await };
         tasks.join_all().await;
         stopped.start().await
+    }
+
+    /// A broker counts from its start on.
+    async fn count(&self, broker: &Broker) {
+        let caught_up = broker.metric("walcast_delivery_catch_up_messages_total").await;
+        self.caught_up.fetch_add(caught_up as u64, Ordering::Relaxed);
     }
 
     /// Everybody reads to the end.
@@ -201,6 +210,7 @@ async fn run(flaw: Flaw, cycles: u64) -> Load {
         broker = load.cycle(broker, &mut random).await;
     }
     load.finish(&broker).await;
+    load.count(&broker).await;
     load
 }
 
@@ -208,18 +218,20 @@ async fn run(flaw: Flaw, cycles: u64) -> Load {
 async fn everybody_sees_every_acknowledged_id_once_in_order() {
     let (cycles, started) = (from_env("WALCAST_RESUME_CYCLES", 4), Instant::now());
     let load = run(Flaw::None, cycles).await;
+    let caught_up = load.caught_up.load(Ordering::Relaxed);
     load.with(|journal| {
         let acknowledged: usize = journal.acknowledged.iter().map(BTreeMap::len).sum();
         let seen: usize = journal.followers.iter().map(|follower| follower.tokens.len()).sum();
         let streams: usize = journal.followers.iter().map(|follower| follower.streams).sum();
         println!(
             "{cycles} restarts in {:.1} s: {acknowledged} acknowledged, {seen} seen by {FOLLOWERS} subscribers in {streams} \
-             streams, {} promises broken",
+             streams, {caught_up} of them from log or store, {} promises broken",
             started.elapsed().as_secs_f64(),
             journal.broken.len()
         );
         assert_eq!(journal.broken, [""; 0]);
         assert!(acknowledged as u64 > cycles * 50 && seen > acknowledged, "the load was on");
+        assert!(caught_up > cycles * 100, "{caught_up}: history was read");
     });
 }
 
