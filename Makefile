@@ -48,6 +48,10 @@ deny: ## Check licences, banned crates, sources, and advisories where their data
 kill: ## kill -9 under load, CYCLES times (100): nothing acknowledged is lost, no id given twice.
 	WALCAST_KILL_CYCLES=$(or $(CYCLES),100) cargo test --test it kill_nine -- --nocapture
 
+.PHONY: resume
+resume: ## Restarts under load (kill -9 and SIGTERM), CYCLES times (100): subscribers that resume see every id once, in order.
+	WALCAST_RESUME_CYCLES=$(or $(CYCLES),100) cargo test --test it resuming -- --nocapture
+
 .PHONY: soak
 soak: ## The same with 500 cycles. Both also print what a broker that forgets loses: the control.
 	@$(MAKE) --no-print-directory kill CYCLES=500
@@ -99,6 +103,11 @@ bench-backlog: ## Start-up, memory, Fetch and publishes with a log of 10 GiB, be
 .PHONY: bench-log
 bench-log: ## The log beside okaywal and a bare loop of pwrite + fdatasync, by batch size, and 60 s at 200 MB/s (ARGS=--quick).
 	cargo bench --bench log -- --check $(ARGS)
+
+.PHONY: bench-catch-up
+bench-catch-up: ## One subscriber catches up with a million messages: from the log, and from Postgres beside a bare cursor.
+	@tests/services/install postgres
+	cargo bench --bench catch-up -- --check $(ARGS)
 
 .PHONY: bench-cassandra
 bench-cassandra: ## The Cassandra store beside a bare loop of concurrent prepared inserts: rows/s, ratio, time of a fetch.

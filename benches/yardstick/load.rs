@@ -283,7 +283,7 @@ async fn start_subscribers(server: &ServerProcess, shared: &Arc<FanOut>) -> Resu
     let mut tasks = JoinSet::new();
     for number in 0..SUBSCRIBERS {
         let mut client = clients[number % CONNECTIONS].clone();
-        let request = SubscribeRequest { subject: "yardstick-00".to_owned() };
+        let request = SubscribeRequest { subject: "yardstick-00".to_owned(), after_id: None };
         let mut stream = client.subscribe(request).await?.into_inner();
         let shared = Arc::clone(shared);
         tasks.spawn(async move {

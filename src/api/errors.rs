@@ -9,7 +9,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::delivery::{StreamEnd, SubscribeError};
+use crate::delivery::{HistoryError, StreamEnd, SubscribeError};
 use crate::event::SubjectError;
 use crate::fetch::FetchError;
 use crate::ingest::{IdsExhausted, PublishError};
@@ -114,6 +114,16 @@ pub fn invalid_expiration(seconds: i32) -> Status {
     status(Code::InvalidArgument, "INVALID_EXPIRATION", message, &[("field", "expirationSeconds".to_owned())])
 }
 
+/// A subscription after an id that there is not.
+fn invalid_after_id(message: impl Into<String>) -> Status {
+    status(Code::InvalidArgument, "INVALID_AFTER_ID", message, &[("field", "after_id".to_owned())])
+}
+
+/// A subscription after a negative id.
+pub fn negative_after_id(after: i32) -> Status {
+    invalid_after_id(format!("after_id is {after}; it must not be negative"))
+}
+
 /// An id that was never issued.
 pub fn never_published() -> Status {
     status(Code::InvalidArgument, "NEVER_PUBLISHED", NEVER_PUBLISHED, &[])
@@ -154,27 +164,36 @@ pub fn fetch(error: &FetchError) -> Status {
 pub fn subscribe(error: SubscribeError) -> Status {
     match error {
         SubscribeError::TooMany { .. } => retryable("TOO_MANY_SUBSCRIBERS", error.to_string(), RETRY_LATER),
+        SubscribeError::BeyondLast { .. } => invalid_after_id(error.to_string()),
         SubscribeError::ShuttingDown => unavailable("SHUTTING_DOWN", error.to_string()),
     }
 }
 
 /// How a stream ends.
 pub fn stream_end(end: StreamEnd) -> Status {
+    let message = end.to_string();
     match end {
-        StreamEnd::Lagged { last_delivered } => {
-            let last = last_delivered.map_or(0, |id| id.get()).to_string();
-            let message =
-                format!("the subscriber fell too far behind (limits.subscriber_bytes); last delivered id: {last}");
-            status(Code::ResourceExhausted, "SUBSCRIBER_TOO_SLOW", message, &[("last_delivered_id", last)])
+        StreamEnd::Gone { last_delivered, first_available } => {
+            let ids = [("last_delivered_id", last_delivered), ("first_available_id", first_available)];
+            status(Code::OutOfRange, "MESSAGES_GONE", message, &ids.map(|(name, id)| (name, id.to_string())))
         }
-        StreamEnd::ShuttingDown => unavailable("SHUTTING_DOWN", end.to_string()),
+        StreamEnd::History { last_delivered, error } => {
+            let reason = match error {
+                HistoryError::NotIndexed => "LOG_NOT_INDEXED",
+                HistoryError::Log(_) => "LOG_UNREADABLE",
+                HistoryError::Store(_) => "STORE_UNAVAILABLE",
+                HistoryError::Busy => "HISTORY_BUSY",
+            };
+            let metadata = [("detail", message), ("last_delivered_id", last_delivered.to_string())];
+            status(Code::Unavailable, reason, UNAVAILABLE, &metadata)
+        }
+        StreamEnd::ShuttingDown => unavailable("SHUTTING_DOWN", message),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::MessageId;
     use crate::projector::StoreError;
 
     fn reason(status: &Status) -> String {
@@ -211,9 +230,13 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_subscriber_learns_its_last_id() {
-        let status = stream_end(StreamEnd::Lagged { last_delivered: MessageId::new(7) });
-        assert_eq!(status.code(), Code::ResourceExhausted);
+    fn a_subscriber_whose_messages_are_gone_learns_where_it_can_go_on() {
+        let status = stream_end(StreamEnd::Gone { last_delivered: 7, first_available: 20 });
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::OutOfRange, "MESSAGES_GONE"));
+        let metadata = status.get_details_error_info().expect("details").metadata;
+        assert_eq!((&*metadata["last_delivered_id"], &*metadata["first_available_id"]), ("7", "20"));
+        let status = stream_end(StreamEnd::History { last_delivered: 7, error: HistoryError::NotIndexed });
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "LOG_NOT_INDEXED"));
         assert_eq!(status.get_details_error_info().expect("details").metadata["last_delivered_id"], "7");
     }
 }

@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 
 use super::errors;
 use super::lifecycle::{Lifecycle, Phase};
-use crate::delivery::{Delivery, Subscription};
+use crate::delivery::{Delivery, Start, Subscription};
 use crate::event::{EncodedMessage, Expiration, MessageId, Subject};
 use crate::fetch::Fetch;
 use crate::ingest::{Publish, PublishError, Publisher};
@@ -81,8 +81,13 @@ impl Broker for BrokerService {
 
     async fn subscribe(&self, request: Request<SubscribeRequest>) -> Result<Response<ResponseStream>, Status> {
         self.check_serving()?;
-        let subject = Subject::new(request.into_inner().subject).map_err(errors::invalid_subject)?;
-        let subscription = self.delivery.subscribe(&subject).map_err(errors::subscribe)?;
+        let SubscribeRequest { subject, after_id } = request.into_inner();
+        let subject = Subject::new(subject).map_err(errors::invalid_subject)?;
+        let start = match after_id {
+            None => Start::Now,
+            Some(after) => Start::After(u32::try_from(after).map_err(|_| errors::negative_after_id(after))?),
+        };
+        let subscription = self.delivery.subscribe(&subject, start).map_err(errors::subscribe)?;
         Ok(Response::new(ResponseStream(subscription)))
     }
 

@@ -10,9 +10,9 @@ use super::report::{Reporter, Rooms};
 use super::sink::Sink;
 use crate::api::{BrokerService, Lifecycle};
 use crate::config::Settings;
-use crate::delivery::{self, Delivery, Fanout};
+use crate::delivery::{self, Delivery, Fanout, History, Readers};
 use crate::event::Sequence;
-use crate::fetch::{Fetch, HotTail};
+use crate::fetch::{Fetch, HotTail, SubjectHistory};
 use crate::index::{Index, Indexer};
 use crate::ingest::{CheckpointTrigger, Committer, CommitterMetrics, Publisher, Releaser};
 use crate::projector::{self, ProjectionSink, Projector};
@@ -38,6 +38,7 @@ pub(super) struct Connected {
     pub sink: Arc<Sink>,
     pub delivery: Delivery,
     pub fanout: Fanout,
+    pub readers: Readers,
     pub projector: Projector,
     pub housekeeper: Housekeeper,
     pub index: Index,
@@ -53,7 +54,14 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
     let (projected, projected_seen) = watch::channel(tail.projected);
     let (wake, woken) = flume::bounded(1);
     let hot = Arc::new(HotTail::new(settings.limits.hot_tail_bytes));
-    let (delivery, fanout) = Delivery::new(delivery_config(settings), durable_seen.clone(), metrics.delivery.clone());
+    let history = SubjectHistory::new(
+        Arc::clone(&tail.subjects),
+        tail.index.clone(),
+        Arc::clone(&tail.store),
+        tail.letters.clone(),
+    );
+    let history: Arc<dyn History> = Arc::new(history);
+    let (delivery, fanout, readers) = Delivery::new(delivery_config(settings), history, metrics.delivery.clone());
     // A broker that is killed before it has written as much itself must take a checkpoint, too.
     let since_bytes = bytes_after(&tail.log, checkpointed);
     let every_bytes = checkpoint_every(settings, checkpoint_bytes);
@@ -119,6 +127,7 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
         sink,
         delivery,
         fanout,
+        readers,
         projector,
         housekeeper,
         index,

@@ -92,6 +92,7 @@ fn start(
         sink,
         delivery,
         fanout,
+        readers,
         projector,
         housekeeper,
         index,
@@ -104,6 +105,7 @@ fn start(
     supervisor.thread(tasks::INDEXER, || indexer.run()).map_err(Error::System)?;
     supervisor.task(tasks::RELEASER, finish(releaser.run(sink)));
     supervisor.task(tasks::FANOUT, finish(fanout.run()));
+    supervisor.task(tasks::READERS, finish(readers.run()));
     supervisor.task(tasks::PROJECTOR, projector.run(projector_stop.clone()));
     let connections = Connections {
         listener,

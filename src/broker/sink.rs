@@ -46,7 +46,6 @@ impl DurableSink for Sink {
             return;
         }
         let frame = batch.messages.into_iter().map(|message| Live {
-            sequence: message.sequence,
             subject: message.subject,
             id: message.id,
             encoded: message.encoded,

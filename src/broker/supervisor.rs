@@ -92,6 +92,7 @@ pub(super) mod tasks {
     pub const COMMITTER: &str = "committer";
     pub const RELEASER: &str = "releaser";
     pub const FANOUT: &str = "fan-out";
+    pub const READERS: &str = "the readers of history";
     pub const PROJECTOR: &str = "projector";
     pub const INDEXER: &str = "indexer";
     pub const HOUSEKEEPER: &str = "housekeeper";

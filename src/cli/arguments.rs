@@ -49,6 +49,9 @@ pub struct PublishArguments {
 pub struct SubscribeArguments {
     /// The subject
     pub subject: String,
+    /// First every message after this id that can still be had, then what is published; 0 for all there is
+    #[arg(long, value_name = "ID", allow_negative_numbers = true)]
+    pub after: Option<i32>,
     /// End after this many messages
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,

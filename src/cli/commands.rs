@@ -58,6 +58,10 @@ mod tests {
     #[test]
     fn an_id_may_be_wrong_but_reaches_the_broker() {
         assert!(matches!(parse("walcast fetch s -1"), Ok(Command::Fetch(arguments)) if arguments.id == -1));
+        let after = |line| {
+            parse(line).map(|command| matches!(command, Command::Subscribe(SubscribeArguments { after: Some(-1), .. })))
+        };
+        assert_eq!(after("walcast subscribe s --after -1").ok(), Some(true));
         assert_eq!(parse("walcast subscribe s --count 0").err(), Some(clap::error::ErrorKind::ValueValidation));
     }
 }

@@ -15,12 +15,12 @@ pub async fn run(arguments: &SubscribeArguments, output: &mut Output) -> Result<
     let server = &arguments.server.server;
     let what = format!("subscribing to {:?}", arguments.subject);
     let mut client = client::connect(server).await?;
-    let request = SubscribeRequest { subject: arguments.subject.clone() };
+    let request = SubscribeRequest { subject: arguments.subject.clone(), after_id: arguments.after };
     let response = client.subscribe(request).await.map_err(|status| Failure::status(&what, server, &status))?;
     // The headers are here: what is published from now on arrives.
     output::note(&format!("subscribed to {:?}", arguments.subject));
     let mut left = arguments.count.unwrap_or(u64::MAX);
-    let mut last = None;
+    let mut last = arguments.after;
     // Everything that is there already goes out in one write.
     let mut bursts = response.into_inner().ready_chunks(BURST);
     while let Some(burst) = bursts.next().await {

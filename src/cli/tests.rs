@@ -77,8 +77,16 @@ impl Broker for FakeBroker {
     }
 
     async fn subscribe(&self, request: Request<SubscribeRequest>) -> Result<Response<Self::SubscribeStream>, Status> {
+        let SubscribeRequest { subject, after_id } = request.into_inner();
         let (sender, receiver) = mpsc::channel(QUEUE);
-        self.0.lock().subscribers.entry(request.into_inner().subject).or_default().push(sender);
+        let memory = &mut *self.0.lock();
+        if let Some(after) = after_id {
+            let after = usize::try_from(after).map_err(|_| Status::invalid_argument("after_id is negative"))?;
+            for (id, body) in (1..).zip(memory.bodies.get(&subject).into_iter().flatten()).skip(after) {
+                sender.try_send(encoded(&subject, id, body)).expect("room for a test's messages");
+            }
+        }
+        memory.subscribers.entry(subject).or_default().push(sender);
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver).map(Ok))))
     }
 
@@ -195,6 +203,19 @@ fn a_subscriber_ends_after_its_count() {
         }
         assert_eq!(subscriber.join().expect("ended"), "a\nb\n");
     });
+}
+
+#[test]
+fn a_subscriber_goes_on_after_an_id() {
+    let server = server();
+    for body in ["a", "b", "c"] {
+        server.text(&["publish", "s", body]);
+    }
+    assert_eq!(server.text(&["subscribe", "s", "--after", "1", "--count", "2"]), "b\nc\n");
+    assert_eq!(server.text(&["subscribe", "s", "--after", "0", "--count", "1"]), "a\n");
+    let (result, _) = server.run(&["subscribe", "s", "--after", "-1"]);
+    let failure = result.expect_err("the broker refuses");
+    assert!(failure.message().is_some_and(|message| message.contains("after_id is negative")), "{failure:?}");
 }
 
 /// The JSON file of a bench run, and how the run ended.

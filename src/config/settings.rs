@@ -278,7 +278,7 @@ pub struct LimitSettings {
     pub subjects: usize,
     /// Subscribers at a time. Default 100000, 1 to 10000000: each costs a stream and a queue.
     pub subscribers: usize,
-    /// Unread bytes that a subscriber may be behind before its stream is ended. Default 8MiB, 64KiB to 4GiB.
+    /// Unread bytes that a subscriber may be behind before it is served from the log. Default 8MiB, 64KiB to 4GiB.
     pub subscriber_bytes: usize,
     /// Unread messages of all subscribers together, in bytes. Default 256MiB, 1MiB to 64GiB: what slow
     /// readers may cost the node.

@@ -1,14 +1,17 @@
 //! The fan-out: from the committed frames to the rings, and the handle to subscribe by.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use flume::{Receiver, Sender};
-use tokio::sync::watch;
 
+use super::hand_over::HandOver;
+use super::readers::Readers;
 use super::registry::Registry;
 use super::ring::Unread;
-use super::{Config, SubscribeError, Subscription};
-use crate::event::{Durable, EncodedMessage, MessageId, Sequence, Subject};
+use super::subscription::Shared;
+use super::{Config, History, SubscribeError, Subscription};
+use crate::event::{EncodedMessage, MessageId, Subject};
 use crate::telemetry::metrics::DeliveryMetrics;
 
 /// Frames that wait for the fan-out. It never waits for a subscriber, so it is behind only when the
@@ -18,8 +21,6 @@ const FRAMES_MAX: usize = 16;
 /// A durable message on its way to its subscribers.
 #[derive(Debug)]
 pub struct Live {
-    /// Its place in the log.
-    pub sequence: Sequence,
     /// Its subject.
     pub subject: Subject,
     /// Its id.
@@ -35,47 +36,71 @@ enum ToFanout {
     Close,
 }
 
+/// From where on a subscriber gets the messages of its subject.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// What is published from now on.
+    Now,
+    /// Everything above this id that can still be had, then what is published; 0 for all there is.
+    After(u32),
+}
+
 /// The handle on delivery; a clone is the same.
 #[derive(Debug, Clone)]
 pub struct Delivery {
-    registry: Arc<Registry>,
+    shared: Arc<Shared>,
     frames: Sender<ToFanout>,
-    durable: watch::Receiver<Durable>,
-    metrics: DeliveryMetrics,
 }
 
 /// The fan-out task's state.
 #[derive(Debug)]
 pub struct Fanout {
-    registry: Arc<Registry>,
+    shared: Arc<Shared>,
     frames: Receiver<ToFanout>,
 }
 
 impl Delivery {
-    /// Connects the handle and the fan-out. `durable` is where the committer publishes its position.
-    pub fn new(config: Config, durable: watch::Receiver<Durable>, metrics: DeliveryMetrics) -> (Self, Fanout) {
+    /// Connects the handle, the fan-out, and those who read `history` for subscribers that are behind.
+    pub fn new(config: Config, history: Arc<dyn History>, metrics: DeliveryMetrics) -> (Self, Fanout, Readers) {
         let (frames, frames_out) = flume::bounded(FRAMES_MAX);
-        let registry = Arc::new(Registry::new(config));
-        let fanout = Fanout { registry: Arc::clone(&registry), frames: frames_out };
-        (Self { registry, frames, durable, metrics }, fanout)
+        let subscribers_max = config.subscribers_max;
+        let registry = Registry::new(config);
+        let (orders, readers) = Readers::new(Arc::clone(&history), subscribers_max, registry.closing());
+        let shared = Arc::new(Shared { registry, history, orders, metrics, behind: AtomicUsize::new(0) });
+        let fanout = Fanout { shared: Arc::clone(&shared), frames: frames_out };
+        (Self { shared, frames }, fanout, readers)
     }
 
-    /// Subscribes: once this returns, every message that is published is delivered, and none that was
-    /// acknowledged before.
+    /// Subscribes: once this returns, every message that is published is delivered, and of those that were acknowledged
+    /// before what `start` says.
     ///
     /// # Errors
     /// [`SubscribeError`].
-    pub fn subscribe(&self, subject: &Subject) -> Result<Subscription, SubscribeError> {
-        let (topic, place) = self.registry.join(subject.as_str())?;
-        // In this order: what is durable after the read is fanned out after the join, so nothing falls between.
-        let durable = *self.durable.borrow();
-        self.registry.with_ring(&topic, |ring| ring.skip_through(place, durable.sequence()));
-        Ok(Subscription::new(Arc::clone(&self.registry), topic, place, self.metrics.clone()))
+    pub fn subscribe(&self, subject: &Subject, start: Start) -> Result<Subscription, SubscribeError> {
+        let Shared { registry, history, .. } = &*self.shared;
+        let (topic, place) = registry.join(subject)?;
+        // In this order: what is not known as durable now is fanned out after the join, so nothing falls between.
+        let last = history.last_id(subject);
+        let shared = Arc::clone(&self.shared);
+        match start {
+            Start::After(after) if after > last => {
+                registry.leave(&topic, place);
+                Err(SubscribeError::BeyondLast { after, last })
+            }
+            Start::After(after) if after < last => {
+                Ok(Subscription::behind(shared, topic, place, HandOver::resume(after, last)))
+            }
+            Start::Now | Start::After(_) => {
+                // A place that is lost by now is seen when it is read from.
+                registry.with_ring(&topic, |ring| ring.go_live(place, last));
+                Ok(Subscription::live(shared, topic, place))
+            }
+        }
     }
 
     /// Whether anybody is subscribed to anything. Asked after a frame is durable, a no is final for that frame.
     pub fn has_subscribers(&self) -> bool {
-        self.registry.topics() > 0
+        self.shared.registry.topics() > 0
     }
 
     /// Hands a frame to the fan-out, in log order.
@@ -91,22 +116,22 @@ impl Delivery {
 
     /// Ends all streams once they have read what is in their rings.
     pub fn close(&self) {
-        self.registry.close();
+        self.shared.registry.close();
     }
 
     /// Subscriptions now.
     pub fn subscribers(&self) -> usize {
-        self.registry.subscribers()
+        self.shared.registry.subscribers()
     }
 
     /// Subjects that have subscribers.
     pub fn topics(&self) -> usize {
-        self.registry.topics()
+        self.shared.registry.topics()
     }
 
     /// Unread bytes of all subjects.
     pub fn unread_bytes(&self) -> usize {
-        self.registry.bytes()
+        self.shared.registry.bytes()
     }
 }
 
@@ -116,159 +141,27 @@ impl Fanout {
         while let Ok(told) = self.frames.recv_async().await {
             match told {
                 ToFanout::Frame(frame) => self.fan_out(frame),
-                ToFanout::Close => self.registry.close(),
+                ToFanout::Close => self.shared.registry.close(),
             }
         }
     }
 
-    fn fan_out(&self, frame: Vec<Live>) {
+    pub(super) fn fan_out(&self, frame: Vec<Live>) {
         let mut frame = frame.into_iter().peekable();
         while let Some(first) = frame.next() {
             let subject = first.subject.clone();
-            let topic = self.registry.topic(subject.as_str());
+            let topic = self.shared.registry.topic(subject.as_str());
             // A run of messages of one subject takes its ring's lock once.
-            let run = std::iter::from_fn(|| frame.next_if(|live| live.subject == subject));
-            let unread = std::iter::once(first).chain(run).map(Unread::from);
+            let others = std::iter::from_fn(|| frame.next_if(|live| live.subject == subject));
+            let run = std::iter::once(first).chain(others).map(unread);
             match topic {
-                Some(topic) => self.registry.push(&topic, unread),
-                None => unread.for_each(drop),
+                Some(topic) => self.shared.registry.push(&topic, run),
+                None => run.for_each(drop),
             }
         }
     }
 }
 
-impl From<Live> for Unread {
-    fn from(live: Live) -> Self {
-        Self { sequence: live.sequence, id: live.id, encoded: live.encoded }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use futures_util::{FutureExt, StreamExt};
-    use prost::Message as _;
-
-    use super::*;
-    use crate::delivery::StreamEnd;
-    use crate::event::record::Record;
-    use crate::event::{Expiration, UnixMicros};
-    use crate::proto::client::MessageResponse;
-    use crate::telemetry::Metrics;
-
-    struct Rig {
-        delivery: Delivery,
-        fanout: Fanout,
-        durable: watch::Sender<Durable>,
-    }
-
-    fn rig(config: Config) -> Rig {
-        let (durable, position) = watch::channel(Durable::default());
-        let (delivery, fanout) = Delivery::new(config, position, Metrics::new("test").delivery);
-        Rig { delivery, fanout, durable }
-    }
-
-    fn config() -> Config {
-        Config { subscribers_max: 3, subscriber_bytes_max: 4_000, delivery_bytes_max: 6_000 }
-    }
-
-    fn subject(name: &str) -> Subject {
-        Subject::new(name.to_owned()).expect("a valid subject")
-    }
-
-    fn live(name: &str, sequence: u64) -> Live {
-        let id = MessageId::new(sequence as u32).expect("an id");
-        let record = Record {
-            subject: name,
-            id,
-            published_at: UnixMicros::from_micros(1),
-            expiration: Expiration::FIRE_AND_FORGET,
-            body: &[b'x'; 100],
-        };
-        Live { sequence: Sequence::new(sequence), subject: subject(name), id, encoded: EncodedMessage::new(&record) }
-    }
-
-    fn ready(subscription: &mut Subscription) -> Vec<Result<i32, StreamEnd>> {
-        std::iter::from_fn(|| subscription.next().now_or_never().flatten())
-            .map(|item| {
-                item.map(|message| MessageResponse::decode(message.as_bytes().clone()).expect("valid protobuf").id)
-            })
-            .collect()
-    }
-
-    #[test]
-    fn delivers_to_the_subscribers_of_the_subject_in_order_and_to_no_other() {
-        let rig = rig(config());
-        let mut a = rig.delivery.subscribe(&subject("a")).expect("room");
-        let mut b = rig.delivery.subscribe(&subject("b")).expect("room");
-        rig.fanout.fan_out(vec![live("a", 1), live("a", 2), live("b", 3), live("c", 4), live("a", 5)]);
-        assert_eq!(ready(&mut a), [Ok(1), Ok(2), Ok(5)]);
-        assert_eq!(ready(&mut b), [Ok(3)]);
-        assert_eq!(ready(&mut a), []);
-    }
-
-    #[test]
-    fn what_was_durable_before_is_not_delivered_even_if_it_is_fanned_out_later() {
-        let rig = rig(config());
-        rig.durable.send_replace(Durable(Sequence::new(2)));
-        let mut late = rig.delivery.subscribe(&subject("a")).expect("room");
-        rig.fanout.fan_out(vec![live("a", 1), live("a", 2), live("a", 3)]);
-        assert_eq!(ready(&mut late), [Ok(3)]);
-    }
-
-    #[test]
-    fn a_slow_subscriber_is_ended_with_its_last_id_and_a_fast_one_goes_on() {
-        let rig = rig(config());
-        let mut slow = rig.delivery.subscribe(&subject("a")).expect("room");
-        let mut fast = rig.delivery.subscribe(&subject("a")).expect("room");
-        rig.fanout.fan_out(vec![live("a", 1)]);
-        assert_eq!(ready(&mut slow), [Ok(1)]);
-        assert_eq!(ready(&mut fast), [Ok(1)]);
-        for sequence in 2..=100 {
-            rig.fanout.fan_out(vec![live("a", sequence)]);
-            assert_eq!(ready(&mut fast), [Ok(sequence as i32)]);
-        }
-        assert_eq!(ready(&mut slow), [Err(StreamEnd::Lagged { last_delivered: MessageId::new(1) })]);
-        assert!(rig.delivery.unread_bytes() <= 4_000);
-    }
-
-    #[test]
-    fn the_bound_on_all_subjects_ends_the_slow_ones_of_the_largest() {
-        let rig = rig(config());
-        let mut large = rig.delivery.subscribe(&subject("large")).expect("room");
-        let mut medium = rig.delivery.subscribe(&subject("medium")).expect("room");
-        let mut small = rig.delivery.subscribe(&subject("small")).expect("room");
-        rig.fanout.fan_out(vec![live("small", 1)]);
-        rig.fanout.fan_out((2..=15).map(|sequence| live("large", sequence)).collect());
-        rig.fanout.fan_out((16..=50).map(|sequence| live("medium", sequence)).collect());
-        assert!(rig.delivery.unread_bytes() <= 6_000);
-        assert_eq!(ready(&mut small), [Ok(1)]);
-        let ended = [&mut large, &mut medium].map(|subscription| matches!(ready(subscription)[..], [Err(_)]));
-        assert!(ended.contains(&true));
-    }
-
-    #[test]
-    fn a_dropped_subscription_is_forgotten_at_once() {
-        let rig = rig(config());
-        let kept = rig.delivery.subscribe(&subject("a")).expect("room");
-        drop(rig.delivery.subscribe(&subject("a")).expect("room"));
-        drop(rig.delivery.subscribe(&subject("b")).expect("room"));
-        assert_eq!((rig.delivery.subscribers(), rig.delivery.topics()), (1, 1));
-        rig.fanout.fan_out(vec![live("a", 1)]);
-        assert!(rig.delivery.unread_bytes() > 0);
-        drop(kept);
-        assert_eq!((rig.delivery.subscribers(), rig.delivery.topics(), rig.delivery.unread_bytes()), (0, 0, 0));
-        assert!(!rig.delivery.has_subscribers());
-    }
-
-    #[test]
-    fn refuses_more_than_its_subscribers_and_everyone_after_the_close() {
-        let rig = rig(config());
-        let mut kept: Vec<_> = (0..3).map(|_| rig.delivery.subscribe(&subject("a")).expect("room")).collect();
-        let refused = rig.delivery.subscribe(&subject("a")).expect_err("full");
-        assert_eq!(refused, SubscribeError::TooMany { max: 3 });
-        rig.fanout.fan_out(vec![live("a", 1)]);
-        rig.delivery.close();
-        assert_eq!(ready(&mut kept[0]), [Ok(1), Err(StreamEnd::ShuttingDown)]);
-        assert_eq!(rig.delivery.subscribe(&subject("a")).expect_err("closed"), SubscribeError::ShuttingDown);
-    }
+fn unread(live: Live) -> Unread {
+    Unread { id: live.id, encoded: live.encoded }
 }

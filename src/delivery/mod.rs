@@ -1,15 +1,22 @@
 //! Delivery: durable messages to whoever is subscribed.
 //!
-//! Owns the subscriptions, the ring of unread messages of each subject that has subscribers, and the fan-out.
+//! Owns the subscriptions, the ring of unread messages of each subject that has subscribers, and the fan-out. Who is
+//! behind reads history, which another room keeps ([`History`]), and goes live where nothing is missed or comes twice
+//! (`hand_over`).
 //!
 //! Must never block ingest, and never read a database for a live message.
 
 mod fanout;
+mod hand_over;
+mod history;
+mod readers;
 mod registry;
 mod ring;
 mod subscription;
 
-pub use fanout::{Delivery, Fanout, Live};
+pub use fanout::{Delivery, Fanout, Live, Start};
+pub use history::{Ask, Chunk, FromLog, History, HistoryError};
+pub use readers::Readers;
 pub use registry::SubscribeError;
 pub use subscription::{StreamEnd, Subscription};
 
@@ -18,8 +25,11 @@ pub use subscription::{StreamEnd, Subscription};
 pub struct Config {
     /// Subscriptions at once.
     pub subscribers_max: usize,
-    /// Unread bytes that a subscriber may be behind; further behind, its stream is ended.
+    /// Unread bytes that a subscriber may be behind; further behind, it is served from history.
     pub subscriber_bytes_max: usize,
     /// Unread bytes of all subjects together.
     pub delivery_bytes_max: usize,
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,8 +9,11 @@ use std::task::Waker;
 use foldhash::fast::RandomState;
 use parking_lot::{Mutex, RwLock};
 
+use tokio_util::sync::CancellationToken;
+
 use super::Config;
 use super::ring::{Place, Ring, Unread};
+use crate::event::Subject;
 
 /// The fan-out looks a subject up for each message; subscribing locks one of these.
 const SHARDS: usize = 64;
@@ -24,6 +27,14 @@ pub enum SubscribeError {
         /// The limit.
         max: usize,
     },
+    /// What is to be resumed after was never published.
+    #[error("after_id is {after}; it must be at most {last}, the last id of the subject")]
+    BeyondLast {
+        /// What was asked for.
+        after: u32,
+        /// The last id of the subject, 0 if it has none.
+        last: u32,
+    },
     /// The broker is shutting down.
     #[error("the broker is shutting down")]
     ShuttingDown,
@@ -32,7 +43,7 @@ pub enum SubscribeError {
 /// A subject that has subscribers.
 #[derive(Debug)]
 pub(super) struct Topic {
-    subject: Box<str>,
+    pub subject: Arc<Subject>,
     ring: Mutex<Ring>,
 }
 
@@ -48,6 +59,8 @@ pub(super) struct Registry {
     /// Unread bytes of all rings.
     bytes: AtomicUsize,
     closed: AtomicBool,
+    /// Ends the reading of history.
+    closing: CancellationToken,
 }
 
 impl Registry {
@@ -61,6 +74,7 @@ impl Registry {
             subscribers: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
+            closing: CancellationToken::new(),
         }
     }
 
@@ -70,7 +84,7 @@ impl Registry {
     }
 
     /// Registers a subscriber. From here on everything that the fan-out brings reaches it.
-    pub fn join(&self, subject: &str) -> Result<(Arc<Topic>, Place), SubscribeError> {
+    pub fn join(&self, subject: &Subject) -> Result<(Arc<Topic>, Place), SubscribeError> {
         if self.is_closed() {
             return Err(SubscribeError::ShuttingDown);
         }
@@ -78,10 +92,11 @@ impl Registry {
             self.subscribers.fetch_sub(1, Ordering::SeqCst);
             return Err(SubscribeError::TooMany { max: self.config.subscribers_max });
         }
-        let mut shard = self.shard(subject).write();
-        let topic = shard.entry(subject.into()).or_insert_with(|| {
+        let name = subject.as_str();
+        let mut shard = self.shard(name).write();
+        let topic = shard.entry(name.into()).or_insert_with(|| {
             self.topics.fetch_add(1, Ordering::SeqCst);
-            Arc::new(Topic { subject: subject.into(), ring: Mutex::default() })
+            Arc::new(Topic { subject: Arc::new(subject.clone()), ring: Mutex::default() })
         });
         // Joined under the lock of the shard, so that a topic with a subscriber is never removed.
         let place = topic.ring.lock().join();
@@ -96,10 +111,11 @@ impl Registry {
         });
         self.subscribers.fetch_sub(1, Ordering::SeqCst);
         if last {
-            let mut shard = self.shard(&topic.subject).write();
-            let ours = shard.get(&topic.subject).is_some_and(|found| Arc::ptr_eq(found, topic));
+            let name = topic.subject.as_str();
+            let mut shard = self.shard(name).write();
+            let ours = shard.get(name).is_some_and(|found| Arc::ptr_eq(found, topic));
             if ours && topic.ring.lock().subscribers() == 0 {
-                shard.remove(&topic.subject);
+                shard.remove(name);
                 self.topics.fetch_sub(1, Ordering::SeqCst);
             }
         }
@@ -134,8 +150,8 @@ impl Registry {
         result
     }
 
-    /// Evicts the subjects that hold most: at least the mean of all. Their slow subscribers are ended, those of
-    /// the others are not. Rare, so it may look at every subject.
+    /// Evicts the subjects that hold most: at least the mean of all. Their slow subscribers fall back to the log, those
+    /// of the others do not. Rare, so it may look at every subject.
     fn relieve(&self) {
         self.for_each_ring(Ring::drop_read);
         if self.bytes() <= self.config.delivery_bytes_max {
@@ -167,7 +183,13 @@ impl Registry {
                 topic.ring.lock().wake_all(&mut wakers);
             }
         }
+        self.closing.cancel();
         wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Cancelled by the close.
+    pub fn closing(&self) -> CancellationToken {
+        self.closing.clone()
     }
 
     pub fn is_closed(&self) -> bool {

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::task::Waker;
 
-use crate::event::{EncodedMessage, MessageId, Sequence};
+use crate::event::{EncodedMessage, MessageId};
 
 /// What an entry costs beside its encoded bytes: the entry itself and the allocation's header.
 const ENTRY_OVERHEAD_BYTES: usize = size_of::<Unread>() + 32;
@@ -14,8 +14,6 @@ const ENTRY_OVERHEAD_BYTES: usize = size_of::<Unread>() + 32;
 /// A durable message that some subscriber may not have read.
 #[derive(Debug, Clone)]
 pub struct Unread {
-    /// Its place in the log.
-    pub sequence: Sequence,
     /// Its id.
     pub id: MessageId,
     /// The response that carries it.
@@ -32,14 +30,15 @@ impl Unread {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place(usize);
 
+/// The place of a subscriber that reads history: no entry has this number, so it holds nothing back.
+const PARKED: u64 = u64::MAX;
+
 #[derive(Debug)]
 struct Reader {
-    /// Number of the next entry to read, counted from the ring's first ever.
+    /// Number of the next entry to read, counted from the ring's first ever; or [`PARKED`].
     next: u64,
-    /// Entries up to here were durable before the subscriber registered and are not for it.
-    skip_through: Sequence,
-    /// Last id that was handed out.
-    last: Option<MessageId>,
+    /// Ids up to here were handed out, or are not for the subscriber.
+    settled: u32,
     waker: Option<Waker>,
 }
 
@@ -50,8 +49,15 @@ pub enum Taken {
     Some,
     /// Nothing to read; the waker is kept.
     Nothing,
-    /// What it should read next is no longer in the ring. The last id that it was given.
-    Lagged(Option<MessageId>),
+    /// What it should read next is no longer in the ring. Everything up to this id is settled.
+    Lagged(u32),
+    /// The next id is not the one after this one: a message is missing between the log and here.
+    Missing {
+        /// Everything up to this id is settled.
+        settled: u32,
+        /// What came next.
+        found: MessageId,
+    },
 }
 
 /// The ring of one subject.
@@ -72,9 +78,9 @@ impl Ring {
         self.first + self.entries.len() as u64
     }
 
-    /// Registers a subscriber: it reads what is pushed from now on.
+    /// Registers a subscriber: it reads what is pushed from now on, once it says what it does not need of it.
     pub fn join(&mut self) -> Place {
-        let reader = Reader { next: self.end(), skip_through: Sequence::ZERO, last: None, waker: None };
+        let reader = Reader { next: self.end(), settled: 0, waker: None };
         match self.free.pop() {
             Some(at) => {
                 self.readers[at] = Some(reader);
@@ -87,9 +93,23 @@ impl Ring {
         }
     }
 
-    /// Keeps messages up to `sequence` from a subscriber.
-    pub fn skip_through(&mut self, place: Place, sequence: Sequence) {
-        self.reader(place).skip_through = sequence;
+    /// Lets a subscriber read from its place on, without ids up to `settled`. False if it has lost its place.
+    pub fn go_live(&mut self, place: Place, settled: u32) -> bool {
+        let first = self.first;
+        let reader = self.reader(place);
+        reader.settled = settled;
+        reader.next != PARKED && reader.next >= first
+    }
+
+    /// Keeps what is pushed from now on for a subscriber, as far as the bound allows.
+    pub fn hold(&mut self, place: Place) {
+        let end = self.end();
+        self.reader(place).next = end;
+    }
+
+    /// Keeps nothing for a subscriber any more.
+    pub fn park(&mut self, place: Place) {
+        self.reader(place).next = PARKED;
     }
 
     /// Forgets a subscriber.
@@ -156,9 +176,9 @@ impl Ring {
     pub fn drop_read(&mut self) {
         self.untidy = 0;
         let (first, end) = (self.first, self.end());
-        // Who has lost its place already holds nothing back.
+        // Who has lost its place already, or reads history, holds nothing back.
         let places = self.readers.iter().flatten().map(|reader| reader.next).filter(|&next| next >= first);
-        let read = places.min().unwrap_or(end);
+        let read = places.min().unwrap_or(end).min(end);
         while self.first < read && !self.entries.is_empty() {
             self.evict_first();
         }
@@ -180,8 +200,8 @@ impl Ring {
     ) -> Taken {
         let (first, end) = (self.first, self.end());
         let reader = self.readers[place.0].as_mut().expect("a place is used until it leaves, and once");
-        if reader.next < first {
-            return Taken::Lagged(reader.last);
+        if reader.next < first || reader.next == PARKED {
+            return Taken::Lagged(reader.settled);
         }
         let mut taken = 0;
         while reader.next < end && taken < bytes && buffer.len() < count {
@@ -190,9 +210,17 @@ impl Ring {
             if taken > 0 && taken + entry.encoded.len() > bytes {
                 break;
             }
+            let id = entry.id.get();
+            if id > reader.settled + 1 {
+                // What was taken before is handed out first.
+                if taken == 0 {
+                    return Taken::Missing { settled: reader.settled, found: entry.id };
+                }
+                break;
+            }
             reader.next += 1;
-            if entry.sequence > reader.skip_through {
-                reader.last = Some(entry.id);
+            if id > reader.settled {
+                reader.settled = id;
                 taken += entry.encoded.len();
                 buffer.push_back(entry.encoded.clone());
             }
@@ -229,7 +257,7 @@ mod tests {
                 expiration: Expiration::FIRE_AND_FORGET,
                 body: &[b'x'; 100],
             });
-            Unread { sequence: Sequence::new(u64::from(number)), id, encoded }
+            Unread { id, encoded }
         })
     }
 
@@ -245,6 +273,7 @@ mod tests {
         let early = ring.join();
         ring.push(unread(1..=3), usize::MAX, &mut Vec::new());
         let late = ring.join();
+        assert!(ring.go_live(late, 3));
         ring.push(unread(4..=5), usize::MAX, &mut Vec::new());
         assert_eq!(read(&mut ring, early, 10), (5, Taken::Some));
         assert_eq!(read(&mut ring, late, 10), (2, Taken::Some));
@@ -257,7 +286,7 @@ mod tests {
     fn what_was_durable_before_the_registration_is_skipped() {
         let mut ring = Ring::default();
         let place = ring.join();
-        ring.skip_through(place, Sequence::new(2));
+        assert!(ring.go_live(place, 2));
         ring.push(unread(1..=3), usize::MAX, &mut Vec::new());
         assert_eq!(read(&mut ring, place, 10), (1, Taken::Some));
     }
@@ -271,7 +300,7 @@ mod tests {
         assert_eq!(read(&mut ring, fast, 10), (2, Taken::Some));
         ring.push(unread(3..=20), 1_500, &mut Vec::new());
         assert!(ring.bytes() <= 1_500);
-        assert_eq!(read(&mut ring, slow, 10), (0, Taken::Lagged(MessageId::new(1))));
+        assert_eq!(read(&mut ring, slow, 10), (0, Taken::Lagged(1)));
         ring.leave(slow);
         let mut ring = Ring::default();
         let fast = ring.join();
@@ -287,7 +316,43 @@ mod tests {
         let place = ring.join();
         ring.push(unread(1..=1), 10, &mut Vec::new());
         assert_eq!(ring.bytes(), 0);
-        assert_eq!(read(&mut ring, place, 1), (0, Taken::Lagged(None)));
+        assert_eq!(read(&mut ring, place, 1), (0, Taken::Lagged(0)));
+    }
+
+    #[test]
+    fn who_reads_history_holds_nothing_back_until_it_says_so() {
+        let mut ring = Ring::default();
+        let (parked, fast) = (ring.join(), ring.join());
+        ring.park(parked);
+        ring.push(unread(1..=100), usize::MAX, &mut Vec::new());
+        assert_eq!(read(&mut ring, fast, 100), (100, Taken::Some));
+        ring.drop_read();
+        assert_eq!(ring.bytes(), 0);
+        assert!(!ring.go_live(parked, 100), "it has no place");
+        ring.hold(parked);
+        ring.push(unread(101..=103), usize::MAX, &mut Vec::new());
+        assert_eq!(read(&mut ring, fast, 100), (3, Taken::Some));
+        ring.drop_read();
+        assert!(ring.bytes() > 0, "kept for the other one");
+        assert!(ring.go_live(parked, 101));
+        assert_eq!(read(&mut ring, parked, 100), (2, Taken::Some), "101 was read from history");
+        ring.hold(parked);
+        ring.push(unread(104..=120), 1_000, &mut Vec::new());
+        assert!(!ring.go_live(parked, 110), "overflowed");
+        ring.park(fast);
+        ring.park(parked);
+        ring.push(unread(121..=250), usize::MAX, &mut Vec::new());
+        assert_eq!(ring.bytes(), 0, "nobody waits for any of it");
+    }
+
+    #[test]
+    fn a_missing_id_is_told_after_what_comes_before_it() {
+        let mut ring = Ring::default();
+        let place = ring.join();
+        ring.push(unread(1..=2).chain(unread(4..=4)), usize::MAX, &mut Vec::new());
+        assert_eq!(read(&mut ring, place, 10), (2, Taken::Some));
+        let found = MessageId::new(4).expect("an id");
+        assert_eq!(read(&mut ring, place, 10), (0, Taken::Missing { settled: 2, found }));
     }
 
     #[test]

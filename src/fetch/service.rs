@@ -203,7 +203,7 @@ impl Fetch {
     }
 }
 
-fn response(subject: &Subject, id: MessageId, stored: &StoredMessage) -> EncodedMessage {
+pub(super) fn response(subject: &Subject, id: MessageId, stored: &StoredMessage) -> EncodedMessage {
     let StoredMessage { published_at, expiration, body } = stored;
     let (published_at, expiration) = (*published_at, *expiration);
     EncodedMessage::new(&Record { subject: subject.as_str(), id, published_at, expiration, body })

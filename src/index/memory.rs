@@ -63,16 +63,20 @@ impl MemoryPart {
         found
     }
 
-    /// Messages of the subject with ids above `after`, in order of their ids.
-    pub fn after(&self, hash: u64, after: u32) -> Vec<Entry> {
-        let wanted = |entry: &Entry| entry.hash == hash && entry.id > after;
-        let mut found = Vec::new();
+    /// Up to `limit` messages of the subject with ids above `after`, in order of their ids, which is the order of the
+    /// chunks, too. Appends wait meanwhile, so nothing beyond the limit is looked at.
+    pub fn after(&self, hash: u64, after: u32, limit: usize) -> Vec<Entry> {
+        let wanted = |entry: &&Entry| entry.hash == hash && entry.id > after;
+        let mut found: Vec<Entry> = Vec::new();
         for chunk in &self.chunks {
             let from = chunk.partition_point(|entry| (entry.hash, entry.id) <= (hash, after));
-            found.extend(chunk[from..].iter().copied().take_while(|entry| entry.hash == hash));
+            let left = limit - found.len();
+            found.extend(chunk[from..].iter().take_while(|entry| entry.hash == hash).take(left));
+            if found.len() == limit {
+                return found;
+            }
         }
-        found.extend(self.current.iter().copied().filter(wanted));
-        found.sort_unstable();
+        found.extend(self.current.iter().filter(wanted).take(limit - found.len()));
         found
     }
 

@@ -19,6 +19,7 @@ mod format;
 mod indexer;
 mod memory;
 mod parts;
+mod run;
 mod search;
 mod service;
 mod write;
@@ -26,6 +27,7 @@ mod write;
 pub use entry::Located;
 pub use error::{IndexError, IndexerError};
 pub use indexer::Indexer;
+pub use run::{Amount, RunRead};
 pub use service::{Appended, Index, Lookup};
 
 /// Records of a part at most: 6 MiB of memory, a segment of 64 MiB full of messages of 256 bytes. In all the index takes no

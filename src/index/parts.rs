@@ -157,10 +157,15 @@ impl Parts {
 
     /// Up to `limit` of the subject's messages above `after` in the parts in memory, in order.
     pub fn after_in_memory(&self, hash: u64, after: u32, limit: usize) -> Vec<Located> {
-        self.in_memory()
-            .flat_map(|part| part.after(hash, after).into_iter().map(|entry| part.run.locate(&entry)))
-            .take(limit)
-            .collect()
+        let mut located = Vec::new();
+        for part in self.in_memory() {
+            let entries = part.after(hash, after, limit - located.len());
+            located.extend(entries.iter().map(|entry| part.run.locate(entry)));
+            if located.len() == limit {
+                break;
+            }
+        }
+        located
     }
 
     pub fn memory_bytes(&self) -> usize {
@@ -170,6 +175,11 @@ impl Parts {
 
     pub fn file_bytes(&self) -> u64 {
         self.files.iter().map(|part| part.header.file_bytes()).sum()
+    }
+
+    /// Records that are covered and lost. A part with such records is in a file, or a gap, and never in memory only.
+    pub fn lost_records(&self) -> u64 {
+        self.files.iter().map(|part| u64::from(part.header.lost)).sum()
     }
 
     /// Records that no part covers.

@@ -215,6 +215,11 @@ impl Index {
         let _awake_already = self.shared.wake.try_send(());
     }
 
+    /// Records of the log that are indexed and lost: where they stand, ids of any subject may be missing.
+    pub fn lost_records(&self) -> u64 {
+        self.shared.parts.read().lost_records()
+    }
+
     /// Records of the log that are not indexed yet.
     pub fn gap_records(&self) -> u64 {
         self.shared.parts.read().gap_records()
@@ -277,7 +282,7 @@ impl Shared {
     }
 
     /// The place of this record is wrong, or the log is damaged there: reading its frames tells.
-    fn distrust(&self, sequence: Sequence, error: &dyn std::fmt::Display) {
+    pub(super) fn distrust(&self, sequence: Sequence, error: &dyn std::fmt::Display) {
         tracing::warn!(%sequence, %error, "the index of the log does not fit the log; it is built again");
         self.parts.write().forget(sequence);
         self.changed();

@@ -143,8 +143,29 @@ impl Rig {
                 assert_eq!(ids, expected, "{name} after {after}");
                 assert!(run.is_sorted_by_key(|located| located.sequence));
             }
+            self.check_read(name, bodies);
         }
         assert_eq!(self.body("never.published", 1), None);
+    }
+
+    /// The subject is read from end to end, whatever is read at once.
+    fn check_read(&self, name: &str, bodies: &[String]) {
+        for (messages, bytes) in [(usize::MAX, usize::MAX), (3, usize::MAX), (usize::MAX, 200), (7, 1)] {
+            let (mut read, through) = (Vec::new(), bodies.len() as u32 - 1);
+            loop {
+                let (before, amount) = (read.len(), Amount { messages, bytes });
+                let range = (before as u32, through);
+                let run = self.index.read_after(&subject(name), range, amount, |record| {
+                    assert_eq!(record.id.get() as usize, read.len() + 1, "{name}");
+                    read.push(String::from_utf8(record.body.to_vec()).expect("text"));
+                });
+                assert_eq!(run.expect("readable"), RunRead::Messages(read.len() - before));
+                if read.len() == before {
+                    break;
+                }
+            }
+            assert_eq!(read, bodies[..through as usize], "{name}");
+        }
     }
 
     fn files(&self) -> Vec<PathBuf> {

@@ -10,6 +10,7 @@ use super::error::{LogFailed, ReadError, ReleaseError, VerifyError};
 use super::format::LogId;
 use super::place::{self, Place, PlaceError};
 use super::reader::Reader;
+use super::records;
 use super::recovery;
 use super::retention;
 use super::segments::{SegmentInfo, SegmentState};
@@ -89,6 +90,15 @@ impl Log {
     /// [`PlaceError`]; a wrong place is never answered with another record.
     pub fn record_at(&self, sequence: Sequence, place: Place) -> Result<Bytes, PlaceError> {
         place::read(&self.shared, sequence, place)
+    }
+
+    /// Reads the records of these sequences, which are in log order, until they have `bytes_max` bytes together; at least
+    /// one. Those that stand near each other are one read of up to 256 KiB, and share its memory.
+    ///
+    /// # Errors
+    /// [`PlaceError`] for all of them; a wrong place is never answered with another record.
+    pub fn records_at(&self, wanted: &[(Sequence, Place)], bytes_max: usize) -> Result<Vec<Bytes>, PlaceError> {
+        records::read(&self.shared, wanted, bytes_max)
     }
 
     /// Reads and checks the newest of the closed segments that the opening had no time for; the bytes of it, or None if

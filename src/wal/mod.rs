@@ -53,6 +53,7 @@ mod options;
 mod place;
 mod prepare;
 mod reader;
+mod records;
 mod recovery;
 pub mod repair;
 mod retention;

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::event::{Sequence, Trimmed};
 
-use super::file_system::read_full;
+use super::file_system::{LogFile, read_full};
 use super::format::{RECORD_PREFIX_BYTES, segment_name, u32_at};
 use super::shared::Shared;
 
@@ -73,7 +73,7 @@ pub enum PlaceError {
 /// Reads the record of `sequence` at `place`: one open, one or two reads.
 pub(super) fn read(shared: &Shared, sequence: Sequence, place: Place) -> Result<Bytes, PlaceError> {
     let file = shared.options.dir.join(segment_name(place.segment));
-    let found = read_bytes(shared, &file, place);
+    let found = shared.fs.open(&file).and_then(|file| read_bytes(&*file, place));
     // Afterwards: the file may have been trimmed, and even used again, meanwhile.
     let trimmed = shared.trimmed();
     if sequence <= trimmed.sequence() {
@@ -86,11 +86,11 @@ pub(super) fn read(shared: &Shared, sequence: Sequence, place: Place) -> Result<
     }
 }
 
-fn read_bytes(shared: &Shared, path: &std::path::Path, place: Place) -> io::Result<Option<Bytes>> {
-    let file = shared.fs.open(path)?;
+/// The record at `place`; None if another one, or none, is there.
+pub(super) fn read_bytes(file: &dyn LogFile, place: Place) -> io::Result<Option<Bytes>> {
     let offset = u64::from(place.offset);
     let mut buffer = BytesMut::zeroed(READ_BYTES);
-    let read = read_full(&*file, &mut buffer, offset)?;
+    let read = read_full(file, &mut buffer, offset)?;
     buffer.truncate(read);
     if read < RECORD_PREFIX_BYTES {
         return Ok(None);
@@ -102,7 +102,7 @@ fn read_bytes(shared: &Shared, path: &std::path::Path, place: Place) -> io::Resu
             return Ok(None);
         }
         buffer.resize(end, 0);
-        let more = read_full(&*file, &mut buffer[read..], offset + read as u64)?;
+        let more = read_full(file, &mut buffer[read..], offset + read as u64)?;
         buffer.truncate(read + more);
     }
     if buffer.len() < end {

@@ -2,7 +2,8 @@
 //!
 //! Nothing here needs another program to run, except `sync_before_ack`, `log_failure` and `okaywal`, which need `strace`;
 //! a few tests mount a small tmpfs and so need root.
-//! `WALCAST_KILL_CYCLES` and `WALCAST_KILL_SEED` make `kill_nine` longer and repeatable.
+//! `WALCAST_KILL_CYCLES` and `WALCAST_KILL_SEED` make `kill_nine` longer and repeatable, `WALCAST_RESUME_CYCLES` and
+//! `WALCAST_RESUME_SEED` `resuming`.
 #![expect(clippy::disallowed_methods, reason = "a test has no supervisor; the runtime of the test ends its tasks")]
 
 #[cfg(test)]
@@ -27,6 +28,8 @@ mod log_repair;
 mod log_replay;
 #[cfg(test)]
 mod okaywal;
+#[cfg(test)]
+mod resuming;
 #[cfg(test)]
 mod start_up;
 #[cfg(test)]

@@ -35,6 +35,8 @@ mod pooler;
 #[cfg(test)]
 mod proxy;
 #[cfg(test)]
+mod resume;
+#[cfg(test)]
 mod samples;
 #[cfg(test)]
 mod server;

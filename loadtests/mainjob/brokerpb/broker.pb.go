@@ -131,8 +131,12 @@ func (x *PublishResponse) GetId() int32 {
 }
 
 type SubscribeRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Subject       string                 `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Subject string                 `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`
+	// Resume: first every message of the subject after this id that can still be had (expired ones are left out,
+	// fire-and-forget ones are there while the log has them), then what is published, each once, in the order of ids.
+	// 0: from the first that can be had. Without it: only what is published after the response headers were sent.
+	AfterId       *int32 `protobuf:"varint,2,opt,name=after_id,json=afterId,proto3,oneof" json:"after_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -172,6 +176,13 @@ func (x *SubscribeRequest) GetSubject() string {
 		return x.Subject
 	}
 	return ""
+}
+
+func (x *SubscribeRequest) GetAfterId() int32 {
+	if x != nil && x.AfterId != nil {
+		return *x.AfterId
+	}
+	return 0
 }
 
 type MessageResponse struct {
@@ -306,9 +317,11 @@ const file_broker_proto_rawDesc = "" +
 	"\x04body\x18\x02 \x01(\fR\x04body\x12,\n" +
 	"\x11expirationSeconds\x18\x03 \x01(\x05R\x11expirationSecondsJ\x04\b\x04\x10\x05\"!\n" +
 	"\x0fPublishResponse\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\x05R\x02id\"2\n" +
+	"\x02id\x18\x01 \x01(\x05R\x02id\"Y\n" +
 	"\x10SubscribeRequest\x12\x18\n" +
-	"\asubject\x18\x01 \x01(\tR\asubjectJ\x04\b\x02\x10\x03\"\x94\x01\n" +
+	"\asubject\x18\x01 \x01(\tR\asubject\x12\x1e\n" +
+	"\bafter_id\x18\x02 \x01(\x05H\x00R\aafterId\x88\x01\x01B\v\n" +
+	"\t_after_id\"\x94\x01\n" +
 	"\x0fMessageResponse\x12\x12\n" +
 	"\x04body\x18\x01 \x01(\fR\x04body\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x05R\x02id\x12\x18\n" +
@@ -363,6 +376,7 @@ func file_broker_proto_init() {
 	if File_broker_proto != nil {
 		return
 	}
+	file_broker_proto_msgTypes[2].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

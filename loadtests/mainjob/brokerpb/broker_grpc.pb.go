@@ -33,7 +33,7 @@ const (
 type BrokerClient interface {
 	// Answers with the message's id once the message is durable on the node that answers.
 	Publish(ctx context.Context, in *PublishRequest, opts ...grpc.CallOption) (*PublishResponse, error)
-	// Streams every message published on the subject after the response headers were sent.
+	// Streams every message published on the subject after the response headers were sent; with after_id earlier ones, too.
 	Subscribe(ctx context.Context, in *SubscribeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[MessageResponse], error)
 	// Returns one message by subject and id.
 	Fetch(ctx context.Context, in *FetchRequest, opts ...grpc.CallOption) (*MessageResponse, error)
@@ -95,7 +95,7 @@ func (c *brokerClient) Fetch(ctx context.Context, in *FetchRequest, opts ...grpc
 type BrokerServer interface {
 	// Answers with the message's id once the message is durable on the node that answers.
 	Publish(context.Context, *PublishRequest) (*PublishResponse, error)
-	// Streams every message published on the subject after the response headers were sent.
+	// Streams every message published on the subject after the response headers were sent; with after_id earlier ones, too.
 	Subscribe(*SubscribeRequest, grpc.ServerStreamingServer[MessageResponse]) error
 	// Returns one message by subject and id.
 	Fetch(context.Context, *FetchRequest) (*MessageResponse, error)

@@ -163,11 +163,14 @@ async fn subscribe(
     clients: &[Client],
     subjects: &[String],
 ) -> Result<Vec<Streaming<MessageResponse>>, Failure> {
-    let opening = (0..fanout.subscribers as usize).map(|number| {
-        let mut client = clients[number % clients.len()].clone();
-        let subject = subjects[number % subjects.len()].clone();
-        async move { client.subscribe(SubscribeRequest { subject }).await.map(tonic::Response::into_inner) }
-    });
+    let opening =
+        (0..fanout.subscribers as usize).map(|number| {
+            let mut client = clients[number % clients.len()].clone();
+            let subject = subjects[number % subjects.len()].clone();
+            async move {
+                client.subscribe(SubscribeRequest { subject, after_id: None }).await.map(tonic::Response::into_inner)
+            }
+        });
     // In order, so that the number of a stream tells its subject.
     let streams = stream::iter(opening).buffered(SUBSCRIBING).try_collect().await;
     streams.map_err(|status| Failure::status("subscribing", &options.server.server, &status))

@@ -187,6 +187,16 @@ impl DeadLetters {
         Ok(Some(StoredMessage { published_at: row.published_at, expiration: row.expiration, body: row.body }))
     }
 
+    /// The ids of the subject's letters above `after` and up to `through`, in order. Looks at every letter, without a file.
+    pub fn ids_of(&self, subject: &Subject, after: u32, through: u32) -> Vec<MessageId> {
+        let known = self.shared.known.lock();
+        let of_subject =
+            known.places.keys().filter(|(of, id)| of == subject && after < id.get() && id.get() <= through);
+        let mut ids: Vec<MessageId> = of_subject.map(|(_, id)| *id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
     /// All letters, in the order of the log.
     ///
     /// # Errors

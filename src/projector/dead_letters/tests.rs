@@ -35,6 +35,10 @@ fn a_letter_survives_and_is_found_until_it_expires() {
     assert_eq!(letters.count(), 2);
     let all = letters.all().expect("readable");
     assert_eq!(all.iter().map(|letter| &letter.row).collect::<Vec<_>>(), [&rows[1], &rows[0]], "in log order");
+    let ids = |after, through| letters.ids_of(&rows[0].subject, after, through).into_iter().map(MessageId::get);
+    assert_eq!(ids(0, 12).collect::<Vec<_>>(), [3, 12]);
+    assert_eq!((ids(3, 11).count(), ids(3, 12).count(), ids(2, 11).count()), (0, 1, 1));
+    assert_eq!(letters.ids_of(&Subject::new("other".to_owned()).expect("valid"), 0, 12), []);
     assert_eq!(all[0].reason, "violates check constraint \"positive\"");
     let expires_at = rows[0].expiration.expires_at(rows[0].published_at);
     let before = UnixMicros::from_micros(expires_at.as_micros() - 1);

@@ -4,6 +4,19 @@ use prometheus::{IntCounter, IntGauge};
 
 use super::define::Definitions;
 
+/// Why the broker ended a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamEnded {
+    /// What its subscriber needed is in neither the log nor the store any more.
+    MessagesGone,
+    /// What its subscriber needed cannot be read.
+    HistoryUnreadable,
+    /// The broker shut down.
+    ShuttingDown,
+}
+
+const ENDS: [&str; 3] = ["messages_gone", "history_unreadable", "shutting_down"];
+
 /// Handles of the delivery room.
 #[derive(Debug, Clone)]
 pub struct DeliveryMetrics {
@@ -15,12 +28,26 @@ pub struct DeliveryMetrics {
     pub deliveries: IntCounter,
     /// Unread bytes of all subscribers.
     pub unread_bytes: IntGauge,
-    /// Streams that were ended because their subscriber was too far behind.
-    pub slow_ends: IntCounter,
+    /// Subscribers that read history.
+    pub behind: IntGauge,
+    /// Subscribers that fell too far behind to be served from memory.
+    pub fallbacks: IntCounter,
+    /// Subscribers that had read history and went live.
+    pub rejoins: IntCounter,
+    /// Messages that were read from history.
+    pub catch_up_messages: IntCounter,
+    /// Bytes of them, as they are sent.
+    pub catch_up_bytes: IntCounter,
+    ended: [IntCounter; ENDS.len()],
 }
 
 impl DeliveryMetrics {
     pub(super) fn new(define: &Definitions<'_>) -> Self {
+        let ended = define.counters(
+            "walcast_delivery_ended_total",
+            "Streams that the broker ended, by the reason.",
+            &["reason"],
+        );
         Self {
             active_subscribers: define.gauge("active_subscribers", "Subscriptions that are open."),
             topics: define.gauge("walcast_subscribed_subjects", "Subjects that have a subscriber."),
@@ -29,10 +56,32 @@ impl DeliveryMetrics {
                 "walcast_delivery_queue_bytes",
                 "Bytes of messages that subscribers have not read yet, all subscribers together.",
             ),
-            slow_ends: define.counter(
-                "walcast_slow_subscribers_ended_total",
-                "Streams that were ended because their subscriber was too far behind.",
+            behind: define.gauge(
+                "walcast_delivery_behind",
+                "Subscribers that are served from the log or the store, and not from memory.",
             ),
+            fallbacks: define.counter(
+                "walcast_delivery_fallbacks_total",
+                "Subscribers that fell too far behind to be served from memory.",
+            ),
+            rejoins: define.counter(
+                "walcast_delivery_rejoins_total",
+                "Subscribers that had read what they were behind and are served from memory.",
+            ),
+            catch_up_messages: define.counter(
+                "walcast_delivery_catch_up_messages_total",
+                "Messages handed to subscribers from the log or the store.",
+            ),
+            catch_up_bytes: define.counter(
+                "walcast_delivery_catch_up_bytes_total",
+                "Bytes of messages handed to subscribers from the log or the store.",
+            ),
+            ended: ENDS.map(|reason| ended.with_label_values(&[reason])),
         }
+    }
+
+    /// Counts a stream that the broker ended.
+    pub fn ended(&self, reason: StreamEnded) {
+        self.ended[reason as usize].inc();
     }
 }

@@ -15,7 +15,7 @@ mod wal;
 use prometheus::{Registry, TextEncoder};
 
 pub use api::{ApiMetrics, Method, Refusal, code_name};
-pub use delivery::DeliveryMetrics;
+pub use delivery::{DeliveryMetrics, StreamEnded};
 pub use fetch::{FetchMetrics, Source};
 pub use ingest::{IngestMetrics, Rejection};
 pub use projector::ProjectorMetrics;

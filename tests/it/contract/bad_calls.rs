@@ -213,7 +213,7 @@ async fn no_bytes_make_the_broker_answer_unknown_or_internal() {
     let samples = [
         PublishRequest { subject: "s".to_owned(), body: vec![0xff; 40].into(), expiration_seconds: 60 }.encode_to_vec(),
         FetchRequest { subject: "größe".to_owned(), id: 1 }.encode_to_vec(),
-        SubscribeRequest { subject: "s".to_owned() }.encode_to_vec(),
+        SubscribeRequest { subject: "s".to_owned(), after_id: Some(1) }.encode_to_vec(),
     ];
     for turn in 0..300 {
         let mut message = if turn % 3 == 0 {

@@ -10,5 +10,7 @@ mod fetch;
 mod flood;
 mod hostile_frames;
 mod publish;
+mod resume;
 mod shutdown;
+mod slow_subscribers;
 mod subscribe;

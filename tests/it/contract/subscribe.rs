@@ -1,9 +1,8 @@
 //! Subscribe: from the headers on, in id order, each once, nobody delayed, nobody remembered.
 
 use tokio::task::JoinSet;
-use tonic::Code;
 
-use crate::support::{Broker, Client, Setup, body_of, error_reason, eventually, random_bytes};
+use crate::support::{Broker, body_of, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_headers_are_sent_at_once() {
@@ -131,42 +130,6 @@ async fn a_subscriber_that_leaves_is_forgotten_at_once() {
     eventually("a connection's subscribers forgotten", || async { (active().await == 1.0).then_some(()) }).await;
     let id = client.publish_kept("s", "x").await;
     assert_eq!(stayer.next().await.id, id);
-}
-
-/// Messages that the fast subscriber may be behind the publisher: less than its bound holds.
-const FAST_BEHIND_MAX: i32 = 16;
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_slow_subscriber_delays_nobody_and_is_ended_with_its_last_delivered_id() {
-    const MESSAGES: i32 = 400;
-    let broker = Setup::new().set("limits.subscriber_bytes", "2MiB").start().await;
-    let mut slow = Client::connect_narrow(broker.grpc()).await.subscribe("torrent").await;
-    let mut fast = broker.client().await.subscribe("torrent").await;
-    let publisher = broker.client().await;
-    let body = random_bytes(7, 32 * 1024);
-    // 12 MiB for a bound of 2; the slow one reads nothing of it.
-    for id in 1..=MESSAGES {
-        assert_eq!(publisher.publish("torrent", body.clone(), 0).await.expect("a slow subscriber refuses nothing"), id);
-        if id > FAST_BEHIND_MAX {
-            assert_eq!(fast.next().await.id, id - FAST_BEHIND_MAX, "the fast one has no gap");
-        }
-    }
-    let rest = fast.next_ids(FAST_BEHIND_MAX as usize).await;
-    assert_eq!(rest, (MESSAGES - FAST_BEHIND_MAX + 1..=MESSAGES).collect::<Vec<_>>());
-
-    let (ids, status) = slow.drain().await;
-    let status = status.expect("it was ended");
-    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
-    assert_eq!(ids, (1..=ids.len() as i32).collect::<Vec<_>>(), "what it got has no gap");
-    assert!(ids.len() < MESSAGES as usize);
-    let last_delivered = ids.len().to_string();
-    let named = status.message().split(|letter: char| !letter.is_ascii_digit()).any(|word| word == last_delivered);
-    assert!(named, "the status names {last_delivered}: {status:?}");
-    assert!(!error_reason(&status).is_empty());
-    // It may come back at once, and the fast one never noticed.
-    let mut again = broker.client().await.subscribe("torrent").await;
-    let id = publisher.publish("torrent", "", 0).await.expect("accepted");
-    assert_eq!((again.next().await.id, fast.next().await.id), (id, id));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -88,7 +88,12 @@ impl Client {
 
     /// Subscribes; returns when the headers have come.
     pub async fn try_subscribe(&self, subject: &str) -> Result<Subscription, Status> {
-        let request = SubscribeRequest { subject: subject.to_owned() };
+        self.try_resume(subject, None).await
+    }
+
+    /// Subscribes after an id; returns when the headers have come.
+    pub async fn try_resume(&self, subject: &str, after_id: Option<i32>) -> Result<Subscription, Status> {
+        let request = SubscribeRequest { subject: subject.to_owned(), after_id };
         let mut grpc = self.grpc.clone();
         let answer = within_patience("subscription headers", grpc.subscribe(request)).await?;
         Ok(Subscription { stream: answer.into_inner() })
@@ -97,6 +102,12 @@ impl Client {
     /// Subscribes where that must be accepted.
     pub async fn subscribe(&self, subject: &str) -> Subscription {
         self.try_subscribe(subject).await.unwrap_or_else(|status| panic!("subscribe to {subject:?}: {status}"))
+    }
+
+    /// Subscribes after an id where that must be accepted.
+    pub async fn resume(&self, subject: &str, after_id: i32) -> Subscription {
+        let resumed = self.try_resume(subject, Some(after_id)).await;
+        resumed.unwrap_or_else(|status| panic!("resume {subject:?} after {after_id}: {status}"))
     }
 }
 

@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 pub use broker::{Broker, Setup, Stopped};
-pub use client::{Client, body_of, error_reason, random_bytes};
+pub use client::{Client, Subscription, body_of, error_reason, random_bytes};
 pub use disk::Mounted;
 
 /// Nothing that a test waits for takes this long, even on a loaded machine. Not a performance bound.
