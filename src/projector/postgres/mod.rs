@@ -1,9 +1,9 @@
 //! The Postgres store: rows in the schema `walcast` of a database, for people to query.
 //!
-//! A batch is one statement with its rows, marks and position ([`rows`]); who may move the position is decided there, too
-//! ([`cursor`]). Rows lie in partitions by when they expire, which are dropped whole ([`partitions`]). One connection writes,
-//! a bounded pool reads. Nothing depends on a connection's state between two transactions, so PgBouncer in transaction mode
-//! is as good as the server itself.
+//! A batch is one transaction, and in it one statement with its rows, marks and position ([`rows`]); who may move the position is
+//! decided there, too ([`cursor`]). Rows lie in partitions by when they expire, which are dropped whole ([`partitions`]). One
+//! connection writes, a bounded pool reads. Nothing depends on a connection's state between two transactions, so PgBouncer in
+//! transaction mode is as good as the server itself.
 //!
 //! Owns the schema `walcast` and its versions ([`migrate`]).
 //!

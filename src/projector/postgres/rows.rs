@@ -1,9 +1,9 @@
 //! Rows and marks as arrays of columns, and the statements that take them.
 //!
-//! A batch is one statement, and so one transaction and one round trip whatever its size: it moves the position if that
-//! is where it must be, and writes rows and marks only if it did. It needs no named statement and leaves nothing in the session,
-//! so it does the same behind a pooler that gives each transaction another connection. What the writer sends before and behind it
-//! only spares the planner the values.
+//! A batch is one statement, whatever its size: it moves the position if that is where it must be, and writes rows and marks only if
+//! it did, so all of it is there or nothing. It needs no named statement. The writer puts it into a transaction with settings of its
+//! own, one of which spares the planner the values, in one round trip; they end with the transaction, so it does the same behind a
+//! pooler that gives each transaction another connection.
 
 use std::collections::BTreeSet;
 
