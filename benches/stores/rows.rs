@@ -1,11 +1,12 @@
 //! What is written into the stores.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use walcast::event::{Expiration, MessageId, Projected, Sequence, Subject, clock};
+use walcast::event::{Expiration, MessageId, Projected, Sequence, Subject, UnixMicros, clock};
 use walcast::projector::{HighWaterMark, Row, StoreBatch};
 
 use crate::Failure;
@@ -50,33 +51,46 @@ impl Run {
         self.previous + self.count
     }
 
-    /// As the batches that the projector would make.
+    /// As the batches that the projector would make, published now.
     ///
     /// # Errors
     /// More rows on a subject than there are ids.
     pub fn batches(&self) -> Result<Vec<Arc<StoreBatch>>, Failure> {
+        self.batches_of(clock::now())
+    }
+
+    /// As the batches that the projector would make, all published at one instant.
+    ///
+    /// # Errors
+    /// More rows on a subject than there are ids.
+    pub fn batches_of(&self, published_at: UnixMicros) -> Result<Vec<Arc<StoreBatch>>, Failure> {
         let rows_max = (BATCH_BYTES / self.body_bytes).clamp(1, BATCH_ROWS) as u64;
         let mut random = StdRng::seed_from_u64(self.previous);
         let starts = (0..self.count).step_by(usize::try_from(rows_max)?);
-        starts.map(|first| self.batch(first, self.count.min(first + rows_max), &mut random)).collect()
+        let end = |first: u64| self.count.min(first + rows_max);
+        starts.map(|first| self.batch(first..end(first), published_at, &mut random)).collect()
     }
 
-    fn batch(&self, first: u64, end: u64, random: &mut StdRng) -> Result<Arc<StoreBatch>, Failure> {
-        let now = clock::now();
+    fn batch(
+        &self,
+        numbers: Range<u64>,
+        published_at: UnixMicros,
+        random: &mut StdRng,
+    ) -> Result<Arc<StoreBatch>, Failure> {
         let at = |number| Sequence::new(self.previous + number);
         let expiration = Expiration::from_wire(self.life_seconds).ok_or("an expiration")?;
         let mut rows = Vec::new();
         let mut marks = std::collections::BTreeMap::new();
-        for number in first..end {
+        for number in numbers.clone() {
             let (subject, id) = self.key(number)?;
             let sequence = at(number + 1);
             let mut body = vec![0; self.body_bytes];
             random.fill_bytes(&mut body);
             marks.insert(subject.clone(), (id, sequence));
-            rows.push(Row { sequence, subject, id, published_at: now, expiration, body: Bytes::from(body) });
+            rows.push(Row { sequence, subject, id, published_at, expiration, body: Bytes::from(body) });
         }
         let high_water_marks = marks.into_iter().map(HighWaterMark::from).collect();
-        let (previous, projected) = (Projected(at(first)), Projected(at(end)));
+        let (previous, projected) = (Projected(at(numbers.start)), Projected(at(numbers.end)));
         Ok(Arc::new(StoreBatch { previous, projected, rows, high_water_marks }))
     }
 }
