@@ -1,5 +1,6 @@
 //! The real broker as a process, a load on it, and where its log and its store are meanwhile.
 
+use std::fmt;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -63,6 +64,17 @@ impl Load {
     /// Publishes that were refused or lost.
     pub fn failures(&self) -> u64 {
         self.errors.values().sum()
+    }
+
+    /// The load, if none was.
+    ///
+    /// # Errors
+    /// How many were, and with which codes; `what` tells of which load.
+    pub fn whole(self, what: impl fmt::Display) -> Result<Self, Failure> {
+        match self.failures() {
+            0 => Ok(self),
+            failures => Err(format!("{what}: {failures} publishes failed: {:?}", self.errors).into()),
+        }
     }
 }
 

@@ -15,7 +15,7 @@ const CALM: Duration = Duration::from_secs(2);
 /// One round of one store. The load ends before the database comes back, so that its start costs the publishers nothing.
 ///
 /// # Errors
-/// The store does not come back.
+/// A publish failed, or the store does not come back.
 pub async fn round(
     kind: Kind,
     servers: &Servers,
@@ -33,7 +33,7 @@ pub async fn round(
     };
     let (load, killed) = tokio::join!(broker.publish(Pace::Open(half), sizes.kill_seconds, LIFE), kill);
     killed?;
-    let load = load?;
+    let load = load?.whole(format_args!("{kind}, while the database is killed"))?;
     let look = broker.look().await?;
     let backlog = look.durable - look.projected;
     // Without it nothing was killed, or nobody noticed.

@@ -19,7 +19,7 @@ const LAGS: u64 = 10_000;
 /// One round of one store; gives the rate of half load, in publishes a second.
 ///
 /// # Errors
-/// A publish failed, or the load is not what it should be.
+/// A publish failed, or no lag was seen.
 pub async fn round(
     kind: Kind,
     servers: &Servers,
@@ -28,6 +28,7 @@ pub async fn round(
     results: &mut Results,
 ) -> Result<u32, Failure> {
     let most = broker.publish(Pace::Closed, sizes.capacity_seconds, LIFE).await?;
+    let most = most.whole(format_args!("{kind}, as fast as possible"))?;
     broker.drained().await?;
     results.add(kind, Figure::PublishRate, most.rate);
     let projection = results.last(kind, Figure::ProjectionSmallRowsPerSecond).ok_or("projection comes first")?;
@@ -39,6 +40,7 @@ pub async fn round(
     let before = broker.look().await?;
     let watch = broker.watch();
     let load = broker.publish(Pace::Open(half), sizes.lag_seconds, LIFE).await?;
+    let load = load.whole(format_args!("{kind}, at half load"))?;
     broker.drained().await?;
     let looks = watch.end().await?;
     let after = broker.look().await?;
@@ -48,16 +50,15 @@ pub async fn round(
         results.add(kind, Figure::DatabaseCpuSecondsPerMillion, (cpu(pid)? - before) / millions);
     }
 
-    if load.failures() > 0 {
-        return Err(format!("{kind}: {} publishes failed at half load", load.failures()).into());
-    }
     results.add(kind, Figure::HalfLoadRate, load.rate);
     results.add(kind, Figure::CalmPublishP50Micros, load.latency_us.p50);
     results.add(kind, Figure::CalmPublishP99Micros, load.latency_us.p99);
     let lags = lags(&looks);
-    let mut add = |figure, share| quantile(&lags, share).map(|lag| results.add(kind, figure, lag * 1e3));
-    add(Figure::LagP50Millis, 0.5);
-    add(Figure::LagP99Millis, 0.99);
+    for (figure, share) in [(Figure::LagP50Millis, 0.5), (Figure::LagP99Millis, 0.99)] {
+        // Lag that nobody saw would be within any bound.
+        let lag = quantile(&lags, share).ok_or_else(|| format!("{kind}: no message was seen to be projected"))?;
+        results.add(kind, figure, lag * 1e3);
+    }
     Ok(half)
 }
 
