@@ -124,6 +124,10 @@ bench-stores: ## Embedded, Postgres and Cassandra through the same workloads; wr
 	@tests/services/install postgres cassandra
 	cargo bench --bench stores -- compare $(ARGS)
 
+.PHONY: draw-stores
+draw-stores: ## Write docs/stores.md and its plots again from the figures of the last comparison (ARGS=--quick: the copy below target/).
+	cargo bench --bench stores -- draw $(ARGS)
+
 .PHONY: bench-expiry
 bench-expiry: ## 5,000 messages a second that live 60 s into Postgres, SECONDS (600): fails unless its tables stay as large as they are; writes docs/stores.md.
 	@tests/services/install postgres

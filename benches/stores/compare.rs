@@ -103,9 +103,10 @@ pub async fn run(arguments: &CompareArguments) -> Result<(), Failure> {
 /// The report of the last run.
 ///
 /// # Errors
-/// There was none, or the page cannot be written.
+/// There was none, the page cannot be written, or lag is above its bound.
 pub fn report(arguments: &CompareArguments) -> Result<(), Failure> {
-    let results = Results::load(&results_file(arguments.quick))?;
+    let file = results_file(arguments.quick);
+    let results = Results::load(&file).map_err(|error| format!("the figures of a run, {}: {error}", file.display()))?;
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/stores.md");
     let page = match (&arguments.report, arguments.quick) {
         (Some(page), _) => page.clone(),

@@ -121,16 +121,12 @@ impl Results {
         Spread::of(self.figures.get(&figure)?.get(&kind)?)
     }
 
-    /// Reads what an earlier run has written; nothing if there was none.
+    /// Reads what an earlier run has written.
     ///
     /// # Errors
-    /// A file that cannot be read or has another form.
+    /// A file that is not there, cannot be read, or has another form.
     pub fn load(path: &Path) -> Result<Self, Failure> {
-        match fs::read(path) {
-            Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(error.into()),
-        }
+        Ok(serde_json::from_slice(&fs::read(path)?)?)
     }
 
     /// Keeps it for another report.

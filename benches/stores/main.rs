@@ -2,7 +2,7 @@
 //!
 //! `make bench-stores` compares the three and writes tables and plots into `docs/stores.md`; `make bench-expiry` publishes at a
 //! steady rate and fails unless the tables stay as large as they are; `make draw-stores` writes the report again from the figures
-//! of the last runs. Each starts servers of its own, with their default durability.
+//! of the last comparison. Each starts servers of its own, with their default durability.
 //!
 //! Rounds are interleaved: each goes through all stores, so that all meet the same weather on the machine.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command that prints what it does")]
