@@ -40,8 +40,9 @@ async fn frozen(run: Run) -> Report {
     let mut day = Day::begin(setup, run).await;
     site.server.freeze();
     day.wait(run.seconds(60.0, 1.5)).await;
+    let stalled = day.stalls().await;
     site.server.thaw();
-    day.heals(1, if run.thorough { "x 60 s" } else { "x 1.5 s" }).await;
+    day.heals(u64::from(stalled), if run.thorough { "x 60 s" } else { "x 1.5 s" }).await;
     site.ends(day).await
 }
 
