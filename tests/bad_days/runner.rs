@@ -26,6 +26,10 @@ pub fn main() -> ExitCode {
     let has = |flag: &str| args.iter().any(|arg| arg == flag);
     let thorough = !has("--quick");
     let filters: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
+    if let Err(why) = may_write(&args) {
+        eprintln!("{why}");
+        return ExitCode::from(2);
+    }
     let mut chosen = rows::all();
     chosen.retain(|row| filters.is_empty() || filters.iter().any(|part| row.title().contains(*part)));
     if has("--list") {
@@ -39,6 +43,11 @@ pub fn main() -> ExitCode {
     crate::support::programs::yield_to_others();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let started = Instant::now();
+    let bounds = crate::judge::knows_its_bounds();
+    match &bounds {
+        Ok(()) => println!("ok the judge knows its bounds"),
+        Err(why) => println!("FAILED the judge does not know its bounds: {why}"),
+    }
     let judged = runtime.block_on(run_all(chosen, thorough));
     crate::cassandra::end();
     let failed = judged.iter().filter(|row| row.failure().is_some()).count();
@@ -49,10 +58,23 @@ pub fn main() -> ExitCode {
         judged.len(),
         started.elapsed().as_secs_f64()
     );
-    if has("--write") {
+    if has("--write") && bounds.is_ok() {
         write_document(&text, started.elapsed());
     }
-    ExitCode::from(u8::from(failed > 0 || judged.is_empty()))
+    ExitCode::from(u8::from(failed > 0 || judged.is_empty() || bounds.is_err()))
+}
+
+/// The document holds one full run of everything: a part of it, or a short one, would replace the whole table.
+fn may_write(args: &[String]) -> Result<(), &'static str> {
+    if !args.iter().any(|arg| arg == "--write") {
+        Ok(())
+    } else if args.iter().any(|arg| arg == "--quick") {
+        Err("--write is for full runs: the figures of --quick are not measured")
+    } else if args.iter().any(|arg| !arg.starts_with('-')) {
+        Err("--write is for all rows: a part of them would replace the whole table")
+    } else {
+        Ok(())
+    }
 }
 
 /// Full runs come one after the other, since they are measured; of short ones several at once, one database after the other.
