@@ -28,7 +28,7 @@ impl Run {
     /// How long and how much.
     pub fn pace(self) -> Pace {
         if self.thorough {
-            Pace { rate: 1_000, calm: Duration::from_secs(3), windows: 4 }
+            Pace { rate: 1_000, calm: Duration::from_secs(2), windows: 4 }
         } else {
             Pace { rate: 300, calm: Duration::from_millis(600), windows: 1 }
         }

@@ -194,6 +194,8 @@ pub struct Row {
     pub controls: Vec<Control>,
     /// Whether it does something to a server that other rows use.
     pub alone: bool,
+    /// Whether a full run of it measures something, so that nothing may run beside it.
+    pub measured: bool,
 }
 
 impl Row {
@@ -203,13 +205,19 @@ impl Row {
         Rig: Future<Output = Report> + Send + 'static,
     {
         let rig = Box::new(move |run| Box::pin(rig(run)) as BoxFuture<'static, Report>);
-        Self { store, name, rig, controls: Vec::new(), alone: false }
+        Self { store, name, rig, controls: Vec::new(), alone: false, measured: true }
     }
 
     /// Keeps others away meanwhile.
     #[must_use]
     pub fn alone(self) -> Self {
         Self { alone: true, ..self }
+    }
+
+    /// Measures nothing, so others may run beside it.
+    #[must_use]
+    pub fn unmeasured(self) -> Self {
+        Self { measured: false, ..self }
     }
 
     /// Adds runs that must fail.
