@@ -52,10 +52,10 @@ async fn frozen(run: Run) -> Report {
     let setup = if run.thorough { setup } else { setup.set("store.cassandra.request_timeout", "1s") };
     let mut day = site.day_of(setup).await;
     site.node.freeze();
-    day.wait(run.seconds(25.0, 2.5)).await;
+    day.wait(run.seconds(15.0, 2.5)).await;
     let stalled = day.stalls().await;
     site.node.thaw();
-    day.heals(u64::from(stalled), if run.thorough { "x 25 s" } else { "x 2.5 s" }).await;
+    day.heals(u64::from(stalled), if run.thorough { "x 15 s" } else { "x 2.5 s" }).await;
     site.ends(day).await
 }
 
@@ -70,7 +70,7 @@ async fn too_few(run: Run) -> Report {
     let mut day = site.day().await;
     // One node of three is there, and a quorum is two.
     site.execute(&copies(3)).await;
-    day.wait(run.seconds(15.0, 1.5)).await;
+    day.wait(run.seconds(12.0, 1.5)).await;
     let stalled = day.stalls().await;
     site.execute(&copies(1)).await;
     day.must_say("alive: 1");
@@ -87,7 +87,7 @@ async fn clock(run: Run) -> Report {
         if run.thorough {
             tokio::task::block_in_place(|| site.node.restart_with_clock(Some(*offset)));
         }
-        day.wait(run.seconds(8.0, 1.0)).await;
+        day.wait(run.seconds(5.0, 1.0)).await;
         let off = site.clock_ahead_seconds().await;
         day.report
             .check(Column::Own, (off - offset).abs() <= 2, || format!("the clock is off by {off} s, not {offset}"));
