@@ -50,7 +50,7 @@ pub async fn crashes(setup: Setup, own: &[&str], history: &dyn History, run: Run
     let dies = setup.clone().binary(binary);
     // Round by round, so that each point meets what every other one leaves.
     // Of what a control loses, something must have been acknowledged before the broker died.
-    let (rounds, passes) = if run.control.is_some() { (3, 2..=4) } else { (run.times(10, 1), 1..=3) };
+    let (rounds, passes) = if run.control.is_some() { (3, 2..=4) } else { (run.times(4, 1), 1..=3) };
     for _ in 0..rounds {
         for point in &points {
             // Another batch each time: the first one is what the crash before left behind.

@@ -3,28 +3,15 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
 use rustix::process::Signal;
 use tokio::time::sleep;
 
 use crate::history::{History, compare};
-use crate::ledger::{Kind, Ledger, Sent};
-use crate::load::{Load, Window};
+use crate::judge;
+use crate::ledger::{Kind, Sent};
+use crate::load::Load;
 use crate::support::{Broker, Setup, Stopped, eventually};
-use crate::table::{Answers, Column, Control, Drain, Report, Run};
-
-/// A publish during a bad day may take this many times as long as on a calm one.
-const P99_RATIO_MAX: f64 = 1.5;
-/// What the clocks of rig and machine add to an answer time at random.
-const P99_NOISE_MS: f64 = 1.0;
-/// Where the machine is shared and stretches are short, percentiles are those of the machine: then only a standstill shows.
-const P99_SHORT_MAX_MS: f64 = 1_500.0;
-/// The backlog must go this much faster than it grows.
-const DRAIN_RATIO_MIN: f64 = 2.0;
-/// A smaller backlog is gone in a batch or two after the broker's pause: the rate is that of the pause.
-const JUDGED_BACKLOG_SECONDS: f64 = 10.0;
-/// A backlog of seconds is gone by then, whatever the broker's pause was.
-const SMALL_DRAINED_SECONDS: f64 = 8.0;
+use crate::table::{Column, Control, Report, Run};
 
 /// Lengths and rates of a run.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +28,7 @@ impl Run {
     /// How long and how much.
     pub fn pace(self) -> Pace {
         if self.thorough {
-            Pace { rate: 1_000, calm: Duration::from_secs(3), windows: 4 }
+            Pace { rate: 1_000, calm: Duration::from_secs(2), windows: 4 }
         } else {
             Pace { rate: 300, calm: Duration::from_millis(600), windows: 1 }
         }
@@ -68,8 +55,9 @@ pub struct Day {
     /// What was seen so far.
     pub report: Report,
     run: Run,
-    calm: Vec<Window>,
-    bad: Option<Window>,
+    /// Windows are read when all answers are there: what is outstanding at their end belongs to them too.
+    calm: Vec<usize>,
+    bad: usize,
     expected_words: Vec<&'static str>,
     small_drained_seconds: f64,
 }
@@ -90,19 +78,18 @@ impl Day {
         sleep(run.seconds(2.0, 0.2)).await;
         let (calm, expected_words) = (Vec::new(), Vec::new());
         let report = Report::default();
-        let small_drained_seconds = SMALL_DRAINED_SECONDS;
-        let mut day = Self { broker, load, report, run, calm, bad: None, expected_words, small_drained_seconds };
+        let small_drained_seconds = judge::SMALL_DRAINED_SECONDS;
+        let mut day = Self { broker, load, report, run, calm, bad: 0, expected_words, small_drained_seconds };
         for _ in 0..run.pace().windows {
             day.calm_window().await;
         }
-        day.load.shared.open_window();
+        day.bad = day.load.shared.open_window();
         day
     }
 
     async fn calm_window(&mut self) {
-        self.load.shared.open_window();
+        self.calm.push(self.load.shared.open_window());
         sleep(self.run.pace().calm).await;
-        self.calm.push(self.load.shared.window());
     }
 
     /// Gives a database that is noticed late so much more time to take a small backlog.
@@ -127,8 +114,11 @@ impl Day {
     pub async fn heals(&mut self, injected: u64, unit: &'static str) {
         self.disturb().await;
         (self.report.injected, self.report.unit) = (injected, unit);
-        self.bad = Some(self.load.shared.window());
         self.load.shared.open_window();
+        if self.run.control == Some(Control::BrokerFrozen) {
+            // Only now, so that all it owes is answered after the end of the trouble.
+            self.broker.signal(Signal::CONT);
+        }
         self.drains().await;
         for _ in 0..self.run.pace().windows / 2 {
             self.calm_window().await;
@@ -141,16 +131,16 @@ impl Day {
             Some(Control::BrokerFrozen) => {
                 self.broker.signal(Signal::STOP);
                 sleep(Duration::from_secs(2)).await;
-                self.broker.signal(Signal::CONT);
-                sleep(Duration::from_millis(300)).await;
+                return;
             }
-            Some(Control::PublishRefused) => self.load.shared.publish_what_is_refused(&self.broker).await,
-            Some(Control::FetchAstray) => {
-                self.load.shared.fetch_astray.store(true, Ordering::SeqCst);
-                sleep(Duration::from_millis(500)).await;
-            }
-            _ => {}
+            Some(Control::PublishRefused) => self.load.shared.too_long.store(1, Ordering::SeqCst),
+            Some(Control::DeliveryDropped) => self.load.shared.drop_deliveries.store(1, Ordering::SeqCst),
+            Some(Control::DeliveryTwice) => self.load.shared.repeat_deliveries.store(1, Ordering::SeqCst),
+            Some(Control::FetchAstray) => self.load.shared.fetch_astray.store(true, Ordering::SeqCst),
+            _ => return,
         }
+        // Messages meet it meanwhile.
+        sleep(Duration::from_millis(500)).await;
     }
 
     async fn drains(&mut self) {
@@ -170,15 +160,10 @@ impl Day {
             }
         };
         let ratio = (projected - first_projected) / (durable - first_durable).max(1.0);
-        let judged = behind >= JUDGED_BACKLOG_SECONDS;
         let seconds = begun.elapsed().as_secs_f64();
-        self.report.drain = Some(Drain { ratio: judged.then_some(ratio), behind_seconds: behind, seconds });
-        self.report.check(Column::Drain, !judged || ratio >= DRAIN_RATIO_MIN, || {
-            format!("the backlog drains at {ratio:.2} times the rate of ingest")
-        });
-        self.report.check(Column::Drain, judged || seconds < self.small_drained_seconds, || {
-            format!("a backlog of {behind:.1} s was there for another {seconds:.1} s")
-        });
+        let (drain, verdict) = judge::drain(behind, ratio, seconds, self.small_drained_seconds);
+        self.report.drain = Some(drain);
+        self.report.take(Column::Drain, verdict);
     }
 
     async fn positions(&self) -> (f64, f64) {
@@ -236,8 +221,10 @@ impl Day {
         });
         let seen = shared.ledger.deliveries();
         report.deliveries = Some(seen);
-        report.check(Column::Deliveries, seen.missing + seen.late + seen.again == 0, || format!("{seen:?}"));
-        report.check(Column::Deliveries, seen.came > 0, || "nothing was delivered".to_owned());
+        report.check(Column::Undelivered, seen.missing == 0, || format!("{} were not delivered", seen.missing));
+        report.check(Column::Undelivered, seen.came > 0, || "nothing was delivered".to_owned());
+        report.check(Column::Again, seen.again == 0, || format!("{} were delivered again", seen.again));
+        report.check(Column::Late, seen.late == 0, || format!("{} were delivered late", seen.late));
         let (asked, failed) = (shared.fetched.load(Ordering::SeqCst), shared.fetch_failures.load(Ordering::SeqCst));
         report.fetches = Some((asked, failed));
         let backlog = report.drain.is_some_and(|drain| drain.behind_seconds > 2.0);
@@ -245,9 +232,10 @@ impl Day {
         report.check(Column::Fetches, failed == 0, || {
             format!("{failed} of {asked} Fetches of what is not projected failed, the first: {}", trouble())
         });
-        if let Some(bad) = &self.bad {
-            report.judge_answers(&self.calm, bad, self.run);
-        }
+        let calm: Vec<_> = self.calm.iter().map(|index| shared.answers(*index)).collect();
+        let (answers, verdict) = judge::answers(&calm, &shared.answers(self.bad), self.run.thorough);
+        report.answers = Some(answers);
+        report.take(Column::PublishP99, verdict);
     }
 }
 
@@ -261,44 +249,9 @@ impl Report {
         self.check(Column::Missing, found.acknowledged > 0, || "nothing was acknowledged".to_owned());
         self.comparison = comparison;
     }
-
-    fn judge_answers(&mut self, calm: &[Window], bad: &Window, run: Run) {
-        let mut all = Histogram::new(3).expect("three digits");
-        let mut worst_calm_ms = 0.0_f64;
-        for window in calm {
-            all.add(&window.answers).expect("it resizes itself");
-            worst_calm_ms = worst_calm_ms.max(p99_ms(&window.answers));
-        }
-        let answers = Answers { calm_ms: p99_ms(&all), bad_ms: p99_ms(&bad.answers) };
-        self.answers = Some(answers);
-        let limit_ms = if run.thorough {
-            (worst_calm_ms * P99_RATIO_MAX).max(answers.calm_ms + P99_NOISE_MS)
-        } else {
-            P99_SHORT_MAX_MS
-        };
-        self.check(Column::PublishP99, answers.bad_ms <= limit_ms, || {
-            format!("publish p99 was {:.1} ms, more than {limit_ms:.1} ms", answers.bad_ms)
-        });
-    }
-}
-
-fn p99_ms(histogram: &Histogram<u64>) -> f64 {
-    histogram.value_at_quantile(0.99) as f64 / 1_000.0
 }
 
 /// Whether a constraint keeps a message out of the database.
 pub fn is_poison(sent: &Sent) -> bool {
     sent.kind == Kind::Poison
-}
-
-/// A body with which a publish is refused: longer than `limits.body_bytes`.
-const TOO_LONG_BYTES: usize = 300 * 1024;
-
-impl crate::load::Shared {
-    async fn publish_what_is_refused(&self, broker: &Broker) {
-        let client = broker.client().await;
-        let answer = client.publish(&Ledger::name(0), vec![0; TOO_LONG_BYTES], 60).await;
-        assert!(answer.is_err(), "it is too long");
-        self.count_failure(format!("{answer:?}"));
-    }
 }

@@ -14,6 +14,8 @@ pub const SUBJECTS: usize = 20;
 const BODY_BYTES: usize = 256;
 /// Bytes of a body that a constraint can tell from the others.
 pub const POISON_BYTES: usize = 300;
+/// Bytes of a body with which a publish is refused: more than the rig's `limits.body_bytes`, 256 KiB.
+const TOO_LONG_BYTES: usize = 300 * 1024;
 /// A message that comes later than this after it was sent is late. A thousand times what a delivery takes, so that a busy
 /// machine is no finding, and less than what a broker that waited for its database would take.
 const LATE: Duration = Duration::from_millis(1_500);
@@ -30,6 +32,8 @@ pub enum Kind {
     Poison,
     /// It never becomes a row.
     FireAndForget,
+    /// The broker must refuse it: a control.
+    TooLong,
 }
 
 impl Kind {
@@ -183,7 +187,12 @@ pub fn token_of(bytes: &[u8]) -> Option<Token> {
 
 /// The body of a message: bytes of all values that follow from its token.
 pub fn body(token: Token, kind: Kind) -> Bytes {
-    let mut bytes = vec![0; if kind == Kind::Poison { POISON_BYTES } else { BODY_BYTES }];
+    let length = match kind {
+        Kind::Kept | Kind::FireAndForget => BODY_BYTES,
+        Kind::Poison => POISON_BYTES,
+        Kind::TooLong => TOO_LONG_BYTES,
+    };
+    let mut bytes = vec![0; length];
     bytes[..8].copy_from_slice(&token.to_le_bytes());
     StdRng::seed_from_u64(token).fill_bytes(&mut bytes[8..]);
     Bytes::from(bytes)

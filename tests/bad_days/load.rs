@@ -29,12 +29,12 @@ const FETCH_EVERY: Duration = Duration::from_millis(20);
 const DISORDER: usize = 200;
 
 /// Publishes of one stretch of time.
-#[derive(Debug, Clone)]
-pub struct Window {
+#[derive(Debug)]
+struct Window {
     /// Answer times in microseconds.
-    pub answers: Histogram<u64>,
+    answers: Histogram<u64>,
     /// Publishes that were refused, broken off or not answered.
-    pub failures: u64,
+    failures: u64,
 }
 
 impl Window {
@@ -51,6 +51,12 @@ pub struct Shared {
     stop: AtomicBool,
     /// How many of the next messages are to be poison.
     pub poison: AtomicU64,
+    /// How many of the next messages are to be too long for the broker: a control.
+    pub too_long: AtomicU64,
+    /// How many of the next deliveries a follower does not see: a control.
+    pub drop_deliveries: AtomicU64,
+    /// How many of the next deliveries a follower sees twice: a control.
+    pub repeat_deliveries: AtomicU64,
     /// Whether the reader asks for what nobody published: a control.
     pub fetch_astray: AtomicBool,
     windows: Mutex<Vec<Window>>,
@@ -68,14 +74,16 @@ impl Shared {
         self.windows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is sent from now on belongs to a new window.
-    pub fn open_window(&self) {
-        self.windows().push(Window::new());
+    /// What is sent from now on belongs to a new window; gives its index.
+    pub fn open_window(&self) -> usize {
+        let mut windows = self.windows();
+        windows.push(Window::new());
+        windows.len() - 1
     }
 
-    /// The window that was opened last.
-    pub fn window(&self) -> Window {
-        self.windows().last().expect("one is open").clone()
+    /// Answer times of what was sent in a window, in microseconds. All of them only after [`Load::stop`].
+    pub fn answers(&self, window: usize) -> Histogram<u64> {
+        self.windows()[window].answers.clone()
     }
 
     /// Publishes that failed, at any time.
@@ -90,16 +98,6 @@ impl Shared {
 
     fn trouble(&self, text: impl FnOnce() -> String) {
         self.first_trouble.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(text);
-    }
-
-    fn takes_poison(&self) -> bool {
-        self.poison.try_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
-    }
-
-    /// Counts a publish of somebody else that failed.
-    pub fn count_failure(&self, text: String) {
-        self.trouble(|| text);
-        self.windows().last_mut().expect("one is open").failures += 1;
     }
 
     /// Whether it is over.
@@ -124,6 +122,9 @@ impl Load {
             ledger: Ledger::default(),
             stop: AtomicBool::new(false),
             poison: AtomicU64::new(0),
+            too_long: AtomicU64::new(0),
+            drop_deliveries: AtomicU64::new(0),
+            repeat_deliveries: AtomicU64::new(0),
             fetch_astray: AtomicBool::new(false),
             windows: Mutex::new(vec![Window::new()]),
             fetched: AtomicU64::new(0),
@@ -138,7 +139,14 @@ impl Load {
             let shared = Arc::clone(&shared);
             others.spawn(async move {
                 while let Ok(Some(message)) = subscription.try_next().await {
-                    shared.ledger.delivered(subject, message.id, &message.body);
+                    let seen = if takes(&shared.drop_deliveries) {
+                        0
+                    } else {
+                        1 + u64::from(takes(&shared.repeat_deliveries))
+                    };
+                    for _ in 0..seen {
+                        shared.ledger.delivered(subject, message.id, &message.body);
+                    }
                 }
             });
         }
@@ -166,6 +174,11 @@ impl Load {
     }
 }
 
+/// Takes one of what is left, if anything is.
+fn takes(left: &AtomicU64) -> bool {
+    left.try_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+}
+
 /// Publishes every `pause`, and waits for all answers in the end.
 async fn publish(client: Client, shared: Arc<Shared>, publisher: u64, pause: Duration) {
     let mut ticks = interval(pause);
@@ -178,7 +191,8 @@ async fn publish(client: Client, shared: Arc<Shared>, publisher: u64, pause: Dur
         }
         let kind = match number {
             _ if number % FORGOTTEN_EVERY == 0 => Kind::FireAndForget,
-            _ if number % POISON_EVERY == 1 && shared.takes_poison() => Kind::Poison,
+            _ if number % POISON_EVERY == 1 && takes(&shared.poison) => Kind::Poison,
+            _ if takes(&shared.too_long) => Kind::TooLong,
             _ => Kind::Kept,
         };
         let subject = usize::try_from((number / 3 + publisher * 5) % SUBJECTS as u64).expect("small");

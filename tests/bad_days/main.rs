@@ -22,6 +22,8 @@ mod harness;
 #[cfg(test)]
 mod history;
 #[cfg(test)]
+mod judge;
+#[cfg(test)]
 #[path = "../postgres/keeper.rs"]
 mod keeper;
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Runs the rows and prints the tables. `BAD_DAYS_VERBOSE` shows the panics of rigs as they happen.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -12,7 +13,7 @@ use crate::table::{Column, Control, Judged, Report, Row, Run, Store, show, show_
 
 /// No single run takes this long: the longest outage, and reading everything.
 const RUN_MAX: Duration = Duration::from_secs(600);
-/// Short runs at once: they mostly wait. Twice as many have made messages late on two processors.
+/// Runs at once that are not measured: they mostly wait. Twice as many have made messages late on two processors.
 const AT_ONCE: usize = 4;
 /// Controls of one row at once.
 const CONTROLS_AT_ONCE: usize = 3;
@@ -26,6 +27,10 @@ pub fn main() -> ExitCode {
     let has = |flag: &str| args.iter().any(|arg| arg == flag);
     let thorough = !has("--quick");
     let filters: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
+    if let Err(why) = may_write(&args) {
+        eprintln!("{why}");
+        return ExitCode::from(2);
+    }
     let mut chosen = rows::all();
     chosen.retain(|row| filters.is_empty() || filters.iter().any(|part| row.title().contains(*part)));
     if has("--list") {
@@ -39,6 +44,11 @@ pub fn main() -> ExitCode {
     crate::support::programs::yield_to_others();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let started = Instant::now();
+    let bounds = crate::judge::knows_its_bounds();
+    match &bounds {
+        Ok(()) => println!("ok the judge knows its bounds"),
+        Err(why) => println!("FAILED the judge does not know its bounds: {why}"),
+    }
     let judged = runtime.block_on(run_all(chosen, thorough));
     crate::cassandra::end();
     let failed = judged.iter().filter(|row| row.failure().is_some()).count();
@@ -49,18 +59,38 @@ pub fn main() -> ExitCode {
         judged.len(),
         started.elapsed().as_secs_f64()
     );
-    if has("--write") {
+    if has("--write") && bounds.is_ok() {
         write_document(&text, started.elapsed());
     }
-    ExitCode::from(u8::from(failed > 0 || judged.is_empty()))
+    ExitCode::from(u8::from(failed > 0 || judged.is_empty() || bounds.is_err()))
 }
 
-/// Full runs come one after the other, since they are measured; of short ones several at once, one database after the other.
+/// The document holds one full run of everything: a part of it, or a short one, would replace the whole table.
+fn may_write(args: &[String]) -> Result<(), &'static str> {
+    if !args.iter().any(|arg| arg == "--write") {
+        Ok(())
+    } else if args.iter().any(|arg| arg == "--quick") {
+        Err("--write is for full runs: the figures of --quick are not measured")
+    } else if args.iter().any(|arg| !arg.starts_with('-')) {
+        Err("--write is for all rows: a part of them would replace the whole table")
+    } else {
+        Ok(())
+    }
+}
+
+/// What is measured comes first, one after the other, with nothing beside it; then everything else, several at once and one
+/// database after the other.
 async fn run_all(rows: Vec<Row>, thorough: bool) -> Vec<Judged> {
     let mut judged: Vec<(usize, Judged)> = Vec::new();
     if !thorough && rows.iter().any(|row| row.store == Store::Cassandra) {
         // It starts while the rows of Postgres wait for one thing or another.
         std::thread::spawn(|| crate::cassandra::prepare(Run { thorough: false, control: None }));
+    }
+    let mut measured: HashMap<usize, Report> = HashMap::new();
+    for (place, row) in rows.iter().enumerate().filter(|(_, row)| thorough && row.measured) {
+        let begun = Instant::now();
+        measured.insert(place, report_of(row, thorough).await);
+        println!("measured: {} ({:.1} s)", row.title(), begun.elapsed().as_secs_f64());
     }
     let mut groups: Vec<Vec<(usize, Row)>> = vec![Vec::new(), Vec::new(), Vec::new()];
     for (place, row) in rows.into_iter().enumerate() {
@@ -71,27 +101,36 @@ async fn run_all(rows: Vec<Row>, thorough: bool) -> Vec<Judged> {
         };
         groups[group].push((place, row));
     }
-    for (group, short_at_once) in groups.into_iter().zip([AT_ONCE, AT_ONCE, 1]) {
-        let at_once = if thorough { 1 } else { short_at_once };
-        let running = group.into_iter().map(|(place, row)| async move { (place, judge(row, thorough).await) });
+    for (group, at_once) in groups.into_iter().zip([AT_ONCE, AT_ONCE, 1]) {
+        let running = group.into_iter().map(|(place, row)| {
+            let report = measured.remove(&place);
+            async move { (place, judge(row, thorough, report).await) }
+        });
         judged.extend(futures_util::stream::iter(running).buffer_unordered(at_once).collect::<Vec<_>>().await);
     }
     judged.sort_by_key(|(place, _)| *place);
     judged.into_iter().map(|(_, row)| row).collect()
 }
 
-async fn judge(row: Row, thorough: bool) -> Judged {
+async fn report_of(row: &Row, thorough: bool) -> Report {
+    guarded(row, Run { thorough, control: None })
+        .await
+        .unwrap_or_else(|panicked| Report { violations: vec![(Column::Own, panicked)], ..Report::default() })
+}
+
+/// Runs the row, unless it was measured already, and its controls beside it.
+async fn judge(row: Row, thorough: bool, measured: Option<Report>) -> Judged {
     let begun = Instant::now();
     let row_of = &row;
     let report = async {
-        guarded(row_of, Run { thorough, control: None })
-            .await
-            .unwrap_or_else(|panicked| Report { violations: vec![(Column::Own, panicked)], ..Report::default() })
+        match measured {
+            Some(report) => report,
+            None => report_of(row_of, thorough).await,
+        }
     };
     let controls = row.controls.iter().map(|control| async move { (*control, must_fail(row_of, *control).await) });
     let controls = futures_util::stream::iter(controls).buffered(CONTROLS_AT_ONCE).collect();
-    // Controls are not measured, and nothing may run beside what is.
-    let (report, controls) = if thorough { (report.await, controls.await) } else { tokio::join!(report, controls) };
+    let (report, controls) = tokio::join!(report, controls);
     let judged = Judged { title: row.title(), report, controls };
     let seconds = begun.elapsed().as_secs_f64();
     match judged.failure() {

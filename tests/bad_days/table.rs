@@ -27,6 +27,10 @@ pub enum Control {
     PublishRefused,
     /// The broker is frozen for two seconds.
     BrokerFrozen,
+    /// A follower does not see a message.
+    DeliveryDropped,
+    /// A follower sees a message twice.
+    DeliveryTwice,
     /// Fetch asks for what nobody published.
     FetchAstray,
     /// The database stays slow.
@@ -44,6 +48,8 @@ impl Control {
             Self::RowAltered => "a byte altered",
             Self::PublishRefused => "a publish refused",
             Self::BrokerFrozen => "the broker frozen for 2 s",
+            Self::DeliveryDropped => "a delivery dropped",
+            Self::DeliveryTwice => "a delivery twice",
             Self::FetchAstray => "a Fetch astray",
             Self::SlowDatabase => "a database that stays slow",
             Self::Forgetting => "a broker that saves before it writes",
@@ -57,7 +63,9 @@ impl Control {
             Self::RowDoubled => &[Column::Duplicates],
             Self::RowAltered => &[Column::Altered],
             Self::PublishRefused => &[Column::PublishFailures],
-            Self::BrokerFrozen => &[Column::PublishP99, Column::Deliveries],
+            Self::BrokerFrozen => &[Column::PublishP99, Column::Late],
+            Self::DeliveryDropped => &[Column::Undelivered],
+            Self::DeliveryTwice => &[Column::Again],
             Self::FetchAstray => &[Column::Fetches],
             Self::SlowDatabase => &[Column::Drain],
         }
@@ -77,8 +85,12 @@ pub enum Column {
     PublishFailures,
     /// Answer times.
     PublishP99,
-    /// Subscribers.
-    Deliveries,
+    /// Messages that a subscriber did not get, or with other bytes.
+    Undelivered,
+    /// Messages that a subscriber got again.
+    Again,
+    /// Messages that a subscriber got late.
+    Late,
     /// Fetch of what is not projected.
     Fetches,
     /// How fast the backlog goes.
@@ -140,6 +152,11 @@ impl Report {
         }
     }
 
+    /// Notes what a judgement found.
+    pub fn take(&mut self, column: Column, verdict: Result<(), String>) {
+        self.violations.extend(verdict.err().map(|found| (column, found)));
+    }
+
     /// Whether a column shows something.
     pub fn shows(&self, column: Column) -> Option<&str> {
         self.violations.iter().find(|(of, _)| *of == column).map(|(_, text)| text.as_str())
@@ -177,6 +194,8 @@ pub struct Row {
     pub controls: Vec<Control>,
     /// Whether it does something to a server that other rows use.
     pub alone: bool,
+    /// Whether a full run of it measures something, so that nothing may run beside it.
+    pub measured: bool,
 }
 
 impl Row {
@@ -186,13 +205,19 @@ impl Row {
         Rig: Future<Output = Report> + Send + 'static,
     {
         let rig = Box::new(move |run| Box::pin(rig(run)) as BoxFuture<'static, Report>);
-        Self { store, name, rig, controls: Vec::new(), alone: false }
+        Self { store, name, rig, controls: Vec::new(), alone: false, measured: true }
     }
 
     /// Keeps others away meanwhile.
     #[must_use]
     pub fn alone(self) -> Self {
         Self { alone: true, ..self }
+    }
+
+    /// Measures nothing, so others may run beside it.
+    #[must_use]
+    pub fn unmeasured(self) -> Self {
+        Self { measured: false, ..self }
     }
 
     /// Adds runs that must fail.
@@ -238,7 +263,7 @@ impl Judged {
 pub fn show(rows: &[Judged]) -> String {
     let mut lines = vec![
         "| bad day | injected | acknowledged | rows | missing | duplicates | altered | publish failures | \
-         publish p99 calm -> during, ratio | live delivery missing / late | Fetch failed | drain / ingest | as specified |"
+         publish p99 calm -> during, ratio | live delivery missing / again / late | Fetch failed | drain / ingest | as specified |"
             .to_owned(),
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|".to_owned(),
     ];
@@ -256,7 +281,7 @@ fn line(row: &Judged) -> String {
     let failures = report.publish_failures.map_or_else(none, |failures| failures.to_string());
     let deliveries = report
         .deliveries
-        .map_or_else(none, |seen| format!("{} / {} of {}", seen.missing + seen.again, seen.late, seen.came));
+        .map_or_else(none, |seen| format!("{} / {} / {} of {}", seen.missing, seen.again, seen.late, seen.came));
     let fetches = report.fetches.map_or_else(none, |(asked, failed)| format!("{failed} of {asked}"));
     let drain = report.drain.map_or_else(none, |Drain { ratio, behind_seconds, seconds }| match ratio {
         Some(ratio) => format!("{ratio:.1} ({behind_seconds:.0} s of it)"),

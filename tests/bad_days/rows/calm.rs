@@ -4,7 +4,7 @@ use crate::postgres::Site;
 use crate::table::{Control, Report, Row, Run, Store};
 
 /// Each breaks a judged column on purpose.
-const CONTROLS: [Control; 6] = [
+const CONTROLS: [Control; 8] = [
     // It takes longest.
     Control::SlowDatabase,
     Control::RowDeleted,
@@ -12,6 +12,8 @@ const CONTROLS: [Control; 6] = [
     Control::RowAltered,
     Control::PublishRefused,
     Control::BrokerFrozen,
+    Control::DeliveryDropped,
+    Control::DeliveryTwice,
 ];
 
 /// Slower than the load of a short run, row by row.

@@ -17,6 +17,7 @@ pub fn rows() -> Vec<Row> {
         Row::new(Store::Cassandra, "too few replicas for the consistency", too_few),
         Row::new(Store::Cassandra, "the clock of the node off by a minute", clock),
         Row::new(Store::Cassandra, "the broker crashes between every two steps", crashing)
+            .unmeasured()
             .controls(&[Control::Forgetting]),
     ]
 }
@@ -32,7 +33,7 @@ async fn nothing(run: Run) -> Report {
 async fn killed(run: Run) -> Report {
     let site = Site::start(run);
     let mut day = site.day().await;
-    let kills = run.times(4, 1);
+    let kills = run.times(2, 1);
     for kill in 0..kills {
         // Each meets another part of a batch.
         day.wait(Duration::from_millis(500 + kill * 137)).await;
@@ -51,10 +52,10 @@ async fn frozen(run: Run) -> Report {
     let setup = if run.thorough { setup } else { setup.set("store.cassandra.request_timeout", "1s") };
     let mut day = site.day_of(setup).await;
     site.node.freeze();
-    day.wait(run.seconds(60.0, 2.5)).await;
+    day.wait(run.seconds(15.0, 2.5)).await;
     let stalled = day.stalls().await;
     site.node.thaw();
-    day.heals(u64::from(stalled), if run.thorough { "x 60 s" } else { "x 2.5 s" }).await;
+    day.heals(u64::from(stalled), if run.thorough { "x 15 s" } else { "x 2.5 s" }).await;
     site.ends(day).await
 }
 
@@ -69,7 +70,7 @@ async fn too_few(run: Run) -> Report {
     let mut day = site.day().await;
     // One node of three is there, and a quorum is two.
     site.execute(&copies(3)).await;
-    day.wait(run.seconds(40.0, 1.5)).await;
+    day.wait(run.seconds(12.0, 1.5)).await;
     let stalled = day.stalls().await;
     site.execute(&copies(1)).await;
     day.must_say("alive: 1");
@@ -86,7 +87,7 @@ async fn clock(run: Run) -> Report {
         if run.thorough {
             tokio::task::block_in_place(|| site.node.restart_with_clock(Some(*offset)));
         }
-        day.wait(run.seconds(20.0, 1.0)).await;
+        day.wait(run.seconds(5.0, 1.0)).await;
         let off = site.clock_ahead_seconds().await;
         day.report
             .check(Column::Own, (off - offset).abs() <= 2, || format!("the clock is off by {off} s, not {offset}"));

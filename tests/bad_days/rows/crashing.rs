@@ -6,7 +6,7 @@ use crate::table::{Control, Report, Row, Run, Store};
 
 pub fn rows() -> Vec<Row> {
     let name = "the broker crashes between every two steps";
-    vec![Row::new(Store::Postgres, name, on_postgres).controls(&[Control::Forgetting])]
+    vec![Row::new(Store::Postgres, name, on_postgres).unmeasured().controls(&[Control::Forgetting])]
 }
 
 async fn on_postgres(run: Run) -> Report {

@@ -22,7 +22,7 @@ async fn terminated(run: Run) -> Report {
     let site = Site::start(run).await;
     let mut day = site.day().await;
     let admin = site.admin().await;
-    let (begun, length) = (Instant::now(), run.seconds(60.0, 1.5));
+    let (begun, length) = (Instant::now(), run.seconds(15.0, 1.5));
     let mut ended = 0;
     while begun.elapsed() < length {
         ended += site.terminate(&admin).await;

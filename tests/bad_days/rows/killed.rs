@@ -18,13 +18,13 @@ pub fn rows() -> Vec<Row> {
 async fn killed(run: Run) -> Report {
     let site = Site::start(run).await;
     let mut day = site.day().await;
-    let kills = run.times(10, 2);
+    let kills = run.times(6, 2);
     for kill in 0..kills {
         // Half a second and some is a batch: each kill meets another part of one.
         day.wait(Duration::from_millis(500 + kill * 37)).await;
         tokio::task::block_in_place(|| site.server.kill_nine());
         // The last time for long, so that there is a backlog to be measured.
-        let down = if kill + 1 == kills { run.seconds(20.0, 0.8) } else { run.seconds(2.0, 0.2) };
+        let down = if kill + 1 == kills { run.seconds(13.0, 0.8) } else { run.seconds(2.0, 0.2) };
         day.wait(down).await;
         tokio::task::block_in_place(|| site.server.start_again());
     }
@@ -40,15 +40,16 @@ async fn frozen(run: Run) -> Report {
     let mut day = Day::begin(setup, run).await;
     site.server.freeze();
     day.wait(run.seconds(60.0, 1.5)).await;
+    let stalled = day.stalls().await;
     site.server.thaw();
-    day.heals(1, if run.thorough { "x 60 s" } else { "x 1.5 s" }).await;
+    day.heals(u64::from(stalled), if run.thorough { "x 60 s" } else { "x 1.5 s" }).await;
     site.ends(day).await
 }
 
 async fn restarted(run: Run) -> Report {
     let site = Site::start(run).await;
     let mut day = site.day().await;
-    let restarts = run.times(5, 1);
+    let restarts = run.times(3, 1);
     for restart in 0..restarts {
         if restart > 0 {
             // Long enough to be used again.
@@ -56,7 +57,7 @@ async fn restarted(run: Run) -> Report {
         }
         tokio::task::block_in_place(|| site.server.stop());
         if restart + 1 == restarts {
-            day.wait(run.seconds(20.0, 0.5)).await;
+            day.wait(run.seconds(13.0, 0.5)).await;
         }
         tokio::task::block_in_place(|| site.server.start_again());
     }

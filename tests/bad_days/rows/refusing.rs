@@ -35,7 +35,7 @@ async fn full(run: Run) -> Report {
     let mut day = site.day().await;
     let ballast = disk.at().join("ballast");
     tokio::task::block_in_place(|| fill(&ballast));
-    day.wait(run.seconds(30.0, 1.5)).await;
+    day.wait(run.seconds(12.0, 1.5)).await;
     let stalled = day.stalls().await;
     fs::remove_file(&ballast).expect("it is there");
     day.must_say("53100");
@@ -65,7 +65,7 @@ async fn read_only(run: Run) -> Report {
     site.execute(&["ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()"]).await;
     day.wait(Duration::from_millis(100)).await;
     site.terminate(&admin).await;
-    day.wait(run.seconds(30.0, 1.5)).await;
+    day.wait(run.seconds(12.0, 1.5)).await;
     let stalled = day.stalls().await;
     for command in [
         "SET default_transaction_read_only = off",
@@ -123,7 +123,7 @@ async fn altered(run: Run) -> Report {
     let site = Site::start(run).await;
     let mut day = site.day().await;
     site.execute(&["ALTER TABLE walcast.messages RENAME COLUMN body TO payload"]).await;
-    day.wait(run.seconds(30.0, 1.5)).await;
+    day.wait(run.seconds(12.0, 1.5)).await;
     let stalled = day.stalls().await;
     site.execute(&["ALTER TABLE walcast.messages RENAME COLUMN payload TO body"]).await;
     day.must_say("42703");
@@ -148,7 +148,7 @@ async fn password(run: Run) -> Report {
     let admin = site.admin().await;
     site.execute(&["ALTER ROLE app PASSWORD 'another one'"]).await;
     site.terminate(&admin).await;
-    day.wait(run.seconds(30.0, 1.5)).await;
+    day.wait(run.seconds(12.0, 1.5)).await;
     let stalled = day.stalls().await;
     site.execute(&["ALTER ROLE app PASSWORD 'the right one'"]).await;
     day.must_say("28P01");
