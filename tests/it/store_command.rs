@@ -152,7 +152,7 @@ async fn a_dead_letter_is_shown_fetched_and_put_into_the_store_later() {
     assert!(status.contains("2  subject '1; 1, 18 bytes: violates check constraint"), "{status}");
     says(&data, &["rebuild"], 0);
     let retried = says(&data, &["retry"], 0);
-    assert!(retried.contains("1 dead letters are in the store now, 0 had expired, 0 are left"), "{retried}");
+    assert!(retried.contains("1 dead letters are in the embedded store now, 0 had expired, 0 are left"), "{retried}");
     let status = says(&data, &["status"], 0);
     assert!(status.contains("dead letters  0"), "{status}");
     // The letter was made up: the log's own message is another one.
