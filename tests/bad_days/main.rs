@@ -16,6 +16,9 @@ mod crashes;
 #[cfg(test)]
 mod day;
 #[cfg(test)]
+#[path = "../faults/guard.rs"]
+mod guard;
+#[cfg(test)]
 #[allow(dead_code, unused_imports, reason = "shared with the tests of the store, which use all of it")]
 #[path = "../cassandra/harness/mod.rs"]
 mod harness;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 
+use crate::guard::guarded;
 use crate::rows;
 use crate::table::{Column, Control, Judged, Report, Row, Run, Store, show, show_controls};
 
@@ -113,7 +114,7 @@ async fn run_all(rows: Vec<Row>, thorough: bool) -> Vec<Judged> {
 }
 
 async fn report_of(row: &Row, thorough: bool) -> Report {
-    guarded(row, Run { thorough, control: None })
+    guarded((row.rig)(Run { thorough, control: None }), RUN_MAX)
         .await
         .unwrap_or_else(|panicked| Report { violations: vec![(Column::Own, panicked)], ..Report::default() })
 }
@@ -145,31 +146,11 @@ async fn judge(row: Row, thorough: bool, measured: Option<Report>) -> Judged {
 
 /// Runs a control; it must show in the columns that are there for it.
 async fn must_fail(row: &Row, control: Control) -> Result<String, String> {
-    let report = guarded(row, Run { thorough: false, control: Some(control) }).await;
+    let report = guarded((row.rig)(Run { thorough: false, control: Some(control) }), RUN_MAX).await;
     let report = report.map_err(|panicked| format!("could not be run: {panicked}"))?;
     let shown = control.columns().iter().map(|column| report.shows(*column));
     let shown: Option<Vec<&str>> = shown.collect();
     shown.map(|shown| shown.join("; ")).ok_or_else(|| "passes, so the row proves nothing".to_owned())
-}
-
-/// Runs the rig in a task of its own, whose panic is a sentence.
-async fn guarded(row: &Row, run: Run) -> Result<Report, String> {
-    let task = tokio::spawn((row.rig)(run));
-    let abort = task.abort_handle();
-    match tokio::time::timeout(RUN_MAX, task).await {
-        Ok(Ok(report)) => Ok(report),
-        Ok(Err(error)) => Err(error.try_into_panic().map_or_else(|error| error.to_string(), |panic| text_of(&*panic))),
-        Err(_) => {
-            abort.abort();
-            Err(format!("it did not end within {} s", RUN_MAX.as_secs()))
-        }
-    }
-}
-
-fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    let text: String = text.unwrap_or("without a text").chars().take(2_000).collect();
-    format!("the rig panicked: {}", text.replace('\n', " "))
 }
 
 /// Puts the tables into the document, with the machine they were made on.

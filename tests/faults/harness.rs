@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use crate::guard::guarded;
 use crate::needs::Need;
 use crate::rows;
 use crate::table::{ControlEnd, Judged, Report, Row, Run, Variant, show};
@@ -78,7 +79,7 @@ async fn judge(row: &Row, extent: Extent) -> Judged {
     let missing = row.needs.iter().find_map(|need| need.missing());
     let report = match missing {
         Some(missing) => Report { violations: vec![missing], ..Report::default() },
-        None => match guarded(row, Run { variant: Variant::Real, thorough }).await {
+        None => match guarded((row.rig)(Run { variant: Variant::Real, thorough }), RUN_MAX).await {
             Ok(report) => report,
             Err(panicked) => Report { violations: vec![panicked], ..Report::default() },
         },
@@ -94,7 +95,7 @@ async fn judge(row: &Row, extent: Extent) -> Judged {
         let missing = missing.or_else(|| row.needs.iter().find_map(|need| need.missing()));
         let end = match missing {
             Some(missing) => ControlEnd::NotRun(missing),
-            None => match guarded(row, Run { variant, thorough: false }).await {
+            None => match guarded((row.rig)(Run { variant, thorough: false }), RUN_MAX).await {
                 Ok(report) => report.violations.into_iter().next().map_or(ControlEnd::Passed, ControlEnd::Caught),
                 Err(panicked) => ControlEnd::NotRun(panicked),
             },
@@ -106,24 +107,4 @@ async fn judge(row: &Row, extent: Extent) -> Judged {
 
 fn is_broken(control: &Variant) -> bool {
     matches!(control, Variant::Broken(_))
-}
-
-/// Runs the rig in a task of its own, whose panic is a sentence.
-async fn guarded(row: &Row, run: Run) -> Result<Report, String> {
-    let task = tokio::spawn((row.rig)(run));
-    let abort = task.abort_handle();
-    match tokio::time::timeout(RUN_MAX, task).await {
-        Ok(Ok(report)) => Ok(report),
-        Ok(Err(error)) => Err(error.try_into_panic().map_or_else(|error| error.to_string(), |panic| text_of(&*panic))),
-        Err(_) => {
-            abort.abort();
-            Err(format!("it did not end within {} s", RUN_MAX.as_secs()))
-        }
-    }
-}
-
-fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    let text: String = text.unwrap_or("without a text").chars().take(2_000).collect();
-    format!("the rig panicked: {}", text.replace('\n', " "))
 }

@@ -16,6 +16,8 @@ mod ending;
 #[cfg(test)]
 mod fetches;
 #[cfg(test)]
+mod guard;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod judge;
