@@ -48,15 +48,8 @@ pub struct SettingsArguments {
     /// The folder of everything that is kept [default: ./data]
     #[arg(long, value_name = "PATH")]
     pub data_dir: Option<String>,
-    /// Where the history is kept: embedded, postgres or none [default: embedded]
-    #[arg(long, value_name = "KIND")]
-    pub store: Option<String>,
-    /// Connection URL of Postgres, postgres://USER@HOST:PORT/DATABASE?sslmode=verify-full
-    #[arg(long, value_name = "URL")]
-    pub postgres_url: Option<String>,
-    /// Contact points of Cassandra or ScyllaDB, separated by commas
-    #[arg(long, value_name = "HOST:PORT,...")]
-    pub cassandra_nodes: Option<String>,
+    #[command(flatten)]
+    pub store: StoreFlags,
     /// Disk space of the log, beyond which publishes are refused [default: 10GiB]
     #[arg(long, value_name = "SIZE")]
     pub log_max_bytes: Option<String>,
@@ -76,13 +69,13 @@ pub struct DirectoryArguments {
     pub data_dir: Option<String>,
 }
 
-/// Which store a tool works with.
+/// Which store it is, of the broker and of the tools that work with one.
 #[derive(Debug, Clone, Default, Args)]
 pub struct StoreFlags {
-    /// Where the history is kept, as for `serve`
+    /// Where the history is kept: embedded, postgres, cassandra or none [default: embedded]
     #[arg(long, global = true, value_name = "KIND")]
     pub store: Option<String>,
-    /// Connection URL of Postgres
+    /// Connection URL of Postgres, postgres://USER@HOST:PORT/DATABASE?sslmode=verify-full
     #[arg(long, global = true, value_name = "URL")]
     pub postgres_url: Option<String>,
     /// Contact points of Cassandra or ScyllaDB, separated by commas
@@ -94,8 +87,7 @@ impl DirectoryArguments {
     /// As flags among those of `serve`.
     pub fn settings(&self, store: &StoreFlags) -> SettingsArguments {
         let (config, data_dir) = (self.config.clone(), self.data_dir.clone());
-        let StoreFlags { store, postgres_url, cassandra_nodes } = store.clone();
-        SettingsArguments { config, data_dir, store, postgres_url, cassandra_nodes, ..SettingsArguments::default() }
+        SettingsArguments { config, data_dir, store: store.clone(), ..SettingsArguments::default() }
     }
 }
 
@@ -114,9 +106,9 @@ impl SettingsArguments {
             ("listen", &self.listen),
             ("admin_listen", &self.admin_listen),
             ("data_dir", &self.data_dir),
-            ("store.kind", &self.store),
-            ("store.postgres.url", &self.postgres_url),
-            ("store.cassandra.nodes", &self.cassandra_nodes),
+            ("store.kind", &self.store.store),
+            ("store.postgres.url", &self.store.postgres_url),
+            ("store.cassandra.nodes", &self.store.cassandra_nodes),
             ("log.max_bytes", &self.log_max_bytes),
             ("telemetry.otlp_endpoint", &self.otlp_endpoint),
         ];
@@ -191,8 +183,10 @@ mod tests {
 
     #[test]
     fn json_is_one_object_a_setting_without_passwords() {
-        let flags =
-            SettingsArguments { postgres_url: Some("postgres://u:hunter2@h/d".into()), ..SettingsArguments::default() };
+        let flags = SettingsArguments {
+            store: StoreFlags { postgres_url: Some("postgres://u:hunter2@h/d".into()), ..StoreFlags::default() },
+            ..SettingsArguments::default()
+        };
         let text = printed(&flags, &[], true);
         assert!(!text.contains("hunter2"), "{text}");
         let line = text.lines().find(|line| line.contains("postgres")).expect("printed");
@@ -211,9 +205,7 @@ mod tests {
             listen: text(),
             admin_listen: text(),
             data_dir: text(),
-            store: text(),
-            postgres_url: text(),
-            cassandra_nodes: text(),
+            store: StoreFlags { store: text(), postgres_url: text(), cassandra_nodes: text() },
             log_max_bytes: text(),
             otlp_endpoint: text(),
         };
