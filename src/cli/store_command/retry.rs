@@ -11,15 +11,11 @@ use crate::config::Settings;
 use crate::event::clock;
 use crate::projector::{ApplyError, DeadLetter, Opening};
 
-fn all(stopped: &Stopped) -> Result<Vec<DeadLetter>, Failure> {
-    stopped.letters.all().map_err(|error| Failure::new(Exit::Failed, error.to_string()))
-}
-
 /// Refuses a store that cannot have rejected the letters, because it is not as far: an empty one would take them all, and they
 /// would be gone for the one that lacks them.
-fn of_this_store(stopped: &Stopped) -> Result<(), Failure> {
+fn of_this_store(stopped: &Stopped, letters: &[DeadLetter]) -> Result<(), Failure> {
     let (kind, at) = (stopped.store.kind(), stopped.projected);
-    match all(stopped)?.iter().map(|letter| letter.row.sequence).max() {
+    match letters.iter().map(|letter| letter.row.sequence).max() {
         Some(last) if last > at.sequence() => Err(Failure::new(
             Exit::Usage,
             format!(
@@ -35,9 +31,11 @@ fn of_this_store(stopped: &Stopped) -> Result<(), Failure> {
 pub(super) fn run(settings: &Settings, output: &mut Output) -> Result<(), Failure> {
     client::block_on(async {
         // Only looked at first: the wrong store must not be made one of this log.
-        of_this_store(&Stopped::open(settings, Opening::Look).await?)?;
+        let looked = Stopped::open(settings, Opening::Look).await?;
+        let letters = looked.letters.all().map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+        of_this_store(&looked, &letters)?;
+        drop(looked);
         let stopped = Stopped::open(settings, Opening::Take).await?;
-        let letters = all(&stopped)?;
         let (mut taken, mut expired, mut refused) = (0, 0, 0);
         for letter in &letters {
             let row = &letter.row;
