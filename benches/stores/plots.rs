@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use plotters::coord::Shift;
+use plotters::coord::ranged1d::ValueFormatter;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
@@ -123,7 +124,7 @@ fn bars_of(area: &Area<'_>, title: &str, unit: &str, bars: &[Bar]) -> Result<(),
         .y_label_area_size(62)
         .build_cartesian_2d(0.0..bars.len() as f64, 0.0..highest)
         .map_err(failure)?;
-    mesh(&mut chart, unit)?;
+    mesh(&mut chart, unit, 6)?;
     for (place, bar) in bars.iter().enumerate() {
         let middle = place as f64 + 0.5;
         let mut from = 0.0;
@@ -152,12 +153,15 @@ fn plain(value: &f64) -> String {
     format!("{}", (value * 1e6).round() / 1e6)
 }
 
-fn mesh<X>(
-    chart: &mut ChartContext<'_, SVGBackend<'_>, Cartesian2d<X, plotters::coord::types::RangedCoordf64>>,
+/// Lines across at `labels` values of the axis, at most.
+fn mesh<X, Y>(
+    chart: &mut ChartContext<'_, SVGBackend<'_>, Cartesian2d<X, Y>>,
     unit: &str,
+    labels: usize,
 ) -> Result<(), Failure>
 where
-    X: Ranged<ValueType = f64> + plotters::coord::ranged1d::ValueFormatter<f64>,
+    X: Ranged<ValueType = f64> + ValueFormatter<f64>,
+    Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
 {
     chart
         .configure_mesh()
@@ -167,7 +171,7 @@ where
         .bold_line_style(GREY.mix(0.3))
         .axis_style(GREY)
         .y_label_style(words())
-        .y_labels(6)
+        .y_labels(labels)
         .y_label_formatter(&plain)
         .y_desc(unit)
         .axis_desc_style(words())
@@ -200,19 +204,7 @@ fn fetch(results: &Results, path: &Path) -> Result<(), Failure> {
             .y_label_area_size(62)
             .build_cartesian_2d(0.0..found.len() as f64, range)
             .map_err(failure)?;
-        chart
-            .configure_mesh()
-            .disable_x_mesh()
-            .disable_x_axis()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GREY.mix(0.3))
-            .axis_style(GREY)
-            .y_label_style(words())
-            .y_label_formatter(&plain)
-            .y_desc("ms")
-            .axis_desc_style(words())
-            .draw()
-            .map_err(failure)?;
+        mesh(&mut chart, "ms", 11)?;
         for (place, (kind, case, p50, p99)) in found.iter().enumerate() {
             let middle = place as f64 + 0.5;
             let line = PathElement::new([(middle, *p50), (middle, *p99)], colour(*kind).stroke_width(3));
