@@ -107,11 +107,13 @@ pub(super) struct Move<'a> {
     pub(super) marks: Marks<'a>,
 }
 
-/// Rows as a table. Each array has a value for each row.
-macro_rules! rows_of_arrays {
+/// Rows of arrays that have a value for each row. In the list of a SELECT they come one by one; a function in FROM would first
+/// write all of them down, and those of a large batch into a file.
+macro_rules! insert_rows {
     () => {
-        "unnest($1::text[], $2::int4[], $3::int8[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[], $7::bytea[]) \
-         AS new (subject, id, sequence, published_at, expires_at, kept_until, body)"
+        "INSERT INTO walcast.messages (subject, id, sequence, published_at, expires_at, kept_until, body) \
+         SELECT unnest($1::text[]), unnest($2::int4[]), unnest($3::int8[]), unnest($4::timestamptz[]), \
+                unnest($5::timestamptz[]), unnest($6::timestamptz[]), unnest($7::bytea[])"
     };
 }
 
@@ -129,16 +131,13 @@ macro_rules! apply {
                 UPDATE walcast.projection SET projected = $8, updated_at = now()
                 WHERE projected = $9 AND log_id = $10 AND epoch = $11 AND holder = $12 AND connection = $13
                 RETURNING projected
-            ), written AS (
-                INSERT INTO walcast.messages (subject, id, sequence, published_at, expires_at, kept_until, body)
-                SELECT new.* FROM ",
-            rows_of_arrays!(),
-            " WHERE EXISTS (SELECT FROM moved) ",
+            ), written AS (",
+            insert_rows!(),
+            " FROM moved ",
             $duplicates,
             "), marked AS (
                 INSERT INTO walcast.subjects AS known (subject, last_id)
-                SELECT new.* FROM unnest($14::text[], $15::int4[]) AS new (subject, last_id)
-                WHERE EXISTS (SELECT FROM moved)
+                SELECT unnest($14::text[]), unnest($15::int4[]) FROM moved
                 ON CONFLICT (subject) DO UPDATE SET last_id = excluded.last_id WHERE known.last_id < excluded.last_id
             )
             SELECT count(*), max(",
@@ -156,8 +155,8 @@ pub(super) const APPLY_AGAIN: &str = apply!("ON CONFLICT (subject, id, kept_unti
 
 /// Rows alone.
 pub(super) const REWRITE: &str = concat!(
-    "WITH written AS (INSERT INTO walcast.messages (subject, id, sequence, published_at, expires_at, kept_until, body) SELECT new.* FROM ",
-    rows_of_arrays!(),
+    "WITH written AS (",
+    insert_rows!(),
     " ON CONFLICT (subject, id, kept_until) DO NOTHING) SELECT ",
     commit_durably!()
 );
