@@ -31,6 +31,8 @@ mod lost_answers;
 #[cfg(test)]
 mod outages;
 #[cfg(test)]
+mod pages;
+#[cfg(test)]
 mod pooler;
 #[cfg(test)]
 mod proxy;

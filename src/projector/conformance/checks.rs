@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 
 use super::samples::{
     LOG, PUBLISHED, apply, at, batch, equal, holds, id, lacks, mark, position, refuse, row, seconds, subject,
 };
 use super::{Check, Place};
-use crate::event::{Expiration, Sequence, UnixMicros};
-use crate::projector::{HighWaterMark, Row, StoreBatch};
+use crate::event::{Expiration, MessageId, Sequence, UnixMicros};
+use crate::projector::{HighWaterMark, Row, Store, StoreBatch};
 
 type Outcome = Result<(), String>;
 
@@ -31,6 +32,7 @@ pub(super) const WITH_HISTORY: &[Check] = checks![
     tells_odd_subjects_apart,
     tells_the_same_id_on_other_subjects_apart,
     reads_a_subject_in_the_order_of_its_ids,
+    reads_a_subject_page_by_page,
     keeps_high_water_marks,
     finds_until_it_expires,
     finds_every_life_time,
@@ -253,6 +255,60 @@ async fn reads_a_subject_in_the_order_of_its_ids(place: &dyn Place) -> Outcome {
         equal(&what, &found, &expected(after, now, count))?;
     }
     Ok(())
+}
+
+/// A store may read ahead for those who do this; nobody is to notice.
+async fn reads_a_subject_page_by_page(place: &dyn Place) -> Outcome {
+    const ROWS: u32 = 600;
+    let store = place.open(LOG).await?;
+    let mut rows = Vec::new();
+    for number in 1..=ROWS {
+        let life = [60, 604_800, 5, 3_600][number as usize % 4];
+        rows.push(row(u64::from(number), "run", number, life, &[number.to_le_bytes()[0]; 50])?);
+    }
+    let (first, second) = rows.split_at(400);
+    apply(&*store, &batch(0, 400, first.to_vec())).await?;
+    let expected = |live_at: &dyn Fn(&Row) -> UnixMicros| -> Vec<_> {
+        let live = rows.iter().filter(|row| live_at(row) < row.expiration.expires_at(PUBLISHED));
+        live.map(|row| (row.id, row.body.clone())).collect()
+    };
+    // While somebody reads on, others read the same from the beginning, rows are added, and time goes on, and back.
+    let (later, late, back) = (PUBLISHED.plus_seconds(5), 150, 300);
+    let now = |after: u32| if (late..back).contains(&after) { later } else { PUBLISHED };
+    let (mut found, mut others, mut last) = (Vec::new(), Vec::new(), 0);
+    loop {
+        let page = store.after(&subject("run")?, last, 10, 450, now(last)).await.map_err(|error| error.to_string())?;
+        if page.len() > 9 {
+            return Err(format!("{} messages where nine have 450 bytes", page.len()));
+        }
+        let Some((id, _)) = page.last() else { break };
+        if last < 100 && id.get() >= 100 {
+            apply(&*store, &batch(400, u64::from(ROWS), second.to_vec())).await?;
+        }
+        if others.is_empty() && id.get() >= 60 {
+            others = pages(&*store, 0, ROWS).await?;
+        }
+        // A page that begins before a change of the time is read at the time before.
+        last = [late, back].into_iter().find(|change| last < *change && id.get() > *change).unwrap_or(id.get());
+        found.extend(page.into_iter().filter(|(id, _)| id.get() <= last).map(|(id, message)| (id, message.body)));
+    }
+    let read_at = |row: &Row| if (late + 1..=back).contains(&row.id.get()) { later } else { PUBLISHED };
+    equal("what the one who reads on gets", &found, &expected(&read_at))?;
+    let before: Vec<_> = expected(&|_| PUBLISHED).into_iter().take(others.len()).collect();
+    equal("what another one gets", &others, &before)?;
+    equal("what a third one gets", &pages(&*store, 0, ROWS).await?, &expected(&|_| PUBLISHED))
+}
+
+/// All of the subject `run` above an id, in small pages.
+async fn pages(store: &dyn Store, after: u32, rows: u32) -> Result<Vec<(MessageId, Bytes)>, String> {
+    let (mut found, mut last) = (Vec::new(), after);
+    for _ in 0..=rows {
+        let page = store.after(&subject("run")?, last, 10, 450, PUBLISHED).await.map_err(|error| error.to_string())?;
+        let Some((id, _)) = page.last() else { return Ok(found) };
+        last = id.get();
+        found.extend(page.into_iter().map(|(id, message)| (id, message.body)));
+    }
+    Err("there is always another page".to_owned())
 }
 
 async fn keeps_high_water_marks(place: &dyn Place) -> Outcome {

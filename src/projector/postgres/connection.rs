@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use deadpool::managed::{self, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::types::{ToSql, Type};
@@ -13,7 +14,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::debug;
 
 use super::config::{self, Config, PostgresConfigError};
-use super::{errors, tls};
+use super::{errors, reads, tls};
 use crate::projector::StoreError;
 
 /// How long the server is asked to give up a statement that took too long. Best effort: the server may be gone.
@@ -141,6 +142,31 @@ pub(super) struct Readers {
     pool: Pool<Manager>,
     connector: Connector,
     timeout: Duration,
+    /// Half of the connections: those who read many rows leave the others to Fetch.
+    for_many: Semaphore,
+}
+
+/// A connection for many rows.
+#[derive(Debug)]
+pub(super) struct ForMany<'a> {
+    connection: Object<Manager>,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl ForMany<'_> {
+    /// Its client.
+    pub(super) fn client(&self) -> &Client {
+        &self.connection.client
+    }
+}
+
+/// What surrounds a statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Around {
+    /// Nothing: it is a transaction by itself.
+    Nothing,
+    /// A transaction that lets rows come in the order of an index.
+    InOrder,
 }
 
 /// How often a read is tried: a server that was restarted is noticed only when a connection of before is used.
@@ -151,13 +177,28 @@ impl Readers {
     pub(super) fn new(connector: Connector, config: &Config) -> Self {
         let pool = Pool::builder(Manager(connector.clone())).max_size(config.readers).build();
         let pool = pool.expect("the bounds are ours, not the pool's, so it needs no timer");
-        Self { pool, connector, timeout: config.read_timeout }
+        let for_many = Semaphore::new((config.readers / 2).max(1));
+        Self { pool, connector, timeout: config.read_timeout, for_many }
+    }
+
+    /// How long a read may take.
+    pub(super) const fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// Asks with a connection of the pool, within the bound, waiting for one included.
     pub(super) async fn ask(&self, question: &str, values: &[Value<'_>]) -> Result<Vec<Row>, StoreError> {
+        self.ask_around(Around::Nothing, question, values).await
+    }
+
+    /// The same for rows that come in the order of an index.
+    pub(super) async fn ask_in_order(&self, question: &str, values: &[Value<'_>]) -> Result<Vec<Row>, StoreError> {
+        self.ask_around(Around::InOrder, question, values).await
+    }
+
+    async fn ask_around(&self, around: Around, question: &str, values: &[Value<'_>]) -> Result<Vec<Row>, StoreError> {
         let mut taken = None;
-        match timeout(self.timeout, self.try_ask(&mut taken, question, values)).await {
+        match timeout(self.timeout, self.try_ask(&mut taken, around, question, values)).await {
             Ok(answer) => answer,
             Err(_) => {
                 if let Some(connection) = taken {
@@ -168,18 +209,38 @@ impl Readers {
         }
     }
 
+    /// A connection for many rows, once one is free. Unbounded.
+    pub(super) async fn for_many(&self) -> Result<ForMany<'_>, StoreError> {
+        let permit = self.for_many.acquire().await.map_err(|closed| errors::unavailable(closed.to_string()))?;
+        Ok(ForMany { connection: self.pool.get().await.map_err(of_pool)?, _permit: permit })
+    }
+
+    /// Gives up a connection on which rows are still to come.
+    pub(super) async fn abandon(&self, connection: ForMany<'_>) {
+        self.connector.abandon(Object::take(connection.connection)).await;
+    }
+
     async fn try_ask(
         &self,
         taken: &mut Option<Object<Manager>>,
+        around: Around,
         question: &str,
         values: &[Value<'_>],
     ) -> Result<Vec<Row>, StoreError> {
+        let _permit = match around {
+            Around::Nothing => None,
+            Around::InOrder => self.for_many.acquire().await.ok(),
+        };
         let mut attempts = READ_ATTEMPTS;
         loop {
             let connection = taken.insert(self.pool.get().await.map_err(of_pool)?);
             attempts -= 1;
             // Unnamed: a pooler may give each statement another connection.
-            let error = match connection.client.query_typed(question, values).await {
+            let answer = match around {
+                Around::Nothing => connection.client.query_typed(question, values).await,
+                Around::InOrder => in_order(&connection.client, question, values).await,
+            };
+            let error = match answer {
                 Ok(rows) => return Ok(rows),
                 Err(error) => error,
             };
@@ -193,6 +254,19 @@ impl Readers {
             }
         }
     }
+}
+
+/// Runs a statement whose rows come in the order of an index. All goes out together, so it is one round trip.
+async fn in_order(client: &Client, question: &str, values: &[Value<'_>]) -> Result<Vec<Row>, tokio_postgres::Error> {
+    let (begun, rows, ended) = futures_util::join!(
+        client.batch_execute(reads::BEGIN_IN_ORDER),
+        client.query_typed(question, values),
+        client.batch_execute("COMMIT"),
+    );
+    begun?;
+    let rows = rows?;
+    ended?;
+    Ok(rows)
 }
 
 fn of_pool(error: PoolError<StoreError>) -> StoreError {

@@ -2,8 +2,8 @@
 //!
 //! A batch is one transaction, and in it one statement with its rows, marks and position ([`rows`]); who may move the position is
 //! decided there, too ([`cursor`]). Rows lie in partitions by when they expire, which are dropped whole ([`partitions`]). One
-//! connection writes, a bounded pool reads. Nothing depends on a connection's state between two transactions, so PgBouncer in
-//! transaction mode is as good as the server itself.
+//! connection writes, a bounded pool reads, ahead of those who read a subject page by page ([`pages`]). Nothing depends on a
+//! connection's state between two transactions, so PgBouncer in transaction mode is as good as the server itself.
 //!
 //! Owns the schema `walcast` and its versions ([`migrate`]).
 //!
@@ -14,6 +14,7 @@ mod connection;
 mod cursor;
 mod errors;
 mod migrate;
+mod pages;
 mod partitions;
 mod reads;
 mod rows;
@@ -34,6 +35,7 @@ use tokio_postgres::types::Type;
 
 use self::connection::{Connector, Readers, Value};
 use self::cursor::Identity;
+use self::pages::{Ask, Pages};
 use self::values::Timestamp;
 use self::writer::Writer;
 use super::{ApplyError, Opening, Row, Store, StoreBatch, StoreError, StoredMessage};
@@ -54,7 +56,8 @@ pub struct PostgresStore {
     /// Held over a whole write. A write that is given up leaves its statement on the connection, where the next one
     /// comes behind it.
     writer: Mutex<Writer>,
-    readers: Readers,
+    readers: Arc<Readers>,
+    pages: Pages,
     /// Whether the cursor was taken once: before, the rows could be another log's.
     taken: AtomicBool,
     write_timeout: Duration,
@@ -73,9 +76,11 @@ impl PostgresStore {
             epoch: i64::try_from(epoch).unwrap_or(i64::MAX),
             holder: random_name(),
         };
+        let readers = Arc::new(Readers::new(connector.clone(), config));
         Ok(Self {
-            writer: Mutex::new(Writer::new(identity, connector.clone(), opening, config.write_timeout)),
-            readers: Readers::new(connector, config),
+            writer: Mutex::new(Writer::new(identity, connector, opening, config.write_timeout)),
+            pages: Pages::new(Arc::clone(&readers)),
+            readers,
             taken: AtomicBool::new(false),
             write_timeout: config.write_timeout,
         })
@@ -99,11 +104,17 @@ impl PostgresStore {
         Err(errors::late(what, self.write_timeout).into())
     }
 
+    /// Refuses to be read before the cursor was taken.
+    fn readable(&self) -> Result<(), StoreError> {
+        match self.taken.load(Ordering::Acquire) {
+            true => Ok(()),
+            false => Err(errors::unavailable("it has not been reached since the start")),
+        }
+    }
+
     /// Asks for rows beside the writer.
     async fn read(&self, question: &str, values: &[Value<'_>]) -> Result<Vec<tokio_postgres::Row>, StoreError> {
-        if !self.taken.load(Ordering::Acquire) {
-            return Err(errors::unavailable("it has not been reached since the start"));
-        }
+        self.readable()?;
         self.readers.ask(question, values).await
     }
 }
@@ -141,6 +152,7 @@ impl Store for PostgresStore {
     async fn rewrite(&self, rows: &Arc<Vec<Row>>) -> Result<(), ApplyError> {
         let rows = Arc::clone(rows);
         let written = self.write("writing rows", |writer| async move { writer.rewrite(&rows).await }.boxed()).await;
+        self.pages.forget();
         written.map_err(|error| match error {
             ApplyError::Store(error) => ApplyError::Store(errors::at_run_time(error)),
             other => other,
@@ -170,17 +182,9 @@ impl Store for PostgresStore {
         bytes_max: usize,
         now: UnixMicros,
     ) -> Result<Vec<(MessageId, StoredMessage)>, StoreError> {
+        self.readable()?;
         let Ok(after) = i32::try_from(after) else { return Ok(Vec::new()) };
-        let [messages_max, bytes_max] = [messages_max, bytes_max].map(|max| i64::try_from(max).unwrap_or(i64::MAX));
-        let values = [
-            (&subject.as_str() as _, Type::TEXT),
-            (&after as _, Type::INT4),
-            (&Timestamp(now) as _, Type::TIMESTAMPTZ),
-            (&messages_max as _, Type::INT8),
-            (&bytes_max as _, Type::INT8),
-        ];
-        let found = self.read(reads::AFTER, &values).await?;
-        found.iter().map(|row| Ok((reads::id(row, 3)?, reads::message(row)?))).collect()
+        self.pages.after(Ask { subject: subject.clone(), after, messages_max, bytes_max }, now).await
     }
 
     async fn high_water_mark(&self, subject: &Subject) -> Result<Option<MessageId>, StoreError> {
