@@ -289,7 +289,7 @@ async fn reads_a_subject_page_by_page(place: &dyn Place) -> Outcome {
             others = pages(&*store, 0, ROWS).await?;
         }
         // A page that begins before a change of the time is read at the time before.
-        last = [late, back].into_iter().find(|change| last < *change && id.get() > *change).unwrap_or(id.get());
+        last = [late, back].into_iter().find(|change| last < *change && id.get() > *change).unwrap_or_else(|| id.get());
         found.extend(page.into_iter().filter(|(id, _)| id.get() <= last).map(|(id, message)| (id, message.body)));
     }
     let read_at = |row: &Row| if (late + 1..=back).contains(&row.id.get()) { later } else { PUBLISHED };
