@@ -20,6 +20,7 @@ mod harness;
 mod keeper;
 mod kill;
 mod lag;
+mod page;
 mod places;
 mod plots;
 mod processes;

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::figures::{Figure, Kind, Results};
+use crate::page::{number, replace};
 use crate::soak::Soak;
 use crate::{Failure, plots};
 
@@ -95,16 +96,6 @@ fn plots_of(page: &Path) -> Result<std::path::PathBuf, Failure> {
     Ok(page.with_file_name(name))
 }
 
-/// Puts `block` between the marks of `name`.
-fn replace(text: &mut String, name: &str, block: &str) -> Result<(), Failure> {
-    let (begin, end) = (format!("<!-- {name}: written by a command -->"), format!("<!-- {name}: end -->"));
-    let lost = || format!("the page has lost its marks `{begin}` and `{end}`");
-    let from = text.find(&begin).ok_or_else(lost)? + begin.len();
-    let to = from + text.get(from..).and_then(|rest| rest.find(&end)).ok_or_else(lost)?;
-    text.replace_range(from..to, &format!("\n{block}"));
-    Ok(())
-}
-
 fn settings(results: &Results) -> String {
     let mut text = String::new();
     if results.quick {
@@ -160,31 +151,6 @@ fn soak_table(soak: &Soak) -> String {
     for window in soak.windows() {
         let [table, index, database] = window.largest.map(|bytes| number(bytes as f64 / 1024.0 / 1024.0));
         writeln!(text, "| {:.0} | {table} | {index} | {database} | {:.2} |", window.from, window.growth).ok();
-    }
-    text
-}
-
-/// Three digits that mean something, with commas between thousands.
-fn number(value: f64) -> String {
-    if value == 0.0 {
-        return "0".to_owned();
-    }
-    let magnitude = value.abs().log10().floor();
-    let digits = (2.0 - magnitude).clamp(0.0, 2.0) as usize;
-    let unit = 10f64.powf((magnitude - 2.0).max(0.0));
-    let plain = format!("{:.*}", digits, (value / unit).round_ties_even() * unit);
-    let rounded = if magnitude < 3.0 { format!("{value:.digits$}") } else { plain };
-    let (whole, rest) = rounded.split_once('.').map_or((rounded.as_str(), None), |(whole, rest)| (whole, Some(rest)));
-    let mut text = String::new();
-    for (place, digit) in whole.chars().enumerate() {
-        if place > 0 && (whole.len() - place) % 3 == 0 {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    if let Some(rest) = rest {
-        text.push('.');
-        text.push_str(rest);
     }
     text
 }

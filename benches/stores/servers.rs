@@ -1,11 +1,11 @@
 //! The servers of a run: one Postgres and one Cassandra node, started once, both with their default durability.
 
 use std::path::Path;
-use std::process::Command;
 
 use crate::Failure;
 use crate::figures::Kind;
 use crate::harness::{Node, Setup};
+use crate::page::machine;
 use crate::processes;
 use crate::server::Server;
 
@@ -142,25 +142,6 @@ fn fjall_version() -> String {
     let lock = include_str!("../../Cargo.lock");
     let after = lock.split("name = \"fjall\"\nversion = \"").nth(1);
     after.and_then(|rest| rest.split('"').next()).unwrap_or("unknown").to_owned()
-}
-
-fn machine(disk: &Path) -> Result<String, Failure> {
-    let cpus = std::fs::read_to_string("/proc/cpuinfo")?;
-    let model =
-        cpus.lines().find_map(|line| line.strip_prefix("model name")).map(|name| name.trim_matches([' ', '\t', ':']));
-    let cores = cpus.lines().filter(|line| line.starts_with("processor")).count();
-    let memory = std::fs::read_to_string("/proc/meminfo")?;
-    let kib = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")).ok_or("no MemTotal")?;
-    let kib: f64 = kib.trim().trim_end_matches(" kB").parse()?;
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    let filesystem = Command::new("stat").args(["-f", "-c", "%T"]).arg(disk).output()?;
-    Ok(format!(
-        "{cores} cores ({}), {:.0} GiB of memory, Linux {}, {}; client, broker and servers share it",
-        model.unwrap_or("unknown model"),
-        kib / 1024.0 / 1024.0,
-        kernel.trim(),
-        String::from_utf8_lossy(&filesystem.stdout).trim(),
-    ))
 }
 
 /// Runs what blocks, such as the start of a server, beside the tasks of the runtime.
