@@ -93,8 +93,8 @@ replay-check: ## A log of RECORDS (1,000,000) replayed into a second broker, kil
 	WALCAST_REPLAY_RECORDS=$(RECORDS) cargo test --release --test it killed_three_times -- --nocapture
 
 .PHONY: bench
-bench: ## Throughput and cost beside a tonic server that does nothing, interleaved; prints the ratios.
-	cargo bench --bench yardstick
+bench: ## Throughput, latency, memory and cost beside a tonic server that does nothing, interleaved; prints the floors (ARGS=--quick, --check, "--only fetch").
+	cargo bench --bench yardstick -- $(ARGS)
 
 .PHONY: bench-backlog
 bench-backlog: ## Start-up, memory, Fetch and publishes with a log of 10 GiB, beside an empty broker.

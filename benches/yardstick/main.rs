@@ -1,37 +1,54 @@
-//! The broker beside a tonic server that does nothing: same client, same machine, interleaved rounds.
+//! The broker beside a tonic server that does nothing, and beside itself: same client, same machine, interleaved rounds.
 //!
-//! `cargo bench --bench yardstick -- --check` prints a table of medians and the ratios beside their floors.
+//! `cargo bench --bench yardstick -- --check` prints a table of medians and the figures beside their floors.
 //! The server that does nothing is this program again (`yardstick noop`), so that each system is a process
-//! of its own whose CPU time can be read.
+//! of its own whose CPU time and memory can be read.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command that prints a table")]
 
+mod cell;
+mod disk;
+mod figures;
+#[allow(dead_code, clippy::panic, reason = "shared with the tests")]
+#[path = "../../tests/it/support/http.rs"]
+mod http;
 mod load;
 mod noop;
+mod page;
+#[path = "../stores/page.rs"]
+mod pages;
 mod report;
 mod server;
+mod table;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use load::{Cell, Measured, Plan};
+use cell::{Cell, Side};
+use figures::{Figure, Measured};
+use load::Plan;
 use report::Report;
-use server::{ServerProcess, System};
+use server::ServerProcess;
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+/// Why a run ended early, for people.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Compares the broker with a tonic server that does nothing.
+/// Compares the broker with a tonic server that does nothing, and with itself.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Interleaved rounds; the figures are medians over them.
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
-    /// Measured seconds of each cell, after half a second of warm-up.
-    #[arg(long, default_value_t = 3.0)]
-    seconds: f64,
-    /// Only these cells.
+    /// Interleaved rounds; the figures are medians over them [default: 3, quick: 1].
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Measured seconds of each load, after half a second of warm-up [default: 3, quick: 1].
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// One short round with a tenth of subjects, subscribers and messages: shows that everything works; its figures mean nothing.
+    #[arg(long)]
+    quick: bool,
+    /// Only these loads.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Cell>,
     /// Another broker binary than the one built beside this program.
@@ -43,7 +60,10 @@ struct Args {
     /// Also writes the figures of every round to this file.
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Ends with exit code 1 when a ratio is beyond its floor.
+    /// Also writes the tables of this page, between its marks: `docs/performance.md`.
+    #[arg(long, conflicts_with = "only")]
+    write: Option<PathBuf>,
+    /// Ends with exit code 1 when a figure is beyond its floor.
     #[arg(long)]
     check: bool,
     /// Passed by `cargo bench`; means nothing here.
@@ -57,7 +77,29 @@ struct Args {
 enum Role {
     /// Runs the server that does nothing, until it is killed.
     #[command(hide = true)]
-    Noop,
+    Noop {
+        /// What is delivered has the published body in it.
+        #[arg(long)]
+        stamped: bool,
+    },
+}
+
+impl Args {
+    fn rounds(&self) -> usize {
+        self.rounds.unwrap_or(if self.quick { 1 } else { 3 })
+    }
+
+    fn plan(&self) -> Plan {
+        let seconds = self.seconds.unwrap_or(if self.quick { 1.0 } else { 3.0 });
+        Plan { measured: Duration::from_secs_f64(seconds), quick: self.quick }
+    }
+
+    /// What is measured, in order; the disk as well where a floor counts in what it costs.
+    fn cells(&self) -> Vec<Cell> {
+        let asked = |cell: Cell| self.only.is_empty() || self.only.contains(&cell);
+        let syncs = Cell::ALL.into_iter().any(|cell| asked(cell) && cell.counts_in_syncs());
+        Cell::ALL.into_iter().filter(|&cell| asked(cell) || (cell == Cell::Disk && syncs)).collect()
+    }
 }
 
 fn main() -> ExitCode {
@@ -67,10 +109,21 @@ fn main() -> ExitCode {
         Err(error) => return fail(&error.into()),
     };
     let outcome = match args.role {
-        Some(Role::Noop) => runtime.block_on(noop::serve()).map(|()| ExitCode::SUCCESS),
-        None => runtime.block_on(compare(&args)),
+        Some(Role::Noop { stamped }) => runtime.block_on(noop::serve(stamped)).map(|()| ExitCode::SUCCESS),
+        None => {
+            raise_open_files();
+            runtime.block_on(compare(&args))
+        }
     };
     outcome.unwrap_or_else(|error| fail(&error))
+}
+
+/// A thousand connections are more than many systems allow at first; where they allow no more, the load says so.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        eprintln!("the limit of open files stays as it is: {error}");
+    }
 }
 
 fn fail(error: &Failure) -> ExitCode {
@@ -79,22 +132,22 @@ fn fail(error: &Failure) -> ExitCode {
 }
 
 async fn compare(args: &Args) -> Result<ExitCode, Failure> {
-    let cells = if args.only.is_empty() { Cell::ALL.to_vec() } else { args.only.clone() };
-    let plan = Plan { measured: Duration::from_secs_f64(args.seconds) };
+    let cells = args.cells();
     let mut report = Report::new(cells.clone());
-    for round in 1..=args.rounds {
-        for &cell in &cells {
-            eprintln!("round {round} of {}: {cell}", args.rounds);
-            // Turn and turn about, so that both meet the same weather on the machine.
-            for system in if round % 2 == 1 { [System::Noop, System::Walcast] } else { [System::Walcast, System::Noop] }
-            {
-                report.add(system, cell, one_cell(system, args, cell, &plan).await?);
-            }
+    for round in 1..=args.rounds() {
+        for &cell in cells.iter().filter(|cell| !cell.keeps_servers()) {
+            one_round(args, round, cell, &mut report).await?;
         }
     }
-    print!("{}", report.table());
+    for &cell in cells.iter().filter(|cell| cell.keeps_servers()) {
+        all_rounds(args, cell, &mut report).await?;
+    }
+    print!("{}", table::table(&report));
     if let Some(path) = &args.json {
         std::fs::write(path, report.json().to_string())?;
+    }
+    if let Some(path) = &args.write {
+        page::write(&report, args, path)?;
     }
     let below = report.beyond_floors();
     for line in &below {
@@ -103,8 +156,77 @@ async fn compare(args: &Args) -> Result<ExitCode, Failure> {
     Ok(if args.check && !below.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-async fn one_cell(system: System, args: &Args, cell: Cell, plan: &Plan) -> Result<Measured, Failure> {
-    // A fresh process for each cell: nothing that one leaves behind (rows to project, memory) weighs on the next.
-    let server = ServerProcess::start(system, &args.walcast, &args.data_root).await?;
-    Ok(load::run(cell, &server, plan).await.map_err(|error| format!("{system}, {cell}: {error}"))?)
+/// The sides in the order of a round: turn and turn about, so that both meet the same weather on the machine.
+fn sides(cell: Cell, round: usize) -> Vec<Side> {
+    let mut sides = cell.sides().to_vec();
+    if round.is_multiple_of(2) {
+        sides.reverse();
+    }
+    sides
+}
+
+/// All sides of a cell in one round, each with a fresh process: nothing that one leaves behind (rows to project, memory)
+/// weighs on the next.
+async fn one_round(args: &Args, round: usize, cell: Cell, report: &mut Report) -> Result<(), Failure> {
+    eprintln!("round {round} of {}: {cell}", args.rounds());
+    let offered = match cell.half_of() {
+        Some(whole) => Some(0.5 * rate_of(args, round, whole, report).await?),
+        None => None,
+    };
+    for side in sides(cell, round) {
+        let measured = match side {
+            Side::Disk => {
+                let (data_root, plan) = (args.data_root.clone(), args.plan());
+                tokio::task::spawn_blocking(move || disk::measure(&data_root, &plan)).await??
+            }
+            _ => fresh(args, cell, side, offered).await?,
+        };
+        report.add(round, cell, side, measured);
+    }
+    Ok(())
+}
+
+/// What the broker reached in a cell in this round; runs it if it was not asked for.
+async fn rate_of(args: &Args, round: usize, cell: Cell, report: &Report) -> Result<f64, Failure> {
+    let rate = match report.of_round(round, cell, Side::Walcast, Figure::Rate) {
+        Some(rate) => Some(rate),
+        None => fresh(args, cell, Side::Walcast, None).await?.get(Figure::Rate),
+    };
+    rate.ok_or_else(|| format!("{cell} has no rate").into())
+}
+
+async fn fresh(args: &Args, cell: Cell, side: Side, offered: Option<f64>) -> Result<Measured, Failure> {
+    let server = ServerProcess::start(load::launch(cell, side), &args.walcast, &args.data_root).await?;
+    measure(args, cell, side, &server, offered).await
+}
+
+async fn measure(
+    args: &Args,
+    cell: Cell,
+    side: Side,
+    server: &ServerProcess,
+    offered: Option<f64>,
+) -> Result<Measured, Failure> {
+    let measured = Box::pin(load::run(cell, side, server, &args.plan(), offered)).await;
+    Ok(measured.map_err(|error| format!("{}, {cell}: {error}", cell.side_name(side)))?)
+}
+
+/// All rounds of a cell whose servers take long to prepare.
+async fn all_rounds(args: &Args, cell: Cell, report: &mut Report) -> Result<(), Failure> {
+    eprintln!("preparing: {cell}");
+    let mut servers = Vec::new();
+    for &side in cell.sides() {
+        let server = ServerProcess::start(load::launch(cell, side), &args.walcast, &args.data_root).await?;
+        let prepared = Box::pin(load::prepare(cell, side, &server, &args.plan())).await;
+        prepared.map_err(|error| format!("preparing {}, {cell}: {error}", cell.side_name(side)))?;
+        servers.push((side, server));
+    }
+    for round in 1..=args.rounds() {
+        eprintln!("round {round} of {}: {cell}", args.rounds());
+        for side in sides(cell, round) {
+            let (_, server) = servers.iter().find(|(of, _)| *of == side).ok_or("a side without a server")?;
+            report.add(round, cell, side, measure(args, cell, side, server, None).await?);
+        }
+    }
+    Ok(())
 }

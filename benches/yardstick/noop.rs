@@ -1,5 +1,6 @@
 //! The yardstick: a tonic server that answers at once and stores nothing, as anyone would write it
-//! (tonic's defaults and `tcp_nodelay`). Messages to subscribers are encoded before the first call.
+//! (tonic's defaults and `tcp_nodelay`). Messages to subscribers are encoded before the first call; only where the time
+//! until their delivery is measured, each is encoded once for all subscribers, for the time is in its body.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -24,24 +25,18 @@ const SUBSCRIBER_QUEUE: usize = 4096;
 
 struct Noop {
     id: AtomicI32,
+    /// Whether deliveries carry the body that was published.
+    stamped: bool,
     message: EncodedMessage,
     subscribers: RwLock<Arc<Vec<mpsc::Sender<EncodedMessage>>>>,
 }
 
 /// Serves on a free port of the loopback and says which in the broker's own log line.
-pub async fn serve() -> Result<(), Failure> {
+pub async fn serve(stamped: bool) -> Result<(), Failure> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     eprintln!("{}", serde_json::json!({ "message": "listening", "grpc": listener.local_addr()?.to_string() }));
-    let body = [b'x'; BODY_BYTES];
-    let record = Record {
-        subject: "yardstick-00",
-        id: MessageId::new(1_000).ok_or("an id out of range")?,
-        published_at: clock::now(),
-        expiration: Expiration::FIRE_AND_FORGET,
-        body: &body,
-    };
-    let noop =
-        Noop { id: AtomicI32::new(0), message: EncodedMessage::new(&record), subscribers: RwLock::new(Arc::default()) };
+    let message = encoded(&[b'x'; BODY_BYTES])?;
+    let noop = Noop { id: AtomicI32::new(0), stamped, message, subscribers: RwLock::new(Arc::default()) };
     let incoming = TcpListenerStream::new(listener).map(|accepted| {
         accepted.and_then(|stream| {
             stream.set_nodelay(true)?;
@@ -52,15 +47,33 @@ pub async fn serve() -> Result<(), Failure> {
     Ok(())
 }
 
+fn encoded(body: &[u8]) -> Result<EncodedMessage, &'static str> {
+    let record = Record {
+        subject: "yardstick-00",
+        id: MessageId::new(1_000).ok_or("an id out of range")?,
+        published_at: clock::now(),
+        expiration: Expiration::FIRE_AND_FORGET,
+        body,
+    };
+    Ok(EncodedMessage::new(&record))
+}
+
 #[tonic::async_trait]
 impl Broker for Noop {
     type SubscribeStream = Pin<Box<dyn Stream<Item = Result<EncodedMessage, Status>> + Send>>;
 
-    async fn publish(&self, _request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
+    async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
+        let stamped;
+        let message = if self.stamped {
+            stamped = encoded(&request.get_ref().body).map_err(Status::internal)?;
+            &stamped
+        } else {
+            &self.message
+        };
         let subscribers = Arc::clone(&self.subscribers.read().unwrap_or_else(PoisonError::into_inner));
         for subscriber in subscribers.iter() {
             // A subscriber that left takes nothing; this process lives for one measurement.
-            if subscriber.send(self.message.clone()).await.is_err() {
+            if subscriber.send(message.clone()).await.is_err() {
                 continue;
             }
         }

@@ -1,160 +1,226 @@
-//! Medians, ratios and the floors they must keep.
+//! The figures of all rounds, and the floors that they must keep.
 
-use serde_json::{Value, json};
+use serde_json::{Value as Json, json};
 
-use crate::load::{Cell, Measured};
-use crate::server::System;
+use crate::cell::{Cell, Side};
+use crate::figures::{Figure, Measured, Quantile, median};
 
-/// A ratio of the broker to the server that does nothing that must not be crossed.
-struct Floor {
-    cell: Cell,
-    what: &'static str,
-    value: fn(&Measured) -> f64,
-    bound: Bound,
+/// What a cell must keep.
+pub struct Floor {
+    /// Number in the issue's list of what is to be shown.
+    pub item: u8,
+    /// Whose figures they are.
+    pub cell: Cell,
+    /// In words.
+    pub what: &'static str,
+    value: Value,
+    /// The bound.
+    pub bound: Bound,
+    /// Why this figure and this bound.
+    pub reason: &'static str,
 }
 
-enum Bound {
+/// How a floor's value is made of the figures of a round; the median of the rounds counts, for what stands in one round met the
+/// same weather on the machine.
+#[derive(Debug, Clone, Copy)]
+enum Value {
+    /// The last side's as a part of the first side's.
+    Ratio(Figure),
+    /// The last side's above the first side's, in fdatasyncs of that quantile.
+    Syncs(Figure, Quantile),
+    /// The last side's.
+    Plain(Figure),
+}
+
+/// What a value must be.
+#[derive(Debug, Clone, Copy)]
+pub enum Bound {
     AtLeast(f64),
     AtMost(f64),
+    /// A figure of another run that is printed beside it; breaks nothing.
+    Beside(f64),
 }
 
-const FLOORS: [Floor; 4] = [
-    Floor { cell: Cell::Publish, what: "rate", value: |figure| figure.rate, bound: Bound::AtLeast(0.65) },
-    Floor { cell: Cell::Publish, what: "server CPU a call", value: |figure| figure.cpu_us, bound: Bound::AtMost(1.8) },
-    Floor { cell: Cell::Fetch, what: "rate", value: |figure| figure.rate, bound: Bound::AtLeast(0.85) },
-    Floor { cell: Cell::FanOut, what: "rate", value: |figure| figure.rate, bound: Bound::AtLeast(0.85) },
+/// Memory that a load may add while two subscribers are behind: their ring of 8 MiB at most, two chunks of 256 KiB for each,
+/// and what the allocator keeps of a load of some 8 MB.
+const GROWTH_MAX_MIB: f64 = 24.0;
+
+const P50: Figure = Figure::Call(Quantile::P50);
+const P99: Figure = Figure::Call(Quantile::P99);
+const DELIVERY_P99: Figure = Figure::Delivery(Quantile::P99);
+
+/// In the order of the issue. What the whole is measured on: two cores, server and client together.
+#[rustfmt::skip]
+const FLOORS: [Floor; 20] = [
+    floor(1, Cell::Publish, "rate, of noop's", Value::Ratio(Figure::Rate), Bound::AtLeast(0.80),
+        "a durable publish costs little beside the transport"),
+    floor(1, Cell::Publish, "server CPU a publish, of noop's", Value::Ratio(Figure::Cpu), Bound::AtMost(1.5),
+        "the log and the store together take half of what the transport takes"),
+    floor(1, Cell::PublishHalf, "p99 above noop's, in p99 of an fdatasync", Value::Syncs(P99, Quantile::P99), Bound::AtMost(2.0),
+        "who just missed an fdatasync waits for two"),
+    floor(1, Cell::PublishHalf, "answered at the offered rate", Value::Plain(Figure::Kept), Bound::AtLeast(KEPT_MIN), KEPT_REASON),
+    floor(1, Cell::PublishAlone, "p50 above noop's, in p50 of an fdatasync", Value::Syncs(P50, Quantile::P50), Bound::AtMost(1.3),
+        "one fdatasync that overwrites, and three tenths of one for all else"),
+    floor(1, Cell::PublishAlone, "rate, of noop's; NATS, another run", Value::Ratio(Figure::Rate), Bound::Beside(0.33),
+        "NATS JetStream, file, sync always, beside a noop of the same kind: docs/performance.md"),
+    floor(3, Cell::FanOut1, "deliveries/s, of noop's", Value::Ratio(Figure::Rate), Bound::AtLeast(0.9), FAN_OUT_REASON),
+    floor(3, Cell::FanOut64, "deliveries/s, of noop's", Value::Ratio(Figure::Rate), Bound::AtLeast(0.9), FAN_OUT_REASON),
+    floor(3, Cell::FanOut1000, "deliveries/s, of noop's", Value::Ratio(Figure::Rate), Bound::AtLeast(0.9), FAN_OUT_REASON),
+    floor(3, Cell::Delivery1, "answered at the offered rate", Value::Plain(Figure::Kept), Bound::AtLeast(KEPT_MIN), KEPT_REASON),
+    floor(3, Cell::Delivery64, "answered at the offered rate", Value::Plain(Figure::Kept), Bound::AtLeast(KEPT_MIN), KEPT_REASON),
+    floor(3, Cell::Delivery1000, "answered at the offered rate", Value::Plain(Figure::Kept), Bound::AtLeast(KEPT_MIN), KEPT_REASON),
+    floor(4, Cell::Slow, "publish p99, of that without", Value::Ratio(P99), Bound::AtMost(1.1), SLOW_REASON),
+    floor(4, Cell::Slow, "p99 of fast deliveries, of that without", Value::Ratio(DELIVERY_P99), Bound::AtMost(1.1), SLOW_REASON),
+    floor(4, Cell::Slow, "memory that the load adds, MiB", Value::Plain(Figure::Growth), Bound::AtMost(GROWTH_MAX_MIB),
+        "who reads slowly costs its place in the log, not memory"),
+    floor(4, Cell::Slow, "answered at the offered rate", Value::Plain(Figure::Kept), Bound::AtLeast(KEPT_MIN), KEPT_REASON),
+    floor(5, Cell::Idle, "KiB a subscriber, connections included", Value::Plain(Figure::Subscriber), Bound::AtMost(64.0),
+        "100,000 subscribers fit into a small machine"),
+    floor(5, Cell::Subjects, "server CPU a publish, of that with 100 subjects", Value::Ratio(Figure::Cpu), Bound::AtMost(1.3),
+        "a subject costs memory, and next to no time"),
+    floor(9, Cell::Fetch, "rate, of noop's", Value::Ratio(Figure::Rate), Bound::AtLeast(0.9),
+        "a message in memory is encoded already"),
+    floor(9, Cell::FetchCold, "rate, of noop's", Value::Ratio(Figure::Rate), Bound::AtLeast(0.5),
+        "a read of the store costs as much as its transport"),
 ];
+
+const FAN_OUT_REASON: &str = "a message is encoded once, whoever gets it";
+const SLOW_REASON: &str = "who reads slowly costs others nothing; a tenth is what such percentiles spread by";
+/// A queue that grew all the time would end in a longer run.
+const KEPT_MIN: f64 = 0.95;
+const KEPT_REASON: &str = "the load was the half that it is called";
+
+const fn floor(item: u8, cell: Cell, what: &'static str, value: Value, bound: Bound, reason: &'static str) -> Floor {
+    Floor { item, cell, what, value, bound, reason }
+}
+
+/// What of the issue has a command of its own.
+pub const ELSEWHERE: &str = "\
+elsewhere: 6 (catch-up of one subject): make bench-catch-up; 7 (restarts with subscribers that resume): make resume; \
+8 (publishes that are retried): make retries";
+
+/// A run of one side of a cell.
+struct Run {
+    round: usize,
+    cell: Cell,
+    side: Side,
+    measured: Measured,
+}
 
 /// The figures of all rounds.
 pub struct Report {
-    cells: Vec<Cell>,
-    figures: Vec<(System, Cell, Measured)>,
+    /// In the order of the tables.
+    pub cells: Vec<Cell>,
+    runs: Vec<Run>,
 }
 
 impl Report {
     /// An empty one for these cells.
     pub fn new(cells: Vec<Cell>) -> Self {
-        Self { cells, figures: Vec::new() }
+        Self { cells, runs: Vec::new() }
     }
 
-    /// Adds a round's figure.
-    pub fn add(&mut self, system: System, cell: Cell, measured: Measured) {
-        self.figures.push((system, cell, measured));
+    /// Adds a round's figures.
+    pub fn add(&mut self, round: usize, cell: Cell, side: Side, measured: Measured) {
+        self.runs.push(Run { round, cell, side, measured });
     }
 
-    /// The values in the order of the rounds.
-    fn values(&self, system: System, cell: Cell, value: fn(&Measured) -> f64) -> Vec<f64> {
-        let of_both = self.figures.iter().filter(|(of, kind, _)| *of == system && *kind == cell);
-        of_both.map(|(_, _, figure)| value(figure)).collect()
+    /// A figure of one round.
+    pub fn of_round(&self, round: usize, cell: Cell, side: Side, figure: Figure) -> Option<f64> {
+        let run = self.runs.iter().find(|run| (run.round, run.cell, run.side) == (round, cell, side))?;
+        run.measured.get(figure)
     }
 
-    fn median(&self, system: System, cell: Cell, value: fn(&Measured) -> f64) -> f64 {
-        median(self.values(system, cell, value))
+    /// A figure of all rounds that have it, in their order.
+    pub fn values(&self, cell: Cell, side: Side, figure: Figure) -> Vec<f64> {
+        let of_side = self.runs.iter().filter(|run| (run.cell, run.side) == (cell, side));
+        of_side.filter_map(|run| run.measured.get(figure)).collect()
     }
 
-    /// The median of the rounds' ratios: both systems of a round met the same machine.
-    fn ratio(&self, cell: Cell, value: fn(&Measured) -> f64) -> f64 {
-        let noop = self.values(System::Noop, cell, value);
-        let walcast = self.values(System::Walcast, cell, value);
-        median(walcast.iter().zip(noop).map(|(walcast, noop)| walcast / noop).collect())
+    /// Its median, if any round has it.
+    pub fn median(&self, cell: Cell, side: Side, figure: Figure) -> Option<f64> {
+        let values = self.values(cell, side, figure);
+        (!values.is_empty()).then(|| median(values))
     }
 
-    /// A row for each cell and system, then the ratios beside their floors.
-    pub fn table(&self) -> String {
-        let mut lines = Vec::new();
-        lines.push(format!(
-            "{:<20} {:<8} {:>10} {:>17} {:>9} {:>9} {:>10} {:>9}",
-            "load", "system", "rate/s", "spread", "p50 us", "p99 us", "CPU us", "peak MiB"
-        ));
-        for &cell in &self.cells {
-            for system in [System::Noop, System::Walcast] {
-                let mut rates = self.values(system, cell, |figure| figure.rate);
-                rates.sort_by(f64::total_cmp);
-                let spread = match (rates.first(), rates.last()) {
-                    (Some(lowest), Some(highest)) => format!("{lowest:.0}..{highest:.0}"),
-                    _ => String::new(),
-                };
-                lines.push(format!(
-                    "{:<20} {:<8} {:>10.0} {:>17} {:>9.0} {:>9.0} {:>10.2} {:>9.0}",
-                    cell.name(),
-                    system.to_string(),
-                    self.median(system, cell, |figure| figure.rate),
-                    spread,
-                    self.median(system, cell, |figure| figure.p50_us),
-                    self.median(system, cell, |figure| figure.p99_us),
-                    self.median(system, cell, |figure| figure.cpu_us),
-                    self.median(system, cell, |figure| figure.memory_mib),
-                ));
-            }
-        }
-        lines.push(String::new());
-        for &cell in &self.cells {
-            let rate = self.ratio(cell, |figure| figure.rate);
-            let cpu = self.ratio(cell, |figure| figure.cpu_us);
-            lines.push(format!("{:<20} walcast / noop: rate {rate:.2}, server CPU {cpu:.2}", cell.name()));
-        }
-        for floor in self.floors() {
-            let ratio = self.ratio(floor.cell, floor.value);
-            let (word, bound) = match floor.bound {
-                Bound::AtLeast(bound) => ("at least", bound),
-                Bound::AtMost(bound) => ("at most", bound),
-            };
-            let verdict = if floor.bound.holds(ratio) { "kept" } else { "BROKEN" };
-            lines.push(format!("floor: {}, {} {word} {bound:.2}: {ratio:.2}, {verdict}", floor.cell, floor.what));
-        }
-        lines.push(String::new());
-        lines.join("\n")
-    }
-
-    fn floors(&self) -> impl Iterator<Item = &'static Floor> {
+    /// The floors of the cells that were measured.
+    pub fn floors(&self) -> impl Iterator<Item = &'static Floor> {
         FLOORS.iter().filter(|floor| self.cells.contains(&floor.cell))
+    }
+
+    /// The median of a floor's value over the rounds.
+    pub fn value(&self, floor: &Floor) -> f64 {
+        let mut rounds: Vec<usize> = self.runs.iter().map(|run| run.round).collect();
+        rounds.sort_unstable();
+        rounds.dedup();
+        median(rounds.into_iter().filter_map(|round| self.value_in(round, floor)).collect())
+    }
+
+    fn value_in(&self, round: usize, floor: &Floor) -> Option<f64> {
+        let sides = floor.cell.sides();
+        let first = |figure| self.of_round(round, floor.cell, *sides.first()?, figure);
+        let last = |figure| self.of_round(round, floor.cell, *sides.last()?, figure);
+        Some(match floor.value {
+            Value::Ratio(figure) => last(figure)? / first(figure)?,
+            Value::Syncs(figure, quantile) => {
+                let sync = self.of_round(round, Cell::Disk, Side::Disk, Figure::Call(quantile))?;
+                (last(figure)? - first(figure)?) / sync
+            }
+            Value::Plain(figure) => last(figure)?,
+        })
+    }
+
+    /// Whether a floor holds; one without a value does not.
+    pub fn holds(&self, floor: &Floor) -> bool {
+        let value = self.value(floor);
+        match floor.bound {
+            Bound::AtLeast(bound) => value >= bound,
+            Bound::AtMost(bound) => value <= bound,
+            Bound::Beside(_) => true,
+        }
     }
 
     /// One sentence for each floor that does not hold.
     pub fn beyond_floors(&self) -> Vec<String> {
         self.floors()
-            .filter(|floor| !floor.bound.holds(self.ratio(floor.cell, floor.value)))
-            .map(|floor| format!("{}: the {} is beyond its floor", floor.cell, floor.what))
+            .filter(|floor| !self.holds(floor))
+            .map(|floor| format!("{}: {} is beyond its floor", floor.cell, floor.what))
             .collect()
     }
 
-    /// Every round's figures.
-    pub fn json(&self) -> Value {
-        let figures: Vec<Value> = self
-            .figures
+    /// Every round's figures, and what became of the floors.
+    pub fn json(&self) -> Json {
+        let figures: Vec<Json> = self
+            .runs
             .iter()
-            .map(|(system, cell, figure)| {
+            .map(|run| {
+                let mut fields = serde_json::Map::new();
+                fields.insert("round".to_owned(), run.round.into());
+                fields.insert("load".to_owned(), run.cell.name().into());
+                fields.insert("system".to_owned(), run.cell.side_name(run.side).into());
+                fields.extend(run.measured.all().map(|(figure, value)| (figure.key(), value.into())));
+                fields.into()
+            })
+            .collect();
+        let floors: Vec<Json> = self
+            .floors()
+            .map(|floor| {
                 json!({
-                    "system": system.to_string(), "load": cell.name(), "rate": figure.rate,
-                    "p50_us": figure.p50_us, "p99_us": figure.p99_us, "cpu_us": figure.cpu_us,
-                    "peak_mib": figure.memory_mib,
+                    "item": floor.item, "load": floor.cell.name(), "what": floor.what, "value": self.value(floor),
+                    "bound": floor.bound.to_string(), "kept": self.holds(floor),
                 })
             })
             .collect();
-        let ratios: Vec<Value> = self
-            .cells
-            .iter()
-            .map(|&cell| {
-                json!({
-                    "load": cell.name(), "rate": self.ratio(cell, |figure| figure.rate),
-                    "cpu": self.ratio(cell, |figure| figure.cpu_us),
-                })
-            })
-            .collect();
-        json!({ "figures": figures, "ratios": ratios })
+        json!({ "figures": figures, "floors": floors })
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-impl Bound {
-    fn holds(&self, ratio: f64) -> bool {
-        match *self {
-            Self::AtLeast(bound) => ratio >= bound,
-            Self::AtMost(bound) => ratio <= bound,
+impl std::fmt::Display for Bound {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::AtLeast(bound) => write!(formatter, "at least {bound}"),
+            Self::AtMost(bound) => write!(formatter, "at most {bound}"),
+            Self::Beside(figure) => write!(formatter, "beside {figure}"),
         }
     }
 }

@@ -1,6 +1,5 @@
 //! A system under measurement as a process of its own.
 
-use std::fmt;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
@@ -8,29 +7,20 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::Failure;
+use crate::{Failure, http};
 
 /// Clock ticks a second of `/proc/PID/stat`: USER_HZ, 100 on every Linux that Rust supports.
 const TICKS_PER_SECOND: f64 = 100.0;
 /// How long a server may work on after the last call before its CPU time is read anyway.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 
-/// What is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum System {
-    /// The server that does nothing.
-    Noop,
-    /// The broker, with its defaults.
-    Walcast,
-}
-
-impl fmt::Display for System {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Noop => "noop",
-            Self::Walcast => "walcast",
-        })
-    }
+/// What is started.
+#[derive(Debug, Clone, Copy)]
+pub enum Launch {
+    /// The server that does nothing; `stamped`: with the published body in what it delivers.
+    Noop { stamped: bool },
+    /// The broker: its defaults, but for these settings, named as in the environment without `WALCAST_`.
+    Walcast(&'static [(&'static str, &'static str)]),
 }
 
 /// A running server; killed when it goes out of scope.
@@ -38,30 +28,39 @@ pub struct ServerProcess {
     child: Child,
     /// `http://ADDRESS` of its gRPC port.
     pub uri: String,
+    /// Address of the broker's admin port.
+    admin: Option<String>,
     _data: TempDir,
 }
 
 impl ServerProcess {
     /// Starts it with an empty data directory below `data_root` and waits until it listens.
-    pub async fn start(system: System, walcast: &Path, data_root: &Path) -> Result<Self, Failure> {
+    pub async fn start(launch: Launch, walcast: &Path, data_root: &Path) -> Result<Self, Failure> {
         let data = tempfile::Builder::new().prefix("yardstick").tempdir_in(data_root)?;
-        let mut command = match system {
-            System::Noop => {
+        let mut command = match launch {
+            Launch::Noop { stamped } => {
                 let mut command = Command::new(std::env::current_exe()?);
-                command.arg("noop");
+                command.arg("noop").args(stamped.then_some("--stamped"));
                 command
             }
-            System::Walcast => {
+            Launch::Walcast(settings) => {
                 let mut command = Command::new(walcast);
                 command.args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir"]);
                 command.arg(data.path().join("data"));
+                // Not the settings of whoever runs this.
+                for (name, _) in
+                    std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"WALCAST_"))
+                {
+                    command.env_remove(name);
+                }
+                command.envs(settings.iter().map(|(name, value)| (format!("WALCAST_{name}"), value)));
                 command
             }
         };
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         let stderr = child.stderr.take().ok_or("no stderr")?;
-        let address = tokio::task::spawn_blocking(move || address_of(stderr)).await??;
-        Ok(Self { child, uri: format!("http://{address}"), _data: data })
+        let (address, admin) = tokio::task::spawn_blocking(move || addresses_of(stderr)).await??;
+        Ok(Self { child, uri: format!("http://{address}"), admin, _data: data })
     }
 
     /// CPU seconds that it has used, user and system.
@@ -91,9 +90,45 @@ impl ServerProcess {
 
     /// Peak resident memory in MiB.
     pub fn peak_memory_mib(&self) -> Result<f64, Failure> {
+        self.memory_mib("VmHWM:")
+    }
+
+    /// Resident memory in MiB.
+    pub fn resident_mib(&self) -> Result<f64, Failure> {
+        self.memory_mib("VmRSS:")
+    }
+
+    fn memory_mib(&self, which: &str) -> Result<f64, Failure> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(which)).ok_or_else(|| format!("no {which}"))?;
         Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
+    }
+
+    /// A metric of the broker's: with its labels that series, without them the sum over all.
+    pub async fn metric(&self, series: &str) -> Result<f64, Failure> {
+        let admin = self.admin.as_deref().ok_or("a server without metrics")?;
+        let answer = http::get(admin, "/metrics").await.ok_or("the admin port does not answer")?;
+        let name = series.split('{').next().unwrap_or(series);
+        // One that is not there counts as 0, and a check against a name that nobody has would never fail.
+        if answer.status != 200 || !answer.body.contains(&format!("\n# TYPE {name} ")) {
+            return Err(format!("the broker has no metric {name}").into());
+        }
+        Ok(answer.metric(series))
+    }
+
+    /// Waits until a metric of the broker's is what it has to be.
+    pub async fn metric_becomes(&self, series: &str, expected: impl Fn(f64) -> bool) -> Result<(), Failure> {
+        let started = Instant::now();
+        loop {
+            let value = self.metric(series).await?;
+            if expected(value) {
+                return Ok(());
+            }
+            if started.elapsed() > DRAIN_MAX {
+                return Err(format!("{series} is still {value} after {DRAIN_MAX:?}").into());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 }
 
@@ -106,17 +141,17 @@ impl Drop for ServerProcess {
 }
 
 /// Reads lines up to the one that says `listening`; a thread of its own passes on warnings from then on.
-fn address_of(stderr: ChildStderr) -> Result<String, Failure> {
+fn addresses_of(stderr: ChildStderr) -> Result<(String, Option<String>), Failure> {
     let mut lines = BufReader::new(stderr).lines();
     let mut seen = String::new();
     while let Some(line) = lines.next().transpose()? {
-        if let Some(address) = listening(&line) {
+        if let Some(addresses) = listening(&line) {
             std::thread::spawn(move || {
                 for line in lines.map_while(Result::ok).filter(|line| line.contains("WARN") || line.contains("ERROR")) {
                     eprintln!("  {line}");
                 }
             });
-            return Ok(address);
+            return Ok(addresses);
         }
         seen.push_str(&line);
         seen.push('\n');
@@ -124,8 +159,9 @@ fn address_of(stderr: ChildStderr) -> Result<String, Failure> {
     Err(format!("the server ended before it listened:\n{seen}").into())
 }
 
-fn listening(line: &str) -> Option<String> {
+fn listening(line: &str) -> Option<(String, Option<String>)> {
     let value: serde_json::Value = serde_json::from_str(line).ok()?;
     let fields = value.get("fields").unwrap_or(&value);
-    (fields.get("message")?.as_str()? == "listening").then(|| fields.get("grpc")?.as_str().map(str::to_owned))?
+    let text = |name: &str| fields.get(name)?.as_str().map(str::to_owned);
+    (text("message")? == "listening").then(|| Some((text("grpc")?, text("admin"))))?
 }

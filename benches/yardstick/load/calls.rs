@@ -4,106 +4,136 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
 use tonic::Status;
-use tonic::transport::Channel;
-use walcast::proto::client::broker_client::BrokerClient;
-use walcast::proto::client::{FetchRequest, PublishRequest};
 
-use super::fetch::FETCHED_PER_SUBJECT;
-use super::{BODY_BYTES, Measured, Plan, SUBJECTS, WARM_UP, connect, subjects};
+use super::client::{BODY_BYTES, Client, SUBJECTS, connect, publish, subjects};
+use super::{Plan, WARM_UP};
 use crate::Failure;
+use crate::figures::{Figure, Latencies, Measured, latencies};
 use crate::server::ServerProcess;
 
-/// The call that is made.
+/// A call that is to be made now.
+#[derive(Debug, Clone, Copy)]
+pub struct Turn {
+    /// Its number over all callers, dense in an open loop.
+    pub number: u64,
+    /// When it was due.
+    pub due: Instant,
+    /// Whether it counts: the warm-up is over.
+    pub measured: bool,
+}
+
+/// One kind of call. A clone is for one caller.
+pub trait Call: Clone + Send + Sync + 'static {
+    /// Makes the call; an answer that is not the right one is an error, too.
+    fn call(&self, client: &mut Client, turn: &Turn) -> impl Future<Output = Result<(), Status>> + Send;
+}
+
+/// Publishes on subjects in turn, spread evenly.
 #[derive(Debug, Clone)]
-pub enum Work {
-    /// Publishes.
-    Publish { body: Bytes, expiration_seconds: i32 },
-    /// Fetches what was prepared.
-    Fetch,
+pub struct Publish {
+    subjects: Arc<[String]>,
+    /// Next to the golden section of the number of subjects, and without a factor in common with it: all come up
+    /// equally often, and none soon after its neighbours.
+    step: u64,
+    body: Bytes,
+    expiration_seconds: i32,
 }
 
-impl Work {
-    /// A publish of a body that is kept so long.
-    pub fn publish(expiration_seconds: i32) -> Self {
-        Self::Publish { body: Bytes::from_static(&[b'x'; BODY_BYTES]), expiration_seconds }
+impl Publish {
+    /// On 100 subjects, kept for so many seconds.
+    pub fn kept_for(expiration_seconds: i32) -> Self {
+        Self::on(subjects(SUBJECTS).into(), 61, expiration_seconds)
     }
 
-    async fn call(&self, client: &mut BrokerClient<Channel>, subjects: &[String], turn: u64) -> Result<(), Status> {
-        // Both factors are far below the range of usize.
-        let subject = subjects[turn as usize % subjects.len()].clone();
-        match self {
-            Self::Publish { body, expiration_seconds } => {
-                let request = PublishRequest { subject, body: body.clone(), expiration_seconds: *expiration_seconds };
-                client.publish(request).await.map(drop)
-            }
-            Self::Fetch => {
-                let id = 1 + (turn / SUBJECTS as u64 % FETCHED_PER_SUBJECT as u64) as i32;
-                let found = client.fetch(FetchRequest { subject, id }).await?.into_inner();
-                if found.body.len() == BODY_BYTES { Ok(()) } else { Err(Status::data_loss("not the body")) }
-            }
-        }
+    /// On these subjects.
+    pub fn on(subjects: Arc<[String]>, step: u64, expiration_seconds: i32) -> Self {
+        Self { subjects, step, body: Bytes::from_static(&[b'x'; BODY_BYTES]), expiration_seconds }
     }
 }
 
-struct Tally {
-    calls: u64,
-    measured_calls: u64,
-    latency_us: Histogram<u64>,
+impl Call for Publish {
+    async fn call(&self, client: &mut Client, turn: &Turn) -> Result<(), Status> {
+        // Below the number of subjects, a usize.
+        let subject = (turn.number * self.step % self.subjects.len() as u64) as usize;
+        let request = publish(self.subjects[subject].clone(), self.body.clone(), self.expiration_seconds);
+        client.publish(request).await.map(drop)
+    }
 }
 
-/// Calls over `connections` with so many in flight on each.
-pub async fn calls(
+/// What came of a closed loop.
+pub struct Tally {
+    /// All calls, with those of the warm-up.
+    pub calls: u64,
+    measured: u64,
+    latency_us: Latencies,
+}
+
+/// Calls over `connections` with so many in flight on each, and what they cost the server.
+pub async fn run(
     server: &ServerProcess,
     plan: &Plan,
     connections: usize,
     in_flight: usize,
-    work: Work,
+    call: impl Call,
 ) -> Result<Measured, Failure> {
-    let subjects = Arc::new(subjects());
     let clients = connect(server, connections).await?;
     let cpu_before = server.cpu_seconds()?;
+    let tally = closed(&clients, in_flight, plan, call).await?;
+    let cpu = server.cpu_seconds_when_quiet().await? - cpu_before;
+    Ok(tally
+        .measured(plan)
+        .with(Figure::Cpu, cpu * 1e6 / tally.calls as f64)
+        .with(Figure::PeakMemory, server.peak_memory_mib()?))
+}
+
+/// Calls until the time is over; the first error ends all.
+pub async fn closed(clients: &[Client], in_flight: usize, plan: &Plan, call: impl Call) -> Result<Tally, Failure> {
     let from = Instant::now() + WARM_UP;
     let until = from + plan.measured;
+    let callers = clients.len() * in_flight;
     let mut tasks: JoinSet<Result<Tally, Failure>> = JoinSet::new();
-    for worker in 0..connections * in_flight {
-        let mut client = clients[worker % connections].clone();
-        let (work, subjects) = (work.clone(), Arc::clone(&subjects));
+    for caller in 0..callers {
+        let mut client = clients[caller % clients.len()].clone();
+        let call = call.clone();
         tasks.spawn(async move {
-            let mut tally = Tally { calls: 0, measured_calls: 0, latency_us: Histogram::new_with_max(60_000_000, 3)? };
-            let mut turn = worker as u64;
+            let mut tally = Tally::new()?;
+            let mut number = caller as u64;
             loop {
                 let sent = Instant::now();
-                work.call(&mut client, &subjects, turn).await?;
+                call.call(&mut client, &Turn { number, due: sent, measured: sent >= from }).await?;
                 let answered = Instant::now();
                 tally.calls += 1;
-                turn += 61;
+                number += callers as u64;
                 if answered >= until {
                     return Ok(tally);
                 }
                 if answered >= from {
-                    tally.measured_calls += 1;
+                    tally.measured += 1;
                     let micros = (answered - sent).as_micros();
                     tally.latency_us.saturating_record(u64::try_from(micros).unwrap_or(u64::MAX));
                 }
             }
         });
     }
-    let mut total = Tally { calls: 0, measured_calls: 0, latency_us: Histogram::new_with_max(60_000_000, 3)? };
+    let mut total = Tally::new()?;
     while let Some(tally) = tasks.join_next().await {
         let tally = tally??;
         total.calls += tally.calls;
-        total.measured_calls += tally.measured_calls;
+        total.measured += tally.measured;
         total.latency_us.add(tally.latency_us)?;
     }
-    let cpu = server.cpu_seconds_when_quiet().await? - cpu_before;
-    Ok(Measured {
-        rate: total.measured_calls as f64 / plan.measured.as_secs_f64(),
-        p50_us: total.latency_us.value_at_quantile(0.5) as f64,
-        p99_us: total.latency_us.value_at_quantile(0.99) as f64,
-        cpu_us: cpu * 1e6 / total.calls as f64,
-        memory_mib: server.peak_memory_mib()?,
-    })
+    Ok(total)
+}
+
+impl Tally {
+    fn new() -> Result<Self, Failure> {
+        Ok(Self { calls: 0, measured: 0, latency_us: latencies()? })
+    }
+
+    fn measured(&self, plan: &Plan) -> Measured {
+        let rate = self.measured as f64 / plan.measured.as_secs_f64();
+        Measured::default().with(Figure::Rate, rate).with_latencies(Figure::Call, &self.latency_us)
+    }
 }

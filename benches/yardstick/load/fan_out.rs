@@ -1,124 +1,138 @@
-//! Publishers on one connection, and subscribers of their subject; deliveries are counted.
+//! A publisher on one connection, and subscribers of its subject on others.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
 use tonic::Status;
-use tonic::transport::Channel;
-use walcast::proto::client::broker_client::BrokerClient;
-use walcast::proto::client::{PublishRequest, SubscribeRequest};
 
-use super::{BODY_BYTES, CONNECTIONS, Measured, Plan, WARM_UP, connect};
+use super::audience::{Audience, Look, Shared};
+use super::calls::{Call, Turn};
+use super::client::{BODY_BYTES, CONNECTIONS, Client, connect, connect_one, publish};
+use super::open_loop::{self, Offered};
+use super::stamp::stamped;
+use super::{Plan, WARM_UP};
 use crate::Failure;
+use crate::cell::Side;
+use crate::figures::{Figure, Latencies, Measured, latencies};
 use crate::server::ServerProcess;
 
-const SUBSCRIBERS: usize = 64;
-const FAN_OUT_IN_FLIGHT: usize = 16;
-/// The publishers wait while the slowest subscriber is this many messages behind: far below what either system keeps
+/// The only subject; the server that does nothing knows no other.
+pub const SUBJECT: &str = "yardstick-00";
+/// Publishes in flight, of the one publisher.
+const IN_FLIGHT: usize = 16;
+/// The publisher waits while the slowest subscriber is this many messages behind: far below what either system keeps
 /// for a subscriber, so nobody is measured on how it drops people.
-const FAN_OUT_WINDOW: u64 = 256;
+const WINDOW: u64 = 256;
+/// Callers of the open loop: as many publishes as may be in flight at once before one has to wait, which counts as latency.
+const CALLERS: usize = 256;
 
-/// What the publishers and the subscribers of a fan-out share.
-struct FanOut {
-    received: Vec<AtomicU64>,
+/// What the publishes in flight share.
+struct Publishing {
+    audience: Arc<Shared>,
     published: AtomicU64,
     over: AtomicBool,
 }
 
-impl FanOut {
-    fn slowest(&self) -> u64 {
-        self.received.iter().map(|count| count.load(Ordering::Relaxed)).min().unwrap_or(0)
-    }
-
-    fn deliveries(&self) -> u64 {
-        self.received.iter().map(|count| count.load(Ordering::Relaxed)).sum()
-    }
-}
-
-/// As many publishes as the slowest subscriber can follow.
-pub async fn fan_out(server: &ServerProcess, plan: &Plan) -> Result<Measured, Failure> {
-    let shared = Arc::new(FanOut {
-        received: (0..SUBSCRIBERS).map(|_| AtomicU64::new(0)).collect(),
+/// As many publishes as the slowest subscriber can follow; the rate is that of deliveries.
+pub async fn closed(server: &ServerProcess, plan: &Plan, side: Side, subscribers: usize) -> Result<Measured, Failure> {
+    let clients = connect(server, CONNECTIONS.min(subscribers)).await?;
+    let mut audience = Audience::subscribe(&clients, SUBJECT, subscribers, Look::at(side, None)).await?;
+    let cpu_before = server.cpu_seconds()?;
+    let publisher = connect_one(server).await?;
+    let shared = Arc::new(Publishing {
+        audience: audience.shared(),
         published: AtomicU64::new(0),
         over: AtomicBool::new(false),
     });
-    let mut subscribers = start_subscribers(server, &shared).await?;
-    let cpu_before = server.cpu_seconds()?;
-    let publisher = connect(server, 1).await?.remove(0);
     let mut publishers = JoinSet::new();
-    for _ in 0..FAN_OUT_IN_FLIGHT {
+    for _ in 0..IN_FLIGHT {
         publishers.spawn(publish_while_kept_up(publisher.clone(), Arc::clone(&shared)));
     }
     tokio::time::sleep(WARM_UP).await;
-    let (from, before) = (Instant::now(), shared.deliveries());
+    let (from, before) = (Instant::now(), shared.audience.deliveries());
     tokio::time::sleep(plan.measured).await;
-    let (elapsed, after) = (from.elapsed(), shared.deliveries());
+    let (elapsed, after) = (from.elapsed(), shared.audience.deliveries());
     shared.over.store(true, Ordering::Relaxed);
-    let mut latency_us = Histogram::<u64>::new_with_max(60_000_000, 3)?;
+    let mut latency_us = latencies()?;
     while let Some(done) = publishers.join_next().await {
         latency_us.add(done??)?;
     }
+    let published = shared.published.load(Ordering::Relaxed);
+    audience.arrived(published).await?;
     let cpu = server.cpu_seconds_when_quiet().await? - cpu_before;
-    // All streams must still be open: a subscriber that was cut off would have lightened the load.
-    if let Some(ended) = subscribers.try_join_next() {
-        return Err(format!("a subscriber was ended: {:?}", ended?).into());
-    }
-    let expected = shared.published.load(Ordering::Relaxed) * SUBSCRIBERS as u64;
-    if shared.deliveries() != expected {
-        return Err(format!("{} of {expected} deliveries arrived", shared.deliveries()).into());
-    }
-    subscribers.abort_all();
-    Ok(Measured {
-        rate: (after - before) as f64 / elapsed.as_secs_f64(),
-        p50_us: latency_us.value_at_quantile(0.5) as f64,
-        p99_us: latency_us.value_at_quantile(0.99) as f64,
-        cpu_us: cpu * 1e6 / expected as f64,
-        memory_mib: server.peak_memory_mib()?,
-    })
+    audience.arrived(published).await?;
+    Ok(Measured::default()
+        .with(Figure::Rate, (after - before) as f64 / elapsed.as_secs_f64())
+        .with_latencies(Figure::Call, &latency_us)
+        .with(Figure::Cpu, cpu * 1e6 / (published * subscribers as u64) as f64)
+        .with(Figure::PeakMemory, server.peak_memory_mib()?))
 }
 
-async fn start_subscribers(server: &ServerProcess, shared: &Arc<FanOut>) -> Result<JoinSet<Status>, Failure> {
-    let clients = connect(server, CONNECTIONS).await?;
-    let mut tasks = JoinSet::new();
-    for number in 0..SUBSCRIBERS {
-        let mut client = clients[number % CONNECTIONS].clone();
-        let request = SubscribeRequest { subject: "yardstick-00".to_owned(), after_id: None };
-        let mut stream = client.subscribe(request).await?.into_inner();
-        let shared = Arc::clone(shared);
-        tasks.spawn(async move {
-            loop {
-                match stream.message().await {
-                    Ok(Some(_)) => shared.received[number].fetch_add(1, Ordering::Relaxed),
-                    Ok(None) => return Status::ok("end of stream"),
-                    Err(status) => return status,
-                };
-            }
-        });
-    }
-    Ok(tasks)
-}
-
-async fn publish_while_kept_up(
-    mut client: BrokerClient<Channel>,
-    shared: Arc<FanOut>,
-) -> Result<Histogram<u64>, Failure> {
-    let mut latency_us = Histogram::new_with_max(60_000_000, 3)?;
+async fn publish_while_kept_up(mut client: Client, shared: Arc<Publishing>) -> Result<Latencies, Failure> {
+    let mut latency_us = latencies()?;
     let body = Bytes::from_static(&[b'x'; BODY_BYTES]);
     while !shared.over.load(Ordering::Relaxed) {
-        if shared.published.load(Ordering::Relaxed).saturating_sub(shared.slowest()) >= FAN_OUT_WINDOW {
+        if shared.published.load(Ordering::Relaxed).saturating_sub(shared.audience.slowest()) >= WINDOW {
             // A spin would take the CPU that the server needs; the window outlasts many such pauses.
             tokio::time::sleep(Duration::from_millis(1)).await;
             continue;
         }
         shared.published.fetch_add(1, Ordering::Relaxed);
         let sent = Instant::now();
-        let request = PublishRequest { subject: "yardstick-00".to_owned(), body: body.clone(), expiration_seconds: 0 };
-        client.publish(request).await?;
+        client.publish(publish(SUBJECT.to_owned(), body.clone(), 0)).await?;
         latency_us.saturating_record(u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX));
     }
     Ok(latency_us)
+}
+
+/// Publishes with the time in the body, fire and forget.
+#[derive(Debug, Clone)]
+pub struct Stamped {
+    /// Where the times count from.
+    pub clock: Instant,
+    /// Size of the body.
+    pub body_bytes: usize,
+}
+
+impl Call for Stamped {
+    async fn call(&self, client: &mut Client, turn: &Turn) -> Result<(), Status> {
+        let body = stamped(self.body_bytes, self.clock, turn.measured.then_some(turn.due));
+        client.publish(publish(SUBJECT.to_owned(), body, 0)).await.map(drop)
+    }
+}
+
+/// Publishes when due, so that there are `deliveries` a second, and times each until its delivery.
+pub async fn timed(
+    server: &ServerProcess,
+    plan: &Plan,
+    side: Side,
+    subscribers: usize,
+    deliveries: f64,
+) -> Result<Measured, Failure> {
+    let clock = Instant::now();
+    let clients = connect(server, CONNECTIONS.min(subscribers)).await?;
+    let mut audience = Audience::subscribe(&clients, SUBJECT, subscribers, Look::at(side, Some(clock))).await?;
+    let cpu_before = server.cpu_seconds()?;
+    let publisher = [connect_one(server).await?];
+    let call = Stamped { clock, body_bytes: BODY_BYTES };
+    let offered = open_loop::offer(&publisher, CALLERS, deliveries / subscribers as f64, plan, call).await?;
+    audience.arrived(offered.calls).await?;
+    let cpu = server.cpu_seconds_when_quiet().await? - cpu_before;
+    Ok(of_timed(&offered, &audience, subscribers)?
+        .with(Figure::Cpu, cpu * 1e6 / (offered.calls * subscribers as u64) as f64)
+        .with(Figure::PeakMemory, server.peak_memory_mib()?))
+}
+
+/// The figures of publishes whose deliveries were timed.
+pub fn of_timed(offered: &Offered, audience: &Audience, subscribers: usize) -> Result<Measured, Failure> {
+    let deliveries = offered.measured * subscribers as u64;
+    let latency_us = audience.latency_us(deliveries)?;
+    Ok(Measured::default()
+        .with(Figure::Rate, deliveries as f64 / offered.took.as_secs_f64())
+        .with(Figure::Kept, offered.kept)
+        .with_latencies(Figure::Call, &offered.latency_us)
+        .with_latencies(Figure::Delivery, &latency_us))
 }

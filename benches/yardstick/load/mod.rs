@@ -1,109 +1,89 @@
-//! The load: one program for both systems.
+//! The loads: one program for all systems.
 
+mod audience;
 mod calls;
+mod client;
 mod fan_out;
 mod fetch;
+mod idle;
+mod open_loop;
+mod slow;
+mod stamp;
+mod subjects;
 
-use std::fmt;
 use std::time::Duration;
 
-use tonic::transport::{Channel, Endpoint};
-use walcast::proto::client::broker_client::BrokerClient;
-
-use calls::{Work, calls};
-use fan_out::fan_out;
+use client::{CONNECTIONS, IN_FLIGHT};
 
 use crate::Failure;
-use crate::server::ServerProcess;
+use crate::cell::{Cell, Side};
+use crate::figures::Measured;
+use crate::server::{Launch, ServerProcess};
 
-/// Body of every message, in bytes.
-pub const BODY_BYTES: usize = 256;
-const SUBJECTS: usize = 100;
-const CONNECTIONS: usize = 8;
-const IN_FLIGHT: usize = 32;
+pub use client::BODY_BYTES;
+
+/// Goes before each measurement: connections, caches and the servers' memory are warm by then.
 const WARM_UP: Duration = Duration::from_millis(500);
 
-/// One kind of load.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Cell {
-    /// Publish, kept for 60 seconds, 8 connections with 32 in flight each.
-    Publish,
-    /// The same, fire and forget.
-    PublishForget,
-    /// Publish, one connection, one in flight.
-    PublishAlone,
-    /// Fetch of what was just published, 8 connections with 32 in flight each.
-    Fetch,
-    /// 16 publishes in flight to 64 subscribers of one subject; counts deliveries.
-    FanOut,
-}
-
-impl Cell {
-    /// In the order of the table.
-    pub const ALL: [Self; 5] = [Self::Publish, Self::PublishForget, Self::PublishAlone, Self::Fetch, Self::FanOut];
-
-    /// The name in the table and in the JSON file.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Publish => "publish 8x32, 60 s",
-            Self::PublishForget => "publish 8x32, 0 s",
-            Self::PublishAlone => "publish 1x1, 60 s",
-            Self::Fetch => "fetch 8x32, hot",
-            Self::FanOut => "fan-out 16 x 64",
-        }
-    }
-}
-
-impl fmt::Display for Cell {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.name())
-    }
-}
-
-/// How long to measure.
+/// How long, and how much.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
-    /// After the warm-up.
+    /// Measured time of a load, after the warm-up.
     pub measured: Duration,
+    /// A tenth of subjects, subscribers and messages: shows that everything works.
+    pub quick: bool,
 }
 
-/// What one cell of one round gave.
-#[derive(Debug, Clone, Copy)]
-pub struct Measured {
-    /// Calls (fan-out: deliveries) a second.
-    pub rate: f64,
-    /// Median latency of a call, microseconds.
-    pub p50_us: f64,
-    /// 99th percentile, microseconds.
-    pub p99_us: f64,
-    /// CPU of the server for a call (fan-out: a delivery), microseconds, with all that the call causes later.
-    pub cpu_us: f64,
-    /// Peak resident memory of the server, MiB.
-    pub memory_mib: f64,
+impl Plan {
+    /// What the run goes through: all, or a tenth.
+    fn scaled(&self, all: u32) -> u32 {
+        if self.quick { all / 10 } else { all }
+    }
 }
 
-/// Runs one cell against a fresh server.
-pub async fn run(cell: Cell, server: &ServerProcess, plan: &Plan) -> Result<Measured, Failure> {
+/// What is started for a side of a cell.
+pub fn launch(cell: Cell, side: Side) -> Launch {
+    match side {
+        Side::Noop => Launch::Noop { stamped: cell.is_timed() },
+        _ if cell == Cell::FetchCold => Launch::Walcast(fetch::COLD_SETTINGS),
+        _ => Launch::Walcast(&[]),
+    }
+}
+
+/// Prepares a server that is kept through all rounds.
+pub async fn prepare(cell: Cell, side: Side, server: &ServerProcess, plan: &Plan) -> Result<(), Failure> {
+    match (cell, side) {
+        (Cell::FetchCold, Side::Walcast) => fetch::prepare_cold(server, plan).await,
+        (Cell::Subjects, _) => subjects::prepare(server, subjects::count(side, plan)).await,
+        _ => Ok(()),
+    }
+}
+
+/// Runs one side of a cell; `offered` calls a second where the load is an open loop.
+pub async fn run(
+    cell: Cell,
+    side: Side,
+    server: &ServerProcess,
+    plan: &Plan,
+    offered: Option<f64>,
+) -> Result<Measured, Failure> {
+    let offered = || offered.ok_or("no rate to offer");
     match cell {
-        Cell::Publish => calls(server, plan, CONNECTIONS, IN_FLIGHT, Work::publish(60)).await,
-        Cell::PublishForget => calls(server, plan, CONNECTIONS, IN_FLIGHT, Work::publish(0)).await,
-        Cell::PublishAlone => calls(server, plan, 1, 1, Work::publish(60)).await,
-        Cell::Fetch => {
-            fetch::prepare_fetches(server).await?;
-            calls(server, plan, CONNECTIONS, IN_FLIGHT, Work::Fetch).await
+        Cell::Disk => Err("the disk is no server".into()),
+        Cell::Publish => calls::run(server, plan, CONNECTIONS, IN_FLIGHT, calls::Publish::kept_for(60)).await,
+        Cell::PublishForget => calls::run(server, plan, CONNECTIONS, IN_FLIGHT, calls::Publish::kept_for(0)).await,
+        Cell::PublishAlone => calls::run(server, plan, 1, 1, calls::Publish::kept_for(60)).await,
+        Cell::PublishHalf => open_loop::publish(server, plan, offered()?).await,
+        Cell::Fetch => fetch::hot(server, plan, side).await,
+        Cell::FetchCold => fetch::cold(server, plan, side).await,
+        Cell::FanOut1 | Cell::FanOut64 | Cell::FanOut1000 => {
+            fan_out::closed(server, plan, side, cell.subscribers()).await
         }
-        Cell::FanOut => fan_out(server, plan).await,
+        Cell::Delivery1 | Cell::Delivery64 | Cell::Delivery1000 => {
+            fan_out::timed(server, plan, side, cell.subscribers(), offered()?).await
+        }
+        Cell::Slow => slow::run(server, plan, side).await,
+        Cell::Idle => idle::run(server, plan).await,
+        Cell::Subjects => subjects::run(server, plan, subjects::count(side, plan)).await,
     }
-}
-
-fn subjects() -> Vec<String> {
-    (0..SUBJECTS).map(|number| format!("yardstick-{number:02}")).collect()
-}
-
-async fn connect(server: &ServerProcess, connections: usize) -> Result<Vec<BrokerClient<Channel>>, Failure> {
-    let mut clients = Vec::with_capacity(connections);
-    for _ in 0..connections {
-        clients.push(BrokerClient::new(Endpoint::from_shared(server.uri.clone())?.connect().await?));
-    }
-    Ok(clients)
 }

@@ -1,0 +1,167 @@
+//! What is measured: the cells, and what each compares.
+
+use std::fmt;
+
+/// One kind of load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
+pub enum Cell {
+    /// Publish, kept for 60 seconds, 8 connections with 32 in flight each.
+    Publish,
+    /// The same, fire and forget.
+    PublishForget,
+    /// pwrite and fdatasync of 4 KiB in a file that was written before: the disk alone.
+    Disk,
+    /// Publish, one connection, one in flight.
+    PublishAlone,
+    /// Publish at half the rate that the broker reached, sent when due whether or not others are answered.
+    PublishHalf,
+    /// Fetch of what was just published, 8 connections with 32 in flight each.
+    Fetch,
+    /// 16 publishes in flight on one connection to one subscriber; counts deliveries.
+    #[value(name = "fan-out-1")]
+    FanOut1,
+    /// The same to 64 subscribers of one subject.
+    #[value(name = "fan-out-64", alias = "fan-out")]
+    FanOut64,
+    /// The same to 1,000 subscribers of one subject.
+    #[value(name = "fan-out-1000")]
+    FanOut1000,
+    /// Publish to delivery with one subscriber, at half the rate that the broker reached.
+    #[value(name = "delivery-1")]
+    Delivery1,
+    /// The same with 64 subscribers.
+    #[value(name = "delivery-64")]
+    Delivery64,
+    /// The same with 1,000 subscribers.
+    #[value(name = "delivery-1000")]
+    Delivery1000,
+    /// 100 fast subscribers, without and with a stalled and a slow one beside them.
+    Slow,
+    /// Memory of 10,000 subscribers on 1,000 connections to which nothing is published.
+    Idle,
+    /// Fetch of what only the embedded store has.
+    FetchCold,
+    /// Publish on 100 subjects, and on 1,000,000.
+    Subjects,
+}
+
+/// One of the two, or the only one, that a cell measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The server that does nothing.
+    Noop,
+    /// The broker without what the cell is about.
+    Without,
+    /// The broker.
+    Walcast,
+    /// The disk, without a server.
+    Disk,
+}
+
+impl Cell {
+    /// In the order in which they run.
+    pub const ALL: [Self; 16] = [
+        Self::Publish,
+        Self::PublishForget,
+        Self::Disk,
+        Self::PublishAlone,
+        Self::PublishHalf,
+        Self::Fetch,
+        Self::FanOut1,
+        Self::FanOut64,
+        Self::FanOut1000,
+        Self::Delivery1,
+        Self::Delivery64,
+        Self::Delivery1000,
+        Self::Slow,
+        Self::Idle,
+        Self::FetchCold,
+        Self::Subjects,
+    ];
+
+    /// The name in the tables and in the JSON file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Publish => "publish 8x32, 60 s",
+            Self::PublishForget => "publish 8x32, 0 s",
+            Self::Disk => "fdatasync of 4 KiB",
+            Self::PublishAlone => "publish 1x1, 60 s",
+            Self::PublishHalf => "publish, half load",
+            Self::Fetch => "fetch 8x32, hot",
+            Self::FanOut1 => "fan-out 16 x 1",
+            Self::FanOut64 => "fan-out 16 x 64",
+            Self::FanOut1000 => "fan-out 16 x 1000",
+            Self::Delivery1 => "half load x 1",
+            Self::Delivery64 => "half load x 64",
+            Self::Delivery1000 => "half load x 1000",
+            Self::Slow => "slow beside 100",
+            Self::Idle => "idle subscribers",
+            Self::FetchCold => "fetch 8x32, cold",
+            Self::Subjects => "subjects, 8x32",
+        }
+    }
+
+    /// What it compares: the first is what the last is measured by.
+    pub const fn sides(self) -> &'static [Side] {
+        match self {
+            Self::Disk => &[Side::Disk],
+            Self::Idle => &[Side::Walcast],
+            Self::Slow | Self::Subjects => &[Side::Without, Side::Walcast],
+            _ => &[Side::Noop, Side::Walcast],
+        }
+    }
+
+    /// What a side is called.
+    pub const fn side_name(self, side: Side) -> &'static str {
+        match (self, side) {
+            (Self::Slow, Side::Without) => "without",
+            (Self::Slow, Side::Walcast) => "with",
+            (Self::Subjects, Side::Without) => "few",
+            (Self::Subjects, Side::Walcast) => "many",
+            (_, Side::Noop) => "noop",
+            (_, Side::Disk) => "disk",
+            (_, Side::Without | Side::Walcast) => "walcast",
+        }
+    }
+
+    /// The cell whose rate, as the broker reached it in the same round, this one offers the half of.
+    pub const fn half_of(self) -> Option<Self> {
+        match self {
+            Self::PublishHalf => Some(Self::Publish),
+            Self::Delivery1 => Some(Self::FanOut1),
+            Self::Delivery64 => Some(Self::FanOut64),
+            Self::Delivery1000 => Some(Self::FanOut1000),
+            _ => None,
+        }
+    }
+
+    /// Subscribers that each message is delivered to; 1 where deliveries are not counted.
+    pub const fn subscribers(self) -> usize {
+        match self {
+            Self::FanOut64 | Self::Delivery64 => 64,
+            Self::FanOut1000 | Self::Delivery1000 => 1_000,
+            _ => 1,
+        }
+    }
+
+    /// Whether its floor counts in fdatasyncs.
+    pub const fn counts_in_syncs(self) -> bool {
+        matches!(self, Self::PublishAlone | Self::PublishHalf)
+    }
+
+    /// Whether its servers are prepared once, at length, and then kept through all rounds.
+    pub const fn keeps_servers(self) -> bool {
+        matches!(self, Self::FetchCold | Self::Subjects)
+    }
+
+    /// Whether publishes carry the time to their subscribers.
+    pub const fn is_timed(self) -> bool {
+        matches!(self, Self::Delivery1 | Self::Delivery64 | Self::Delivery1000)
+    }
+}
+
+impl fmt::Display for Cell {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
