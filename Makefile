@@ -96,6 +96,10 @@ replay-check: ## A log of RECORDS (1,000,000) replayed into a second broker, kil
 bench: ## Throughput, latency, memory and cost beside a tonic server that does nothing, interleaved; prints the floors (ARGS=--quick, --check, "--only fetch").
 	cargo bench --bench yardstick -- $(ARGS)
 
+.PHONY: bench-control
+bench-control: ## The same with a broker that is stopped for most of the time: fails if a floor of a rate or a high percentile holds.
+	cargo bench --bench yardstick -- --control --rounds 1 $(ARGS)
+
 .PHONY: bench-backlog
 bench-backlog: ## Start-up, memory, Fetch and publishes with a log of 10 GiB, beside an empty broker.
 	cargo bench --bench backlog -- --check

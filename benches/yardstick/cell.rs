@@ -9,18 +9,16 @@ pub enum Cell {
     Publish,
     /// The same, fire and forget.
     PublishForget,
-    /// pwrite and fdatasync of 4 KiB in a file that was written before: the disk alone.
-    Disk,
     /// Publish, one connection, one in flight.
     PublishAlone,
     /// Publish at half the rate that the broker reached, sent when due whether or not others are answered.
     PublishHalf,
     /// Fetch of what was just published, 8 connections with 32 in flight each.
     Fetch,
-    /// 16 publishes in flight on one connection to one subscriber; counts deliveries.
+    /// 256 publishes in flight on one connection to one subscriber; counts deliveries.
     #[value(name = "fan-out-1")]
     FanOut1,
-    /// The same to 64 subscribers of one subject.
+    /// 16 publishes in flight to 64 subscribers of one subject; counts deliveries.
     #[value(name = "fan-out-64", alias = "fan-out")]
     FanOut64,
     /// The same to 1,000 subscribers of one subject.
@@ -54,16 +52,15 @@ pub enum Side {
     Without,
     /// The broker.
     Walcast,
-    /// The disk, without a server.
+    /// The disk, without a server: pwrite and fdatasync of 4 KiB in a file that was written before.
     Disk,
 }
 
 impl Cell {
     /// In the order in which they run.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 15] = [
         Self::Publish,
         Self::PublishForget,
-        Self::Disk,
         Self::PublishAlone,
         Self::PublishHalf,
         Self::Fetch,
@@ -84,11 +81,10 @@ impl Cell {
         match self {
             Self::Publish => "publish 8x32, 60 s",
             Self::PublishForget => "publish 8x32, 0 s",
-            Self::Disk => "fdatasync of 4 KiB",
             Self::PublishAlone => "publish 1x1, 60 s",
             Self::PublishHalf => "publish, half load",
             Self::Fetch => "fetch 8x32, hot",
-            Self::FanOut1 => "fan-out 16 x 1",
+            Self::FanOut1 => "fan-out 256 x 1",
             Self::FanOut64 => "fan-out 16 x 64",
             Self::FanOut1000 => "fan-out 16 x 1000",
             Self::Delivery1 => "half load x 1",
@@ -104,11 +100,15 @@ impl Cell {
     /// What it compares: the first is what the last is measured by.
     pub const fn sides(self) -> &'static [Side] {
         match self {
-            Self::Disk => &[Side::Disk],
             Self::Idle => &[Side::Walcast],
             Self::Slow | Self::Subjects => &[Side::Without, Side::Walcast],
             _ => &[Side::Noop, Side::Walcast],
         }
+    }
+
+    /// All that its figures are of.
+    pub fn rows(self) -> impl Iterator<Item = Side> {
+        self.sides().iter().copied().chain(self.counts_in_syncs().then_some(Side::Disk))
     }
 
     /// What a side is called.
@@ -119,7 +119,7 @@ impl Cell {
             (Self::Subjects, Side::Without) => "few",
             (Self::Subjects, Side::Walcast) => "many",
             (_, Side::Noop) => "noop",
-            (_, Side::Disk) => "disk",
+            (_, Side::Disk) => "fdatasync",
             (_, Side::Without | Side::Walcast) => "walcast",
         }
     }
@@ -142,6 +142,12 @@ impl Cell {
             Self::FanOut1000 | Self::Delivery1000 => 1_000,
             _ => 1,
         }
+    }
+
+    /// Publishes in flight of a fan-out. With one subscriber a delivery costs no more than a publish, so there are as many as in
+    /// the loads that only publish.
+    pub const fn in_flight(self) -> usize {
+        if matches!(self, Self::FanOut1) { 256 } else { 16 }
     }
 
     /// Whether its floor counts in fdatasyncs.

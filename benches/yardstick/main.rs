@@ -8,6 +8,7 @@
 mod cell;
 mod disk;
 mod figures;
+mod hampered;
 #[allow(dead_code, clippy::panic, reason = "shared with the tests")]
 #[path = "../../tests/it/support/http.rs"]
 mod http;
@@ -28,7 +29,9 @@ use clap::{Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use cell::{Cell, Side};
+use disk::Syncs;
 use figures::{Figure, Measured};
+use hampered::Hampered;
 use load::Plan;
 use report::Report;
 use server::ServerProcess;
@@ -51,6 +54,9 @@ struct Args {
     /// Only these loads.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Cell>,
+    /// Publishes in flight of a fan-out [default: 256 for one subscriber, 16 for more].
+    #[arg(long)]
+    in_flight: Option<usize>,
     /// Another broker binary than the one built beside this program.
     #[arg(long, default_value = env!("CARGO_BIN_EXE_walcast"))]
     walcast: PathBuf,
@@ -66,6 +72,10 @@ struct Args {
     /// Ends with exit code 1 when a figure is beyond its floor.
     #[arg(long)]
     check: bool,
+    /// The control: stops the broker for most of the time, and ends with exit code 1 unless every floor of a rate or of a
+    /// high percentile is found to be broken.
+    #[arg(long, conflicts_with_all = ["only", "check", "write"])]
+    control: bool,
     /// Passed by `cargo bench`; means nothing here.
     #[arg(long, hide = true)]
     bench: bool,
@@ -91,14 +101,16 @@ impl Args {
 
     fn plan(&self) -> Plan {
         let seconds = self.seconds.unwrap_or(if self.quick { 1.0 } else { 3.0 });
-        Plan { measured: Duration::from_secs_f64(seconds), quick: self.quick }
+        Plan { measured: Duration::from_secs_f64(seconds), in_flight: self.in_flight, quick: self.quick }
     }
 
-    /// What is measured, in order; the disk as well where a floor counts in what it costs.
+    /// What is measured, in order.
     fn cells(&self) -> Vec<Cell> {
-        let asked = |cell: Cell| self.only.is_empty() || self.only.contains(&cell);
-        let syncs = Cell::ALL.into_iter().any(|cell| asked(cell) && cell.counts_in_syncs());
-        Cell::ALL.into_iter().filter(|&cell| asked(cell) || (cell == Cell::Disk && syncs)).collect()
+        let asked = |cell: Cell| match self.control {
+            true => report::finds_pauses(cell),
+            false => self.only.is_empty() || self.only.contains(&cell),
+        };
+        Cell::ALL.into_iter().filter(|&cell| asked(cell)).collect()
     }
 }
 
@@ -149,11 +161,11 @@ async fn compare(args: &Args) -> Result<ExitCode, Failure> {
     if let Some(path) = &args.write {
         page::write(&report, args, path)?;
     }
-    let below = report.beyond_floors();
+    let below = if args.control { report.not_found_out() } else { report.beyond_floors() };
     for line in &below {
         println!("{line}");
     }
-    Ok(if args.check && !below.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if (args.check || args.control) && !below.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// The sides in the order of a round: turn and turn about, so that both meet the same weather on the machine.
@@ -173,15 +185,17 @@ async fn one_round(args: &Args, round: usize, cell: Cell, report: &mut Report) -
         Some(whole) => Some(0.5 * rate_of(args, round, whole, report).await?),
         None => None,
     };
+    let mut syncs = if cell.counts_in_syncs() { Some(Syncs::new()?) } else { None };
     for side in sides(cell, round) {
-        let measured = match side {
-            Side::Disk => {
-                let (data_root, plan) = (args.data_root.clone(), args.plan());
-                tokio::task::spawn_blocking(move || disk::measure(&data_root, &plan)).await??
-            }
-            _ => fresh(args, cell, side, offered).await?,
-        };
-        report.add(round, cell, side, measured);
+        if let Some(syncs) = &mut syncs {
+            syncs.add(&args.data_root).await?;
+        }
+        report.add(round, cell, side, fresh(args, cell, side, offered).await?);
+    }
+    if let Some(mut syncs) = syncs {
+        // Before, between and after, for the disk may have become another meanwhile.
+        syncs.add(&args.data_root).await?;
+        report.add(round, cell, Side::Disk, syncs.measured());
     }
     Ok(())
 }
@@ -207,6 +221,7 @@ async fn measure(
     server: &ServerProcess,
     offered: Option<f64>,
 ) -> Result<Measured, Failure> {
+    let _hampered = (args.control && side == Side::Walcast).then(|| Hampered::begin(server.pid()));
     let measured = Box::pin(load::run(cell, side, server, &args.plan(), offered)).await;
     Ok(measured.map_err(|error| format!("{}, {cell}: {error}", cell.side_name(side)))?)
 }

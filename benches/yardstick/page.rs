@@ -52,7 +52,7 @@ fn figures(report: &Report) -> String {
     let mut text = String::from("| load | system | rate/s | p50 us | p99 us | server CPU us | peak MiB |\n");
     text.push_str("|---|---|---|---|---|---|---|\n");
     for &cell in &report.cells {
-        for &side in cell.sides() {
+        for side in cell.rows() {
             let columns = [
                 Figure::Rate,
                 Figure::Call(Quantile::P50),

@@ -94,10 +94,23 @@ const fn floor(item: u8, cell: Cell, what: &'static str, value: Value, bound: Bo
     Floor { item, cell, what, value, bound, reason }
 }
 
+impl Floor {
+    /// Whether a broker that stands still most of the time must break it: rates and high percentiles, not CPU, memory or medians.
+    pub fn finds_pauses(&self) -> bool {
+        let (Value::Ratio(figure) | Value::Syncs(figure, _)) = self.value else { return false };
+        !matches!(self.bound, Bound::Beside(_)) && [Figure::Rate, P99, DELIVERY_P99].contains(&figure)
+    }
+}
+
 /// What of the issue has a command of its own.
 pub const ELSEWHERE: &str = "\
 elsewhere: 6 (catch-up of one subject): make bench-catch-up; 7 (restarts with subscribers that resume): make resume; \
 8 (publishes that are retried): make retries";
+
+/// Whether a floor of this cell does.
+pub fn finds_pauses(cell: Cell) -> bool {
+    FLOORS.iter().any(|floor| floor.cell == cell && floor.finds_pauses())
+}
 
 /// A run of one side of a cell.
 struct Run {
@@ -163,7 +176,7 @@ impl Report {
         Some(match floor.value {
             Value::Ratio(figure) => last(figure)? / first(figure)?,
             Value::Syncs(figure, quantile) => {
-                let sync = self.of_round(round, Cell::Disk, Side::Disk, Figure::Call(quantile))?;
+                let sync = self.of_round(round, floor.cell, Side::Disk, Figure::Call(quantile))?;
                 (last(figure)? - first(figure)?) / sync
             }
             Value::Plain(figure) => last(figure)?,
@@ -178,6 +191,14 @@ impl Report {
             Bound::AtMost(bound) => value <= bound,
             Bound::Beside(_) => true,
         }
+    }
+
+    /// One sentence for each floor that a hampered broker should have broken and has not.
+    pub fn not_found_out(&self) -> Vec<String> {
+        self.floors()
+            .filter(|floor| floor.finds_pauses() && self.holds(floor))
+            .map(|floor| format!("{}: {} holds for a broker that stands still", floor.cell, floor.what))
+            .collect()
     }
 
     /// One sentence for each floor that does not hold.

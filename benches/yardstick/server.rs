@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::Pid;
 use tempfile::TempDir;
 
 use crate::{Failure, http};
@@ -61,6 +62,11 @@ impl ServerProcess {
         let stderr = child.stderr.take().ok_or("no stderr")?;
         let (address, admin) = tokio::task::spawn_blocking(move || addresses_of(stderr)).await??;
         Ok(Self { child, uri: format!("http://{address}"), admin, _data: data })
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
     }
 
     /// CPU seconds that it has used, user and system.

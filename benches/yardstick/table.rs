@@ -7,7 +7,7 @@ use crate::report::{ELSEWHERE, Report};
 /// All figures, then the distributions, then the ratios and the floors.
 pub fn table(report: &Report) -> String {
     let mut lines = vec![format!(
-        "{:<20} {:<8} {:>10} {:>17} {:>9} {:>9} {:>10} {:>9}",
+        "{:<20} {:<9} {:>10} {:>17} {:>9} {:>9} {:>10} {:>9}",
         "load", "system", "rate/s", "spread", "p50 us", "p99 us", "CPU us", "peak MiB"
     )];
     for &cell in &report.cells {
@@ -32,7 +32,7 @@ pub fn table(report: &Report) -> String {
 }
 
 fn figures(report: &Report, cell: Cell, lines: &mut Vec<String>) {
-    for &side in cell.sides() {
+    for side in cell.rows() {
         let of = |figure, digits| or_dash(report.median(cell, side, figure), digits);
         let mut rates = report.values(cell, side, Figure::Rate);
         rates.sort_by(f64::total_cmp);
@@ -41,7 +41,7 @@ fn figures(report: &Report, cell: Cell, lines: &mut Vec<String>) {
             _ => "-".to_owned(),
         };
         lines.push(format!(
-            "{:<20} {:<8} {:>10} {spread:>17} {:>9} {:>9} {:>10} {:>9}",
+            "{:<20} {:<9} {:>10} {spread:>17} {:>9} {:>9} {:>10} {:>9}",
             cell.name(),
             cell.side_name(side),
             of(Figure::Rate, 0),
@@ -60,12 +60,12 @@ fn deliveries(report: &Report, lines: &mut Vec<String>) {
         if place == 0 {
             lines.push(String::new());
             let quantiles = Quantile::ALL.map(|quantile| format!(" {:>9}", quantile.name())).concat();
-            lines.push(format!("{:<20} {:<8}{quantiles}", "publish to delivery", "us"));
+            lines.push(format!("{:<20} {:<9}{quantiles}", "publish to delivery", "us"));
         }
         for &side in cell.sides() {
             let quantiles = Quantile::ALL
                 .map(|quantile| format!(" {:>9}", or_dash(report.median(cell, side, Figure::Delivery(quantile)), 0)));
-            lines.push(format!("{:<20} {:<8}{}", cell.name(), cell.side_name(side), quantiles.concat()));
+            lines.push(format!("{:<20} {:<9}{}", cell.name(), cell.side_name(side), quantiles.concat()));
         }
     }
 }

@@ -41,8 +41,10 @@ fn a_ratio_is_the_median_of_the_rounds_and_may_break_its_floor() {
     let rate = kept.floors().next().expect("a floor of fetches");
     assert_eq!((kept.value(rate), kept.holds(rate)), (0.95, true));
     assert!(kept.beyond_floors().is_empty());
+    assert_eq!(kept.not_found_out(), ["fetch 8x32, hot: rate, of noop's holds for a broker that stands still"]);
     let broken = rates([100.0, 200.0, 50.0], [95.0, 20.0, 5.0]);
     assert_eq!((broken.value(rate), broken.holds(rate)), (0.1, false));
+    assert!(broken.not_found_out().is_empty());
     assert_eq!(broken.beyond_floors(), ["fetch 8x32, hot: rate, of noop's is beyond its floor"]);
 }
 
@@ -50,7 +52,7 @@ fn a_ratio_is_the_median_of_the_rounds_and_may_break_its_floor() {
 fn what_is_above_noop_counts_in_fdatasyncs_of_its_round() {
     let mut report = Report::new(vec![Cell::PublishAlone]);
     let of = |p50| Measured::default().with(P50, p50);
-    report.add(1, Cell::Disk, Side::Disk, of(100.0));
+    report.add(1, Cell::PublishAlone, Side::Disk, of(100.0));
     report.add(1, Cell::PublishAlone, Side::Noop, of(80.0));
     report.add(1, Cell::PublishAlone, Side::Walcast, of(220.0));
     let floor = report.floors().next().expect("a floor");

@@ -15,17 +15,15 @@ use super::open_loop::{self, Offered};
 use super::stamp::stamped;
 use super::{Plan, WARM_UP};
 use crate::Failure;
-use crate::cell::Side;
+use crate::cell::{Cell, Side};
 use crate::figures::{Figure, Latencies, Measured, latencies};
 use crate::server::ServerProcess;
 
 /// The only subject; the server that does nothing knows no other.
 pub const SUBJECT: &str = "yardstick-00";
-/// Publishes in flight, of the one publisher.
-const IN_FLIGHT: usize = 16;
-/// The publisher waits while the slowest subscriber is this many messages behind: far below what either system keeps
-/// for a subscriber, so nobody is measured on how it drops people.
-const WINDOW: u64 = 256;
+/// The publisher waits while the slowest subscriber is this many messages behind, or four times what is in flight: far below
+/// what either system keeps for a subscriber, so nobody is measured on how it drops people.
+const WINDOW_MIN: u64 = 256;
 /// Callers of the open loop: as many publishes as may be in flight at once before one has to wait, which counts as latency.
 const CALLERS: usize = 256;
 
@@ -33,11 +31,13 @@ const CALLERS: usize = 256;
 struct Publishing {
     audience: Arc<Shared>,
     published: AtomicU64,
+    window: u64,
     over: AtomicBool,
 }
 
 /// As many publishes as the slowest subscriber can follow; the rate is that of deliveries.
-pub async fn closed(server: &ServerProcess, plan: &Plan, side: Side, subscribers: usize) -> Result<Measured, Failure> {
+pub async fn closed(server: &ServerProcess, plan: &Plan, side: Side, cell: Cell) -> Result<Measured, Failure> {
+    let (subscribers, in_flight) = (cell.subscribers(), plan.in_flight.unwrap_or_else(|| cell.in_flight()));
     let clients = connect(server, CONNECTIONS.min(subscribers)).await?;
     let mut audience = Audience::subscribe(&clients, SUBJECT, subscribers, Look::at(side, None)).await?;
     let cpu_before = server.cpu_seconds()?;
@@ -45,10 +45,11 @@ pub async fn closed(server: &ServerProcess, plan: &Plan, side: Side, subscribers
     let shared = Arc::new(Publishing {
         audience: audience.shared(),
         published: AtomicU64::new(0),
+        window: WINDOW_MIN.max(4 * in_flight as u64),
         over: AtomicBool::new(false),
     });
     let mut publishers = JoinSet::new();
-    for _ in 0..IN_FLIGHT {
+    for _ in 0..in_flight {
         publishers.spawn(publish_while_kept_up(publisher.clone(), Arc::clone(&shared)));
     }
     tokio::time::sleep(WARM_UP).await;
@@ -75,7 +76,7 @@ async fn publish_while_kept_up(mut client: Client, shared: Arc<Publishing>) -> R
     let mut latency_us = latencies()?;
     let body = Bytes::from_static(&[b'x'; BODY_BYTES]);
     while !shared.over.load(Ordering::Relaxed) {
-        if shared.published.load(Ordering::Relaxed).saturating_sub(shared.audience.slowest()) >= WINDOW {
+        if shared.published.load(Ordering::Relaxed).saturating_sub(shared.audience.slowest()) >= shared.window {
             // A spin would take the CPU that the server needs; the window outlasts many such pauses.
             tokio::time::sleep(Duration::from_millis(1)).await;
             continue;

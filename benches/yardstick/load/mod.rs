@@ -30,6 +30,8 @@ const WARM_UP: Duration = Duration::from_millis(500);
 pub struct Plan {
     /// Measured time of a load, after the warm-up.
     pub measured: Duration,
+    /// Publishes in flight of a fan-out, if not as many as usual.
+    pub in_flight: Option<usize>,
     /// A tenth of subjects, subscribers and messages: shows that everything works.
     pub quick: bool,
 }
@@ -69,16 +71,13 @@ pub async fn run(
 ) -> Result<Measured, Failure> {
     let offered = || offered.ok_or("no rate to offer");
     match cell {
-        Cell::Disk => Err("the disk is no server".into()),
         Cell::Publish => calls::run(server, plan, CONNECTIONS, IN_FLIGHT, calls::Publish::kept_for(60)).await,
         Cell::PublishForget => calls::run(server, plan, CONNECTIONS, IN_FLIGHT, calls::Publish::kept_for(0)).await,
         Cell::PublishAlone => calls::run(server, plan, 1, 1, calls::Publish::kept_for(60)).await,
         Cell::PublishHalf => open_loop::publish(server, plan, offered()?).await,
         Cell::Fetch => fetch::hot(server, plan, side).await,
         Cell::FetchCold => fetch::cold(server, plan, side).await,
-        Cell::FanOut1 | Cell::FanOut64 | Cell::FanOut1000 => {
-            fan_out::closed(server, plan, side, cell.subscribers()).await
-        }
+        Cell::FanOut1 | Cell::FanOut64 | Cell::FanOut1000 => fan_out::closed(server, plan, side, cell).await,
         Cell::Delivery1 | Cell::Delivery64 | Cell::Delivery1000 => {
             fan_out::timed(server, plan, side, cell.subscribers(), offered()?).await
         }
