@@ -116,15 +116,11 @@ pub async fn timed(
     let clock = Instant::now();
     let clients = connect(server, CONNECTIONS.min(subscribers)).await?;
     let mut audience = Audience::subscribe(&clients, SUBJECT, subscribers, Look::at(side, Some(clock))).await?;
-    let cpu_before = server.cpu_seconds()?;
     let publisher = [connect_one(server).await?];
     let call = Stamped { clock, body_bytes: BODY_BYTES };
     let offered = open_loop::offer(&publisher, CALLERS, deliveries / subscribers as f64, plan, call).await?;
     audience.arrived(offered.calls).await?;
-    let cpu = server.cpu_seconds_when_quiet().await? - cpu_before;
-    Ok(of_timed(&offered, &audience, subscribers)?
-        .with(Figure::Cpu, cpu * 1e6 / (offered.calls * subscribers as u64) as f64)
-        .with(Figure::PeakMemory, server.peak_memory_mib()?))
+    Ok(of_timed(&offered, &audience, subscribers)?.with(Figure::PeakMemory, server.peak_memory_mib()?))
 }
 
 /// The figures of publishes whose deliveries were timed.

@@ -48,7 +48,7 @@ pub async fn run(server: &ServerProcess, plan: &Plan, side: Side) -> Result<Meas
     server.metric_becomes("walcast_delivery_behind", |found| found == behind).await?;
     let clients = connect(server, CONNECTIONS).await?;
     let mut audience = Audience::subscribe(&clients, SUBJECT, FAST, Look::at(side, Some(begun))).await?;
-    let (memory, cpu) = (server.resident_mib()?, server.cpu_seconds()?);
+    let memory = server.resident_mib()?;
     let call = Stamped { clock: begun, body_bytes: BODY_BYTES };
     let offered = open_loop::offer(&publisher, CALLERS, RATE, plan, call).await?;
     audience.arrived(offered.calls).await?;
@@ -66,9 +66,7 @@ pub async fn run(server: &ServerProcess, plan: &Plan, side: Side) -> Result<Meas
             return Err(format!("{from_log} of the two slow ones were served from the log").into());
         }
     }
-    let cpu = server.cpu_seconds_when_quiet().await? - cpu;
     Ok(of_timed(&offered, &audience, FAST)?
-        .with(Figure::Cpu, cpu * 1e6 / (offered.calls * FAST as u64) as f64)
         .with(Figure::Growth, growth)
         .with(Figure::PeakMemory, server.peak_memory_mib()?))
 }
