@@ -77,7 +77,15 @@ pub fn make(args: &Args, dir: &Path) -> Result<Made, Failure> {
             let (key, id) = table.issue(name)?;
             table.mark_durable(key, id);
             let body = body(number, args.body_bytes);
-            let record = Record { subject: name.as_str(), id, published_at, expiration, body: &body };
+            let record = Record {
+                subject: name.as_str(),
+                id,
+                published_at,
+                expiration,
+                idempotency_key: None,
+                traceparent: None,
+                body: &body,
+            };
             let offset = batch.push(|buffer| record::encode(&record, buffer))?;
             let (subject, place) = (name.as_str(), frame.of(offset, record::crc(&record)));
             appended.push(Appended { subject, id, sequence: sequence.plus(number - first), place });

@@ -51,7 +51,15 @@ pub fn make(dir: &Path, messages: usize, body_bytes: usize, segment_bytes: u64) 
             let (key, id) = table.issue(&subject).unwrap();
             table.mark_durable(key, id);
             random.fill_bytes(&mut body);
-            let record = Record { subject: SUBJECT, id, published_at, expiration, body: &body };
+            let record = Record {
+                subject: SUBJECT,
+                id,
+                published_at,
+                expiration,
+                idempotency_key: None,
+                traceparent: None,
+                body: &body,
+            };
             let offset = batch.push(|buffer| record::encode(&record, buffer)).unwrap();
             let place = frame.of(offset, record::crc(&record));
             appended.push(Appended { subject: SUBJECT, id, sequence: sequence.plus((number - first) as u64), place });

@@ -53,6 +53,8 @@ fn encoded(body: &[u8]) -> Result<EncodedMessage, &'static str> {
         id: MessageId::new(1_000).ok_or("an id out of range")?,
         published_at: clock::now(),
         expiration: Expiration::FIRE_AND_FORGET,
+        idempotency_key: None,
+        traceparent: None,
         body,
     };
     Ok(EncodedMessage::new(&record))

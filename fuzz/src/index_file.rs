@@ -103,7 +103,7 @@ fn append(writer: &mut Writer, index: &Index, id: u32) {
     let mut appended = Vec::new();
     for (number, subject) in (0..).zip(SUBJECTS) {
         let (published_at, expiration) = (UnixMicros::from_micros(1), Expiration::FIRE_AND_FORGET);
-        let record = Record { subject, id: message_id(id), published_at, expiration, body: &body };
+        let record = Record { subject, id: message_id(id), published_at, expiration, idempotency_key: None, traceparent: None, body: &body };
         let encode = |buffer: &mut Vec<u8>| {
             record::encode(&record, buffer).expect("it can be written");
             Ok::<(), Infallible>(())

@@ -114,6 +114,17 @@ pub fn invalid_expiration(seconds: i32) -> Status {
     status(Code::InvalidArgument, "INVALID_EXPIRATION", message, &[("field", "expirationSeconds".to_owned())])
 }
 
+/// An idempotency key that breaks a rule, in `field` of the request or in metadata of that name.
+pub fn invalid_idempotency_key(field: &str, message: impl Into<String>) -> Status {
+    status(Code::InvalidArgument, "INVALID_IDEMPOTENCY_KEY", message, &[("field", field.to_owned())])
+}
+
+/// A key in the request and another one in the metadata.
+pub fn idempotency_keys_differ() -> Status {
+    let message = "idempotency_key and metadata idempotency-key differ; give one of them, or the same in both";
+    status(Code::InvalidArgument, "IDEMPOTENCY_KEYS_DIFFER", message, &[("field", "idempotency_key".to_owned())])
+}
+
 /// A subscription after an id that there is not.
 fn invalid_after_id(message: impl Into<String>) -> Status {
     status(Code::InvalidArgument, "INVALID_AFTER_ID", message, &[("field", "after_id".to_owned())])

@@ -9,6 +9,7 @@ mod edge;
 mod errors;
 mod lifecycle;
 mod meter;
+mod publish;
 mod server;
 mod service;
 mod transport;

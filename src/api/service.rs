@@ -8,10 +8,11 @@ use tonic::{Request, Response, Status};
 
 use super::errors;
 use super::lifecycle::{Lifecycle, Phase};
+use super::publish::{FromMetadata, Refused, to_publish};
 use crate::delivery::{Delivery, Start, Subscription};
-use crate::event::{EncodedMessage, Expiration, MessageId, Subject};
+use crate::event::{EncodedMessage, MessageId, Subject};
 use crate::fetch::Fetch;
-use crate::ingest::{Publish, PublishError, Publisher};
+use crate::ingest::{PublishError, Publisher};
 use crate::proto::server::broker_server::Broker;
 use crate::proto::server::{FetchRequest, PublishRequest, PublishResponse, SubscribeRequest};
 use crate::telemetry::metrics::{IngestMetrics, Rejection};
@@ -41,16 +42,11 @@ impl BrokerService {
         }
     }
 
-    async fn try_publish(&self, request: PublishRequest) -> Result<MessageId, (Rejection, Status)> {
-        let PublishRequest { subject, body, expiration_seconds } = request;
+    async fn try_publish(&self, request: Request<PublishRequest>) -> Result<MessageId, Refused> {
         self.check_serving().map_err(|status| (Rejection::Unavailable, status))?;
-        let subject = Subject::new(subject).map_err(|error| (Rejection::Invalid, errors::invalid_subject(error)))?;
-        if body.len() > self.body_bytes_max {
-            return Err((Rejection::TooLarge, errors::body_too_large(self.body_bytes_max)));
-        }
-        let expiration = Expiration::from_wire(expiration_seconds)
-            .ok_or_else(|| (Rejection::Invalid, errors::invalid_expiration(expiration_seconds)))?;
-        let published = self.publisher.publish(Publish { subject, body, expiration }).await;
+        let metadata = FromMetadata::of(request.metadata())?;
+        let publish = to_publish(request.into_inner(), metadata, self.body_bytes_max)?;
+        let published = self.publisher.publish(publish).await;
         published.map_err(|error| (rejection(&error), errors::publish(&error)))
     }
 }
@@ -68,7 +64,7 @@ fn rejection(error: &PublishError) -> Rejection {
 #[tonic::async_trait]
 impl Broker for BrokerService {
     async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
-        match self.try_publish(request.into_inner()).await {
+        match self.try_publish(request).await {
             Ok(id) => Ok(Response::new(PublishResponse { id: id.to_wire() })),
             Err((rejection, status)) => {
                 self.metrics.rejected(rejection);

@@ -15,7 +15,7 @@ use futures_util::FutureExt as _;
 
 use super::error_kind::ErrorKind;
 use crate::config::{Settings, StoreKind};
-use crate::event::limits::{RECORD_OVERHEAD_BYTES, SUBJECT_BYTES_MAX};
+use crate::event::limits::RECORD_HEAD_BYTES_MAX;
 use crate::event::record::{self, Logged, RecordError};
 use crate::event::{Durable, Projected, Sequence, Trimmed};
 use crate::index::{Index, IndexError, Indexer};
@@ -181,7 +181,7 @@ pub struct Tail {
 
 /// Bytes of a frame under these settings.
 pub fn frame_bytes_max(settings: &Settings) -> usize {
-    let record = RECORD_LENGTH_BYTES + RECORD_OVERHEAD_BYTES + SUBJECT_BYTES_MAX + settings.limits.body_bytes;
+    let record = RECORD_LENGTH_BYTES + RECORD_HEAD_BYTES_MAX + settings.limits.body_bytes;
     let share = usize::try_from(settings.log.segment_bytes / FRAMES_PER_SEGMENT).unwrap_or(usize::MAX);
     FRAME_BYTES.min(share).max(record)
 }

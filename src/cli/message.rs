@@ -10,13 +10,15 @@ use super::output::Output;
 use crate::event::UnixMicros;
 use crate::proto::client::MessageResponse;
 
-/// A message as JSON: `body_base64` always, `body` where the bytes are UTF-8.
+/// A message as JSON: `body_base64` always, `body` where the bytes are UTF-8, `traceparent` where there is one.
 #[derive(Debug, Serialize)]
 struct Shown<'a> {
     subject: &'a str,
     id: i32,
     #[serde(skip_serializing_if = "Option::is_none")]
     published_at: Option<String>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    traceparent: &'a str,
     body_base64: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<&'a str>,
@@ -38,6 +40,7 @@ pub fn write(
             subject: &message.subject,
             id: message.id,
             published_at: message.published_at.as_ref().and_then(time),
+            traceparent: &message.traceparent,
             body_base64: STANDARD.encode(&message.body),
             body: std::str::from_utf8(&message.body).ok(),
         }),
@@ -59,8 +62,14 @@ mod tests {
     use super::*;
 
     fn shown(body: &'static [u8], format: MessageFormat, newline: bool) -> Vec<u8> {
+        shown_with("", body, format, newline)
+    }
+
+    fn shown_with(traceparent: &str, body: &'static [u8], format: MessageFormat, newline: bool) -> Vec<u8> {
+        let traceparent = traceparent.to_owned();
         let published_at = Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 123_456_000 });
-        let message = MessageResponse { body: body.into(), id: 7, subject: "größe".to_owned(), published_at };
+        let message =
+            MessageResponse { body: body.into(), id: 7, subject: "größe".to_owned(), published_at, traceparent };
         let captured = Captured::default();
         let mut output = Output::to(captured.clone());
         write(&mut output, &message, format, newline).expect("written");
@@ -84,6 +93,9 @@ mod tests {
             "\n"
         );
         assert_eq!(String::from_utf8(text).as_deref(), Ok(expected));
+        let traced = shown_with("00-ab-cd-01", b"", MessageFormat::Json, false);
+        let traced = String::from_utf8(traced).expect("JSON is text");
+        assert!(traced.contains(r#""traceparent":"00-ab-cd-01","body_base64":"","#), "{traced}");
         let binary = shown(b"\xff\0", MessageFormat::Json, true);
         let binary = String::from_utf8(binary).expect("JSON is text");
         assert!(binary.ends_with("\"body_base64\":\"/wA=\"}\n"), "{binary}");

@@ -54,7 +54,12 @@ struct Publisher<'a> {
 impl Publisher<'_> {
     async fn publish(&mut self, body: Bytes) -> Result<(), Failure> {
         let subject = &self.arguments.subject;
-        let request = PublishRequest { subject: subject.clone(), body, expiration_seconds: self.arguments.expires };
+        let request = PublishRequest {
+            subject: subject.clone(),
+            body,
+            expiration_seconds: self.arguments.expires,
+            ..PublishRequest::default()
+        };
         let response = self.client.publish(request).await.map_err(|status| {
             let what = match self.line {
                 Some(line) => format!("publishing line {line} on {subject:?}"),

@@ -49,6 +49,8 @@ fn encoded(subject: &str, id: usize, body: &[u8]) -> EncodedMessage {
         id: MessageId::new(id as u32).expect("an id"),
         published_at: UnixMicros::from_micros(0),
         expiration: Expiration::FIRE_AND_FORGET,
+        idempotency_key: None,
+        traceparent: None,
         body,
     })
 }

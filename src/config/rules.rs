@@ -2,7 +2,7 @@
 
 use super::values::show_bytes;
 use super::{Settings, StoreKind};
-use crate::event::limits::{RECORD_OVERHEAD_BYTES, SUBJECT_BYTES_MAX};
+use crate::event::limits::RECORD_HEAD_BYTES_MAX;
 
 /// What a segment holds besides its largest frame: its header and the frame's own, rounded up to pages.
 const SEGMENT_OVERHEAD_BYTES: u64 = 8 * 1024;
@@ -24,7 +24,7 @@ fn violation(key: &'static str, other_key: &'static str, rule: String) -> Result
 
 /// The first rule that does not hold.
 pub(super) fn check(settings: &Settings) -> Result<(), Violation> {
-    let largest_record = (RECORD_OVERHEAD_BYTES + SUBJECT_BYTES_MAX + settings.limits.body_bytes) as u64;
+    let largest_record = (RECORD_HEAD_BYTES_MAX + settings.limits.body_bytes) as u64;
     log_rules(settings, largest_record)?;
     memory_rules(settings, largest_record)?;
     store_rules(settings)?;

@@ -255,6 +255,8 @@ mod tests {
                 id,
                 published_at: UnixMicros::from_micros(1),
                 expiration: Expiration::FIRE_AND_FORGET,
+                idempotency_key: None,
+                traceparent: None,
                 body: &[b'x'; 100],
             });
             Unread { id, encoded }

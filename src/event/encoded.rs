@@ -18,6 +18,7 @@ const BODY_TAG: u8 = 1 << 3 | 2;
 const ID_TAG: u8 = 2 << 3;
 const SUBJECT_TAG: u8 = 3 << 3 | 2;
 const PUBLISHED_AT_TAG: u8 = 4 << 3 | 2;
+const TRACEPARENT_TAG: u8 = 5 << 3 | 2;
 const SECONDS_TAG: u8 = 1 << 3;
 const NANOS_TAG: u8 = 2 << 3;
 
@@ -28,11 +29,13 @@ impl EncodedMessage {
         // Not negative: at most 999,999,000.
         let nanos = record.published_at.subsec_nanos() as u64;
         let timestamp_len = field_len_varint(seconds as u64) + field_len_varint(nanos);
+        let traceparent = record.traceparent.unwrap_or_default().as_bytes();
         let capacity = field_len_bytes(record.body.len())
             + field_len_varint(u64::from(record.id.get()))
             + field_len_bytes(record.subject.len())
             + 2
-            + timestamp_len;
+            + timestamp_len
+            + field_len_bytes(traceparent.len());
         let mut bytes = Vec::with_capacity(capacity);
         put_bytes(&mut bytes, BODY_TAG, record.body);
         put_varint_field(&mut bytes, ID_TAG, u64::from(record.id.get()));
@@ -42,6 +45,7 @@ impl EncodedMessage {
         bytes.push(timestamp_len as u8);
         put_varint_field(&mut bytes, SECONDS_TAG, seconds as u64);
         put_varint_field(&mut bytes, NANOS_TAG, nanos);
+        put_bytes(&mut bytes, TRACEPARENT_TAG, traceparent);
         debug_assert_eq!(bytes.len(), capacity);
         Self(Bytes::from(bytes))
     }
@@ -144,6 +148,8 @@ mod tests {
                 id: MessageId::new(id).expect("in range"),
                 published_at: UnixMicros::from_micros(micros),
                 expiration: Expiration::FIRE_AND_FORGET,
+                idempotency_key: Some("nobody else's business"),
+                traceparent: (id > 1).then_some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
                 body,
             };
             let encoded = EncodedMessage::new(&record);
@@ -151,6 +157,7 @@ mod tests {
             assert_eq!(decoded.body, body);
             assert_eq!(decoded.id, id as i32);
             assert_eq!(decoded.subject, "größe");
+            assert_eq!(decoded.traceparent, record.traceparent.unwrap_or_default());
             let at = decoded.published_at.expect("always there");
             assert_eq!(at.seconds * 1_000_000 + i64::from(at.nanos) / 1_000, micros);
             assert_eq!(decoded.encoded_len(), encoded.len());

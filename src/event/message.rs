@@ -5,7 +5,8 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::limits::MESSAGE_ID_MAX;
-use super::{Subject, UnixMicros};
+use super::record::Record;
+use super::{IdempotencyKey, Subject, Traceparent, UnixMicros};
 
 /// The id of a message on its subject: 1 to 2^31 - 1, dense, never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -82,6 +83,25 @@ pub struct Message {
     pub published_at: UnixMicros,
     /// How long `Fetch` finds it.
     pub expiration: Expiration,
+    /// What made a retry of its publish known as one.
+    pub idempotency_key: Option<IdempotencyKey>,
+    /// Its publisher's place in a trace.
+    pub traceparent: Option<Traceparent>,
     /// Its body, byte for byte as published.
     pub body: Bytes,
+}
+
+impl Message {
+    /// The record of it.
+    pub fn record(&self) -> Record<'_> {
+        Record {
+            subject: self.subject.as_str(),
+            id: self.id,
+            published_at: self.published_at,
+            expiration: self.expiration,
+            idempotency_key: self.idempotency_key.as_ref().map(IdempotencyKey::as_str),
+            traceparent: self.traceparent.as_ref().map(Traceparent::as_str),
+            body: &self.body,
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The event types: what every other room speaks about.
 //!
-//! Owns validated names ([`Subject`]), numbers ([`MessageId`], [`Sequence`] and the positions built
+//! Owns validated names ([`Subject`]), keys ([`IdempotencyKey`]),
+//! places in a trace ([`Traceparent`]), numbers ([`MessageId`], [`Sequence`] and the positions built
 //! from it), times ([`UnixMicros`]), the record as it is stored in the log ([`record`]) and the
 //! message as it goes over the wire ([`EncodedMessage`]).
 //!
@@ -8,14 +9,18 @@
 
 pub mod clock;
 mod encoded;
+mod idempotency_key;
 pub mod limits;
 mod message;
 mod position;
 pub mod record;
 mod subject;
+mod traceparent;
 
 pub use clock::UnixMicros;
 pub use encoded::EncodedMessage;
+pub use idempotency_key::{IdempotencyKey, IdempotencyKeyError};
 pub use message::{Expiration, Message, MessageId};
 pub use position::{Durable, Projected, Sequence, Trimmed};
 pub use subject::{Subject, SubjectError};
+pub use traceparent::Traceparent;

@@ -10,23 +10,32 @@
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use bytes::Bytes;
 
-use super::limits::{BODY_BYTES_CEILING, RECORD_OVERHEAD_BYTES, SUBJECT_BYTES_MAX};
-use super::{Expiration, Message, MessageId, Subject, UnixMicros};
+use super::limits::{BODY_BYTES_CEILING, RECORD_HEAD_BYTES_MAX};
+use super::{Expiration, IdempotencyKey, Message, MessageId, Subject, Traceparent, UnixMicros};
 
-/// The version that this build writes.
-pub const RECORD_VERSION: u8 = 1;
+/// The newest version that this build writes and reads.
+pub const RECORD_VERSION: u8 = 2;
+
+/// The version of a record with neither idempotency key nor traceparent: it costs no byte more than before there were
+/// any, and older builds read it.
+const PLAIN_VERSION: u8 = 1;
 
 /// The whole record that stands in the place of a lost one.
 pub const LOST: &[u8] = &[0];
 
 /// Largest record in bytes that is written or accepted.
-pub const RECORD_BYTES_MAX: usize = RECORD_OVERHEAD_BYTES + SUBJECT_BYTES_MAX + BODY_BYTES_CEILING;
+pub const RECORD_BYTES_MAX: usize = RECORD_HEAD_BYTES_MAX + BODY_BYTES_CEILING;
+
+/// Largest record of version 1, frozen with it.
+const PLAIN_BYTES_MAX: usize = 64 + 255 + 16 * 1024 * 1024;
 
 /// The length of the body stands before it as a u64.
 const BODY_LENGTH_BYTES: usize = 8;
 
-const LAYOUT: Configuration<LittleEndian, Fixint, Limit<RECORD_BYTES_MAX>> =
-    bincode::config::legacy().with_limit::<RECORD_BYTES_MAX>();
+type Layout<const BYTES_MAX: usize> = Configuration<LittleEndian, Fixint, Limit<BYTES_MAX>>;
+
+const PLAIN_LAYOUT: Layout<PLAIN_BYTES_MAX> = bincode::config::legacy().with_limit::<PLAIN_BYTES_MAX>();
+const LAYOUT: Layout<RECORD_BYTES_MAX> = bincode::config::legacy().with_limit::<RECORD_BYTES_MAX>();
 
 /// Version 1, frozen.
 #[derive(bincode::Encode, bincode::BorrowDecode)]
@@ -35,6 +44,18 @@ struct RecordV1<'a> {
     id: u32,
     published_at_us: i64,
     expiration_seconds: u32,
+    body: &'a [u8],
+}
+
+/// Version 2, frozen. An empty text is none; at least one of the two is there.
+#[derive(bincode::Encode, bincode::BorrowDecode)]
+struct RecordV2<'a> {
+    subject: &'a str,
+    id: u32,
+    published_at_us: i64,
+    expiration_seconds: u32,
+    idempotency_key: &'a str,
+    traceparent: &'a str,
     body: &'a [u8],
 }
 
@@ -49,6 +70,10 @@ pub struct Record<'a> {
     pub published_at: UnixMicros,
     /// How long `Fetch` finds it.
     pub expiration: Expiration,
+    /// What makes a retry of the publish known as one; never empty.
+    pub idempotency_key: Option<&'a str>,
+    /// The publisher's place in a trace; never empty.
+    pub traceparent: Option<&'a str>,
     /// The body, 0 to [`BODY_BYTES_CEILING`] bytes.
     pub body: &'a [u8],
 }
@@ -87,11 +112,17 @@ pub enum RecordError {
 /// # Errors
 /// [`RecordError::Malformed`] if it would be larger than [`RECORD_BYTES_MAX`]; admission refuses such bodies before.
 pub fn encode(record: &Record<'_>, buffer: &mut Vec<u8>) -> Result<(), RecordError> {
-    buffer.push(RECORD_VERSION);
-    bincode::encode_into_std_write(fields(record), buffer, LAYOUT).map(drop).map_err(|error| malformed(&error))
+    let written = if record.is_plain() {
+        buffer.push(PLAIN_VERSION);
+        bincode::encode_into_std_write(fields_v1(record), buffer, PLAIN_LAYOUT)
+    } else {
+        buffer.push(RECORD_VERSION);
+        bincode::encode_into_std_write(fields_v2(record), buffer, LAYOUT)
+    };
+    written.map(drop).map_err(|error| malformed(&error))
 }
 
-fn fields<'a>(record: &Record<'a>) -> RecordV1<'a> {
+fn fields_v1<'a>(record: &Record<'a>) -> RecordV1<'a> {
     RecordV1 {
         subject: record.subject,
         id: record.id.get(),
@@ -101,19 +132,36 @@ fn fields<'a>(record: &Record<'a>) -> RecordV1<'a> {
     }
 }
 
+fn fields_v2<'a>(record: &Record<'a>) -> RecordV2<'a> {
+    RecordV2 {
+        subject: record.subject,
+        id: record.id.get(),
+        published_at_us: record.published_at.as_micros(),
+        expiration_seconds: record.expiration.seconds(),
+        idempotency_key: record.idempotency_key.unwrap_or_default(),
+        traceparent: record.traceparent.unwrap_or_default(),
+        body: record.body,
+    }
+}
+
 /// CRC32C of the bytes that [`encode`] appends for this record, without a copy of the body.
 pub fn crc(record: &Record<'_>) -> u32 {
-    let mut head = [0; RECORD_OVERHEAD_BYTES + SUBJECT_BYTES_MAX];
-    head[0] = RECORD_VERSION;
-    let fields = RecordV1 { body: &[], ..fields(record) };
-    let used = 1 + bincode::encode_into_slice(fields, &mut head[1..], LAYOUT)
-        .expect("the fields of a valid subject take less than the overhead of a record and the longest subject");
+    let mut head = [0; RECORD_HEAD_BYTES_MAX];
+    let without_body = Record { body: &[], ..*record };
+    let encoded = if record.is_plain() {
+        head[0] = PLAIN_VERSION;
+        bincode::encode_into_slice(fields_v1(&without_body), &mut head[1..], PLAIN_LAYOUT)
+    } else {
+        head[0] = RECORD_VERSION;
+        bincode::encode_into_slice(fields_v2(&without_body), &mut head[1..], LAYOUT)
+    };
+    let used = 1 + encoded.expect("valid fields take no more than the head of the largest record");
     // The length of the body is the last field before it.
     head[used - BODY_LENGTH_BYTES..used].copy_from_slice(&(record.body.len() as u64).to_le_bytes());
     crc32c::crc32c_append(crc32c::crc32c(&head[..used]), record.body)
 }
 
-/// Reads a record without copying its subject or body.
+/// Reads a record without copying its texts or body.
 ///
 /// # Errors
 /// [`RecordError`] if the bytes are not exactly one valid record of a known version.
@@ -122,36 +170,85 @@ pub fn decode(bytes: &[u8]) -> Result<Logged<'_>, RecordError> {
         return Ok(Logged::Lost);
     }
     let (version, fields) = bytes.split_first().ok_or(RecordError::Empty)?;
-    if *version != RECORD_VERSION {
-        return Err(RecordError::UnknownVersion { version: *version });
+    match *version {
+        PLAIN_VERSION => decode_v1(fields),
+        RECORD_VERSION => decode_v2(fields),
+        version => Err(RecordError::UnknownVersion { version }),
     }
+    .map(Logged::Message)
+}
+
+fn decode_v1(fields: &[u8]) -> Result<Record<'_>, RecordError> {
     let (record, used): (RecordV1<'_>, usize) =
-        bincode::borrow_decode_from_slice(fields, LAYOUT).map_err(|error| malformed(&error))?;
-    if used != fields.len() {
-        return Err(RecordError::Malformed { reason: format!("{} bytes too many", fields.len() - used) });
-    }
-    let id = MessageId::new(record.id).ok_or_else(|| malformed(&"id out of range"))?;
-    let expiration = i32::try_from(record.expiration_seconds).ok().and_then(Expiration::from_wire);
-    Ok(Logged::Message(Record {
+        bincode::borrow_decode_from_slice(fields, PLAIN_LAYOUT).map_err(|error| malformed(&error))?;
+    refuse_more(fields, used)?;
+    Ok(Record {
         subject: record.subject,
-        id,
+        id: id(record.id)?,
         published_at: UnixMicros::from_micros(record.published_at_us),
-        expiration: expiration.ok_or_else(|| malformed(&"expiration out of range"))?,
+        expiration: expiration(record.expiration_seconds)?,
+        idempotency_key: None,
+        traceparent: None,
         body: record.body,
-    }))
+    })
+}
+
+fn decode_v2(fields: &[u8]) -> Result<Record<'_>, RecordError> {
+    let (record, used): (RecordV2<'_>, usize) =
+        bincode::borrow_decode_from_slice(fields, LAYOUT).map_err(|error| malformed(&error))?;
+    refuse_more(fields, used)?;
+    let present = |text: &'_ str| !text.is_empty();
+    let record = Record {
+        subject: record.subject,
+        id: id(record.id)?,
+        published_at: UnixMicros::from_micros(record.published_at_us),
+        expiration: expiration(record.expiration_seconds)?,
+        idempotency_key: Some(record.idempotency_key).filter(|text| present(text)),
+        traceparent: Some(record.traceparent).filter(|text| present(text)),
+        body: record.body,
+    };
+    // Else two records would say the same.
+    if record.is_plain() { Err(malformed(&"neither idempotency key nor traceparent")) } else { Ok(record) }
+}
+
+fn refuse_more(fields: &[u8], used: usize) -> Result<(), RecordError> {
+    match fields.len() - used {
+        0 => Ok(()),
+        more => Err(malformed(&format_args!("{more} bytes too many"))),
+    }
+}
+
+fn id(id: u32) -> Result<MessageId, RecordError> {
+    MessageId::new(id).ok_or_else(|| malformed(&"id out of range"))
+}
+
+fn expiration(seconds: u32) -> Result<Expiration, RecordError> {
+    let expiration = i32::try_from(seconds).ok().and_then(Expiration::from_wire);
+    expiration.ok_or_else(|| malformed(&"expiration out of range"))
 }
 
 impl Record<'_> {
+    /// Whether version 1 has a field for everything in it.
+    const fn is_plain(&self) -> bool {
+        self.idempotency_key.is_none() && self.traceparent.is_none()
+    }
+
     /// The message as a value of its own.
     ///
     /// # Errors
-    /// [`RecordError::Malformed`] if the subject breaks a rule of [`Subject`].
+    /// [`RecordError::Malformed`] if a text breaks a rule of [`Subject`], [`IdempotencyKey`] or [`Traceparent`].
     pub fn to_message(&self) -> Result<Message, RecordError> {
+        let key = self.idempotency_key.map(IdempotencyKey::new).transpose();
+        let traceparent = self
+            .traceparent
+            .map(|text| Traceparent::parse(text.as_bytes()).ok_or_else(|| malformed(&"the traceparent is not valid")));
         Ok(Message {
             subject: Subject::new(self.subject.to_owned()).map_err(|error| malformed(&error))?,
             id: self.id,
             published_at: self.published_at,
             expiration: self.expiration,
+            idempotency_key: key.map_err(|error| malformed(&error))?,
+            traceparent: traceparent.transpose()?,
             body: Bytes::copy_from_slice(self.body),
         })
     }
@@ -163,42 +260,64 @@ fn malformed(reason: &dyn std::fmt::Display) -> RecordError {
 
 #[cfg(test)]
 mod tests {
+    use super::super::limits::{
+        IDEMPOTENCY_KEY_BYTES_MAX, RECORD_OVERHEAD_BYTES, SUBJECT_BYTES_MAX, TRACEPARENT_BYTES_MAX,
+    };
     use super::*;
 
-    fn sample(body: &[u8]) -> Record<'_> {
+    const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    fn plain(body: &[u8]) -> Record<'_> {
         Record {
             subject: "orders.größe",
             id: MessageId::new(7).expect("7 is an id"),
             published_at: UnixMicros::from_micros(1_700_000_000_123_456),
             expiration: Expiration::from_wire(60).expect("60 is not negative"),
+            idempotency_key: None,
+            traceparent: None,
             body,
         }
     }
 
+    /// With key, traceparent, both and neither.
+    fn samples(body: &[u8]) -> [Record<'_>; 4] {
+        let plain = plain(body);
+        let keyed = Record { idempotency_key: Some("schlüssel"), ..plain };
+        let traced = Record { traceparent: Some(TRACEPARENT), ..plain };
+        [plain, keyed, traced, Record { traceparent: Some(TRACEPARENT), ..keyed }]
+    }
+
+    fn encoded(record: &Record<'_>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        encode(record, &mut bytes).expect("fits");
+        bytes
+    }
+
     #[test]
     fn decodes_what_it_encodes() {
-        for body in [&b""[..], b"\0\xff\n", &[7; 100_000]] {
-            let mut bytes = Vec::new();
-            encode(&sample(body), &mut bytes).expect("fits");
-            assert!(bytes.len() <= RECORD_OVERHEAD_BYTES + "orders.größe".len() + body.len());
-            assert_eq!(decode(&bytes), Ok(Logged::Message(sample(body))));
-            assert_eq!(crc(&sample(body)), crc32c::crc32c(&bytes));
+        for record in [&b""[..], b"\0\xff\n", &[7; 100_000]].into_iter().flat_map(samples) {
+            let bytes = encoded(&record);
+            let texts = [Some(record.subject), record.idempotency_key, record.traceparent];
+            let texts: usize = texts.into_iter().flatten().map(str::len).sum();
+            assert!(bytes.len() <= RECORD_OVERHEAD_BYTES + texts + record.body.len());
+            assert_eq!(decode(&bytes), Ok(Logged::Message(record)));
+            assert_eq!(crc(&record), crc32c::crc32c(&bytes));
         }
     }
 
     #[test]
-    fn the_checksum_of_the_longest_subject_needs_no_more_room() {
-        let subject = "s".repeat(SUBJECT_BYTES_MAX);
-        let record = Record { subject: &subject, ..sample(b"body") };
-        let mut bytes = Vec::new();
-        encode(&record, &mut bytes).expect("fits");
-        assert_eq!(crc(&record), crc32c::crc32c(&bytes));
+    fn the_checksum_of_the_longest_head_needs_no_more_room() {
+        let [subject, key, traceparent] =
+            [SUBJECT_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, TRACEPARENT_BYTES_MAX].map(|bytes| "s".repeat(bytes));
+        let plain = Record { subject: &subject, ..plain(b"body") };
+        let full = Record { idempotency_key: Some(&key), traceparent: Some(&traceparent), ..plain };
+        for record in [plain, full] {
+            assert_eq!(crc(&record), crc32c::crc32c(&encoded(&record)));
+        }
     }
 
     #[test]
     fn writes_the_frozen_bytes_of_version_1() {
-        let mut bytes = Vec::new();
-        encode(&sample(b"hi"), &mut bytes).expect("fits");
         let mut expected = vec![1];
         expected.extend(14u64.to_le_bytes());
         expected.extend("orders.größe".as_bytes());
@@ -207,7 +326,35 @@ mod tests {
         expected.extend(60u32.to_le_bytes());
         expected.extend(2u64.to_le_bytes());
         expected.extend(b"hi");
-        assert_eq!(bytes, expected);
+        assert_eq!(encoded(&plain(b"hi")), expected);
+    }
+
+    #[test]
+    fn writes_the_frozen_bytes_of_version_2() {
+        for record in &samples(b"hi")[1..] {
+            let (key, traceparent) = (record.idempotency_key.unwrap_or(""), record.traceparent.unwrap_or(""));
+            let mut expected = vec![2];
+            expected.extend(14u64.to_le_bytes());
+            expected.extend("orders.größe".as_bytes());
+            expected.extend(7u32.to_le_bytes());
+            expected.extend(1_700_000_000_123_456i64.to_le_bytes());
+            expected.extend(60u32.to_le_bytes());
+            expected.extend((key.len() as u64).to_le_bytes());
+            expected.extend(key.as_bytes());
+            expected.extend((traceparent.len() as u64).to_le_bytes());
+            expected.extend(traceparent.as_bytes());
+            expected.extend(2u64.to_le_bytes());
+            expected.extend(b"hi");
+            assert_eq!(encoded(record), expected);
+        }
+    }
+
+    #[test]
+    fn version_2_with_neither_is_refused() {
+        let mut bytes = vec![2];
+        bincode::encode_into_std_write(fields_v2(&plain(b"hi")), &mut bytes, LAYOUT).expect("fits");
+        let error = decode(&bytes).expect_err("version 1 says the same");
+        assert_eq!(error.to_string(), "the record does not decode: neither idempotency key nor traceparent");
     }
 
     #[test]
@@ -218,15 +365,16 @@ mod tests {
 
     #[test]
     fn refuses_every_truncation_newer_versions_and_extra_bytes() {
-        let mut bytes = Vec::new();
-        encode(&sample(b"hello"), &mut bytes).expect("fits");
-        for cut in 0..bytes.len() {
-            assert!(decode(&bytes[..cut]).is_err(), "cut at {cut}");
+        for record in samples(b"hello") {
+            let mut bytes = encoded(&record);
+            for cut in 0..bytes.len() {
+                assert!(decode(&bytes[..cut]).is_err(), "cut at {cut}");
+            }
+            let mut extra = bytes.clone();
+            extra.push(0);
+            assert!(matches!(decode(&extra), Err(RecordError::Malformed { .. })));
+            bytes[0] = 3;
+            assert_eq!(decode(&bytes), Err(RecordError::UnknownVersion { version: 3 }));
         }
-        let mut extra = bytes.clone();
-        extra.push(0);
-        assert!(matches!(decode(&extra), Err(RecordError::Malformed { .. })));
-        bytes[0] = 2;
-        assert_eq!(decode(&bytes), Err(RecordError::UnknownVersion { version: 2 }));
     }
 }

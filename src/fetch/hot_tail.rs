@@ -115,6 +115,8 @@ mod tests {
                 id: MessageId::new(id).expect("an id"),
                 published_at: UnixMicros::from_micros(1),
                 expiration: Expiration::FIRE_AND_FORGET,
+                idempotency_key: None,
+                traceparent: None,
                 body: &[1; 72],
             };
             let expires_at = UnixMicros::from_micros(i64::from(id));

@@ -206,5 +206,15 @@ impl Fetch {
 pub(super) fn response(subject: &Subject, id: MessageId, stored: &StoredMessage) -> EncodedMessage {
     let StoredMessage { published_at, expiration, body } = stored;
     let (published_at, expiration) = (*published_at, *expiration);
-    EncodedMessage::new(&Record { subject: subject.as_str(), id, published_at, expiration, body })
+    // The rows of a store have no field for these two.
+    let (idempotency_key, traceparent) = (None, None);
+    EncodedMessage::new(&Record {
+        subject: subject.as_str(),
+        id,
+        published_at,
+        expiration,
+        idempotency_key,
+        traceparent,
+        body,
+    })
 }

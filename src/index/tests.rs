@@ -104,6 +104,8 @@ impl Rig {
                 id: id(bodies.len()),
                 published_at: UnixMicros::from_micros(1),
                 expiration: Expiration::FIRE_AND_FORGET,
+                idempotency_key: None,
+                traceparent: None,
                 body: bodies.last().expect("it was pushed").as_bytes(),
             };
             let offset = batch.push(|buffer| record::encode(&record, buffer)).expect("it fits");

@@ -38,10 +38,10 @@ impl Admission {
         Self { permits: Arc::new(Semaphore::new(bytes_max)), waiting: Arc::default(), bytes_max, wait_max }
     }
 
-    /// What a publish of these sizes is charged. Never more than the whole room, so that the largest
+    /// What a publish is charged whose texts and body have these sizes. Never more than the whole room, so that the largest
     /// body is admitted when nothing else is in flight.
-    pub fn charge(&self, subject_bytes: usize, body_bytes: usize) -> u32 {
-        let bytes = (subject_bytes + body_bytes + PUBLISH_OVERHEAD_BYTES).min(self.bytes_max);
+    pub fn charge(&self, text_bytes: usize, body_bytes: usize) -> u32 {
+        let bytes = (text_bytes + body_bytes + PUBLISH_OVERHEAD_BYTES).min(self.bytes_max);
         u32::try_from(bytes).expect("the room itself is at most u32::MAX")
     }
 

@@ -15,7 +15,7 @@ use super::publisher::{Command, Queue, Queued};
 use super::release::{Committed, CommittedMessage};
 use super::{Admission, Config, FRAME_RECORDS_MAX, PublishError, Publisher, Releaser, SubjectTable};
 use crate::event::limits::RECORD_OVERHEAD_BYTES;
-use crate::event::record::{self, Record};
+use crate::event::record;
 use crate::event::{Durable, clock};
 use crate::telemetry::metrics::{IngestMetrics, WalMetrics};
 use crate::wal::{AppendError, Batch, LogFailed, PushError, RoomError, Writer};
@@ -240,13 +240,7 @@ impl Committer {
                     continue;
                 }
             };
-            let record = Record {
-                subject: publish.subject.as_str(),
-                id,
-                published_at,
-                expiration: publish.expiration,
-                body: &publish.body,
-            };
+            let record = publish.record(id, published_at);
             let offset = self.batch.push(|buffer| record::encode(&record, buffer))?;
             acks.push(sequence, id, reply);
             messages.push(CommittedMessage { publish, key, id, sequence, published_at, offset, charge });
@@ -285,6 +279,5 @@ impl Drop for Committer {
 
 /// What a publish takes of a frame at most.
 fn frame_bytes(queued: &Queued) -> usize {
-    let publish = &queued.publish;
-    RECORD_LENGTH_BYTES + RECORD_OVERHEAD_BYTES + publish.subject.as_str().len() + publish.body.len()
+    RECORD_LENGTH_BYTES + RECORD_OVERHEAD_BYTES + queued.publish.text_bytes() + queued.publish.body.len()
 }

@@ -10,7 +10,8 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::ack::Reply;
 use super::{Admission, AdmissionError, IdsExhausted};
-use crate::event::{Expiration, MessageId, Subject};
+use crate::event::record::Record;
+use crate::event::{Expiration, IdempotencyKey, MessageId, Subject, Traceparent, UnixMicros};
 
 /// A publish whose parts are valid.
 #[derive(Debug)]
@@ -21,6 +22,32 @@ pub struct Publish {
     pub body: Bytes,
     /// How long Fetch finds it.
     pub expiration: Expiration,
+    /// What makes a retry known as one.
+    pub key: Option<IdempotencyKey>,
+    /// The publisher's place in a trace.
+    pub traceparent: Option<Traceparent>,
+}
+
+impl Publish {
+    /// The record of it.
+    pub(super) fn record(&self, id: MessageId, published_at: UnixMicros) -> Record<'_> {
+        Record {
+            subject: self.subject.as_str(),
+            id,
+            published_at,
+            expiration: self.expiration,
+            idempotency_key: self.key.as_ref().map(IdempotencyKey::as_str),
+            traceparent: self.traceparent.as_ref().map(Traceparent::as_str),
+            body: &self.body,
+        }
+    }
+
+    /// Bytes of everything in it but its body.
+    pub(super) fn text_bytes(&self) -> usize {
+        let key = self.key.as_ref().map_or(0, |key| key.as_str().len());
+        let traceparent = self.traceparent.as_ref().map_or(0, |traceparent| traceparent.as_str().len());
+        self.subject.as_str().len() + key + traceparent
+    }
 }
 
 /// A publish in the queue.
@@ -122,7 +149,7 @@ impl Publisher {
         if inner.stopped.load(Ordering::Acquire) || inner.ended.load(Ordering::SeqCst) {
             return Err(self.gone());
         }
-        let charge = inner.admission.charge(publish.subject.as_str().len(), publish.body.len());
+        let charge = inner.admission.charge(publish.text_bytes(), publish.body.len());
         let admitted = inner.admission.admit(charge).await?;
         let slot = match inner.slots.try_acquire() {
             Ok(slot) => slot,

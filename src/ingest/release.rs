@@ -10,7 +10,7 @@ use flume::Receiver;
 
 use super::ack::UnreleasedAcks;
 use super::{Admission, Publish, SubjectKey, SubjectTable};
-use crate::event::record::{self, Record};
+use crate::event::record;
 use crate::event::{Durable, EncodedMessage, MessageId, Sequence, Subject, UnixMicros};
 use crate::wal::{FramePlace, Place};
 
@@ -109,11 +109,10 @@ impl Releaser {
 impl CommittedMessage {
     /// Also takes the record's checksum for the index: a microsecond here is none of the next fdatasync's.
     fn encode(self, frame: FramePlace) -> DurableMessage {
-        let Publish { subject, body, expiration } = self.publish;
-        let record =
-            Record { subject: subject.as_str(), id: self.id, published_at: self.published_at, expiration, body: &body };
+        let record = self.publish.record(self.id, self.published_at);
         let place = frame.of(self.offset, record::crc(&record));
         let encoded = EncodedMessage::new(&record);
+        let Publish { subject, expiration, .. } = self.publish;
         let expires_at = (!expiration.is_fire_and_forget()).then(|| expiration.expires_at(self.published_at));
         DurableMessage { sequence: self.sequence, subject, key: self.key, id: self.id, place, expires_at, encoded }
     }

@@ -169,6 +169,8 @@ fn publish(subject: &str, body: &[u8], seconds: i32) -> Publish {
         subject: Subject::new(subject.to_owned()).expect("a subject"),
         body: Bytes::copy_from_slice(body),
         expiration: Expiration::from_wire(seconds).expect("not negative"),
+        key: None,
+        traceparent: None,
     }
 }
 

@@ -45,6 +45,14 @@ def message(subject=b"s", number=1, published=0, expiration=0, body=b"", version
     )
 
 
+def message_v2(key=b"", traceparent=b"", subject=b"s", number=1, published=0, expiration=0, body=b""):
+    """The bytes of a record of version 2."""
+    return (
+        struct.pack("<BQ", 2, len(subject)) + subject + struct.pack("<IqI", number, published, expiration)
+        + b"".join(struct.pack("<Q", len(part)) + part for part in (key, traceparent, body))
+    )
+
+
 def reseal_frame(content, offset):
     """A segment's bytes with right checksums for the frame at `offset`, after its payload was changed."""
     salt = content[40:56]

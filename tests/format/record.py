@@ -2,22 +2,25 @@
 
 import base64
 import json
+import re
 import struct
 import unicodedata
 from typing import NamedTuple
 
 from layout import Damage, NewerVersion
 
-NEWEST = 1  # record version
+NEWEST = 2  # record version
 MAX_I32 = 2**31 - 1
 MAX_SUBJECT = 255  # bytes
 MAX_BODY = 16_777_216  # bytes
+MAX_KEY = 255  # bytes
+MAX_TRACEPARENT = 128  # bytes
 
 # Microseconds between which `published_at` is a date.
 _EARLIEST, _LATEST = -377705023201000000, 253402207200000000
 
 _U64 = struct.Struct("<Q")
-_MIDDLE = struct.Struct("<IqIQ")
+_MIDDLE = struct.Struct("<IqI")
 
 
 class Message(NamedTuple):
@@ -26,6 +29,8 @@ class Message(NamedTuple):
     published_at_us: int
     expiration_seconds: int
     body: bytes
+    idempotency_key: str = ""
+    traceparent: str = ""
 
 
 def decode(file, offset, data):
@@ -39,29 +44,56 @@ def decode(file, offset, data):
         if len(data) > 1:
             raise Damage(file, offset, f"a lost record has 1 byte, this one {len(data)}")
         return None
-    return _message(file, offset, data)
+    return _message(file, offset, data, version)
 
 
-def _message(file, offset, data):
-    if len(data) < 33:
-        raise Damage(file, offset, f"a record of version 1 has at least 33 bytes, this one {len(data)}")
-    (subject_bytes,) = _U64.unpack_from(data, 1)
-    if 33 + subject_bytes > len(data):
-        raise Damage(file, offset, f"its subject of {subject_bytes} bytes reaches beyond the record")
-    middle = 9 + subject_bytes
-    number, published, expiration, body_bytes = _MIDDLE.unpack_from(data, middle)
-    body = data[middle + 24 :]
-    if body_bytes != len(body):
-        raise Damage(file, offset, f"its body has {body_bytes} bytes by its length, but {len(body)} are left")
-    try:
-        subject = data[9:middle].decode("utf-8")
-    except UnicodeDecodeError as fault:
-        raise Damage(file, offset, "its subject is not UTF-8") from fault
+class _Fields:
+    """Takes the fields of a record one after the other."""
+
+    def __init__(self, file, offset, data):
+        self.file, self.offset, self.data, self.at = file, offset, data, 1
+
+    def fault(self, reason):
+        return Damage(self.file, self.offset, reason)
+
+    def numbers(self, layout, name):
+        if self.at + layout.size > len(self.data):
+            raise self.fault(f"it ends before its {name}")
+        found = layout.unpack_from(self.data, self.at)
+        self.at += layout.size
+        return found
+
+    def bytes(self, name):
+        (size,) = self.numbers(_U64, f"length of the {name}")
+        if self.at + size > len(self.data):
+            raise self.fault(f"its {name} of {size} bytes reaches beyond the record")
+        self.at += size
+        return self.data[self.at - size : self.at]
+
+    def text(self, name):
+        try:
+            return self.bytes(name).decode("utf-8")
+        except UnicodeDecodeError as fault:
+            raise self.fault(f"its {name} is not UTF-8") from fault
+
+
+def _message(file, offset, data, version):
+    fields = _Fields(file, offset, data)
+    subject = fields.text("subject")
+    number, published, expiration = fields.numbers(_MIDDLE, "id, time and expiration")
+    key = traceparent = ""
+    if version == 2:
+        key, traceparent = fields.text("idempotency key"), fields.text("traceparent")
+        if not key and not traceparent:
+            raise fields.fault("a record of version 2 has an idempotency key or a traceparent, this one neither")
+    body = fields.bytes("body")
+    if fields.at != len(data):
+        raise fields.fault(f"{len(data) - fields.at} bytes follow its body")
     if not 1 <= number <= MAX_I32:
-        raise Damage(file, offset, f"its id {number} is not 1 to {MAX_I32}")
+        raise fields.fault(f"its id {number} is not 1 to {MAX_I32}")
     if expiration > MAX_I32:
-        raise Damage(file, offset, f"its expiration {expiration} is above {MAX_I32}")
-    return Message(subject, number, published, expiration, body)
+        raise fields.fault(f"its expiration {expiration} is above {MAX_I32}")
+    return Message(subject, number, published, expiration, body, key, traceparent)
 
 
 def broken_rules(message):
@@ -70,11 +102,27 @@ def broken_rules(message):
     size = len(message.subject.encode())
     if not 1 <= size <= MAX_SUBJECT:
         faults.append(f"its subject has {size} bytes")
-    if not message.subject.isprintable() and any(unicodedata.category(c) == "Cc" for c in message.subject):
-        faults.append("its subject has control characters")
+    for name, text in (("subject", message.subject), ("idempotency key", message.idempotency_key)):
+        if not text.isprintable() and any(unicodedata.category(c) == "Cc" for c in text):
+            faults.append(f"its {name} has control characters")
+    if len(message.idempotency_key.encode()) > MAX_KEY:
+        faults.append(f"its idempotency key has {len(message.idempotency_key.encode())} bytes")
+    if message.traceparent and not _is_traceparent(message.traceparent):
+        faults.append("its traceparent is not valid by W3C Trace Context")
     if len(message.body) > MAX_BODY:
         faults.append(f"its body has {len(message.body)} bytes")
     return faults
+
+
+_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-[!-~]*)?", re.ASCII)
+
+
+def _is_traceparent(text):
+    found = _TRACEPARENT.fullmatch(text)
+    if not found or len(text) > MAX_TRACEPARENT:
+        return False
+    version, trace, parent, beyond = found.groups()
+    return version != "ff" and int(trace, 16) and int(parent, 16) and not (beyond and version == "00")
 
 
 def rfc3339(micros):
@@ -126,7 +174,7 @@ def line(sequence, message):
     """The line that `walcast log show` prints for a record, without the line feed."""
     if message is None:
         return f'{{"sequence":{sequence},"lost":true}}'
-    subject, number, published, expiration, body = message
+    subject, number, published, expiration, body, key, traceparent = message
     written = _subjects.get(subject)
     if written is None:
         if len(_subjects) > 10_000:
@@ -134,5 +182,11 @@ def line(sequence, message):
         written = _subjects[subject] = json.dumps(subject, ensure_ascii=False)
     return (
         f'{{"sequence":{sequence},"subject":{written},"id":{number},"published_at":{_published_at(published)},'
-        f'"expiration_seconds":{expiration},"body_base64":"{base64.b64encode(body).decode()}"}}'
+        f'"expiration_seconds":{expiration},{_optional("idempotency_key", key)}'
+        f'{_optional("traceparent", traceparent)}"body_base64":"{base64.b64encode(body).decode()}"}}'
     )
+
+
+def _optional(name, text):
+    """A field with its comma; nothing if it is empty."""
+    return f'"{name}":{json.dumps(text, ensure_ascii=False)},' if text else ""

@@ -13,7 +13,7 @@ import log
 import record
 from rig import flipped, golden_lines, golden_log, segment_name
 
-LOGS = ("fresh", "reused", "repaired", "torn")
+LOGS = ("fresh", "reused", "repaired", "torn", "keyed")
 DECODE = [sys.executable, str(rig.HERE / "decode")]
 
 
@@ -25,6 +25,9 @@ def as_golden(sequence, message):
     if message is None:
         return {"sequence": sequence, "lost": True}
     fields = message._asdict()
+    for name in ("idempotency_key", "traceparent"):
+        if not fields[name]:
+            del fields[name]
     return {"sequence": sequence, "body_base64": base64.b64encode(fields.pop("body")).decode(), **fields}
 
 
@@ -42,11 +45,14 @@ class Golden(rig.LogCase):
             self.assertEqual([json.loads(line) for line in shown.splitlines()], list(segments_of(name).values()), name)
 
     def test_single_records(self):
-        for expected in golden_lines("record-v1.jsonl"):
-            message = record.decode("record-v1.jsonl", 0, base64.b64decode(expected["record_base64"]))
+        for version, expected in [(n, line) for n in (1, 2) for line in golden_lines(f"record-v{n}.jsonl")]:
+            data = base64.b64decode(expected["record_base64"])
+            self.assertEqual(data[0], version)
+            message = record.decode(f"record-v{version}.jsonl", 0, data)
             self.assertEqual(message, record.Message(
                 expected["subject"], expected["id"], expected["published_at_us"], expected["expiration_seconds"],
-                base64.b64decode(expected["body_base64"]),
+                base64.b64decode(expected["body_base64"]), expected.get("idempotency_key", ""),
+                expected.get("traceparent", ""),
             ))
             self.assertEqual(record.broken_rules(message), [])
 
@@ -146,10 +152,10 @@ class Changed(rig.LogCase):
     def test_a_newer_record(self):
         for _, files, file in self.each_segment():
             content = bytearray(files[file])
-            content[4096 + 36] = 2
+            content[4096 + 36] = 3
             refused = self.newer({**files, file: forge.reseal_frame(bytes(content), 4096)})
             self.assertEqual((refused.file, refused.offset), (file, 4096 + 36))
-            self.assertEqual((refused.what, refused.found, refused.known), ("record", 2, 1))
+            self.assertEqual((refused.what, refused.found, refused.known), ("record", 3, 2))
 
     def test_zeros_behind(self):
         for name in LOGS:

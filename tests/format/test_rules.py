@@ -89,7 +89,9 @@ class Records(rig.LogCase):
         for bad in (
             b"", b"\0\0", m[:-1], m + b"x", m[:9], b"\1", forge.message(number=0), forge.message(number=2**31),
             forge.message(expiration=2**31), forge.message(subject=b"\xff"), forge.message(subject=b"\xed\xa0\x80"),
-            b"\1" + b"\xff" * 40,
+            b"\1" + b"\xff" * 40, forge.message_v2(), forge.message_v2(key=b"\xff"), forge.message_v2(traceparent=b"\xff"),
+            forge.message_v2(key=b"k") + b"x", forge.message_v2(key=b"k")[:-1], forge.message_v2(key=b"k", number=0),
+            forge.message_v2(key=b"k", expiration=2**31), b"\2" + m[1:], b"\1" + forge.message_v2(key=b"k")[1:],
         ):
             self.damage(one_segment(forge.frame(1, [bad])), ONE, 4096 + 36)
 
@@ -98,6 +100,23 @@ class Records(rig.LogCase):
             self.assertNotEqual(record.broken_rules(record.Message(subject, 1, 0, 0, b"")), [], repr(subject))
         for subject in ("x" * 255, "a b", "\u200b", "\u2028", "\ue000"):
             self.assertEqual(record.broken_rules(record.Message(subject, 1, 0, 0, b"")), [], repr(subject))
+
+    def test_rules_of_keys_and_traceparents(self):
+        trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+        later = "cc" + trace[2:]
+
+        def faults(key="", traceparent=""):
+            return record.broken_rules(record.Message("s", 1, 0, 0, b"", key, traceparent))
+
+        for traceparent in (trace, later, later + "-", later + "-more", later + "-" + "x" * 72):
+            self.assertEqual(faults("k" * 255, traceparent), [], traceparent)
+        for key in ("k" * 256, "a\nb", "\x7f"):
+            self.assertNotEqual(faults(key), [], repr(key))
+        for traceparent in (
+            "x", trace.upper(), trace + "-", "ff" + trace[2:], later + "x", later + "-" + "x" * 73,
+            f"00-{'0' * 32}-00f067aa0ba902b7-01", f"00-4bf92f3577b34da6a3ce929d0e0e4736-{'0' * 16}-01", later + "-a b",
+        ):
+            self.assertNotEqual(faults("", traceparent), [], traceparent)
 
     def test_times(self):
         for micros, expected in [

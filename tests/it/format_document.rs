@@ -224,33 +224,46 @@ fn the_refusals_of_the_document_are_those_of_the_code() {
 }
 
 #[test]
-fn the_table_of_record_version_1_decodes_the_golden_records() {
+fn the_tables_of_record_versions_decode_the_golden_records() {
     let document = document();
-    let fields = table(&document, "#### Record version 1: a message");
-    for mut expected in json_lines(&data().join("record-v1.jsonl")) {
-        let bytes = expected.as_object_mut().expect("an object").remove("record_base64").expect("the bytes");
-        let bytes = STANDARD.decode(bytes.as_str().expect("a text")).expect("base64");
-        assert_eq!(bytes[0], 1);
-        let mut rest = &bytes[1..];
-        let mut found = json!({});
-        for row in &fields {
-            let (length, name, kind) = (row[0], row[1], row[2]);
-            let length =
-                length.parse().unwrap_or_else(|_| found[length].as_u64().expect("a length before it") as usize);
-            let (value, after) = rest.split_at(length);
-            rest = after;
-            found[name] = match kind {
-                "`u32`" | "`u64`" => number(value).into(),
-                "`i64`" => (number(value) as i64).into(),
-                "UTF-8" => String::from_utf8(value.to_vec()).expect("UTF-8").into(),
-                other => Value::String(format!("{other} {}", STANDARD.encode(value))),
-            };
+    for (version, heading) in [
+        (1, "#### Record version 1: a message"),
+        (2, "#### Record version 2: a message with idempotency key or traceparent"),
+    ] {
+        let fields = table(&document, heading);
+        for mut expected in json_lines(&data().join(format!("record-v{version}.jsonl"))) {
+            let bytes = expected.as_object_mut().expect("an object").remove("record_base64").expect("the bytes");
+            let bytes = STANDARD.decode(bytes.as_str().expect("a text")).expect("base64");
+            assert_eq!(bytes[0], version);
+            let found = fields_of(&fields, &bytes[1..]);
+            let body = found["body"].as_str().and_then(|body| body.strip_prefix("bytes ")).expect("bytes").to_owned();
+            for name in ["subject", "id", "published_at_us", "expiration_seconds"] {
+                assert_eq!(found[name], expected[name]);
+            }
+            for name in ["idempotency_key", "traceparent"] {
+                assert_eq!(found[name].as_str().unwrap_or(""), expected[name].as_str().unwrap_or(""));
+            }
+            assert_eq!(expected["body_base64"], body);
         }
-        assert!(rest.is_empty());
-        let body = found["body"].as_str().and_then(|body| body.strip_prefix("bytes ")).expect("bytes").to_owned();
-        for name in ["subject", "id", "published_at_us", "expiration_seconds"] {
-            assert_eq!(found[name], expected[name]);
-        }
-        assert_eq!(expected["body_base64"], body);
     }
+}
+
+/// What the rows of a record's table make of its bytes, to the last one.
+fn fields_of(rows: &[Vec<&str>], bytes: &[u8]) -> Value {
+    let mut rest = bytes;
+    let mut found = json!({});
+    for row in rows {
+        let (length, name, kind) = (row[0], row[1], row[2]);
+        let length = length.parse().unwrap_or_else(|_| found[length].as_u64().expect("a length before it") as usize);
+        let (value, after) = rest.split_at(length);
+        rest = after;
+        found[name] = match kind {
+            "`u32`" | "`u64`" => number(value).into(),
+            "`i64`" => (number(value) as i64).into(),
+            "UTF-8" => String::from_utf8(value.to_vec()).expect("UTF-8").into(),
+            other => Value::String(format!("{other} {}", STANDARD.encode(value))),
+        };
+    }
+    assert!(rest.is_empty());
+    found
 }

@@ -14,7 +14,7 @@ use walcast::event::record::{self, Logged, Record};
 use walcast::wal::{DiskFileSystem, OpenError, Options, Preparation, VerifyError, inspect};
 
 /// A golden log with what its manifests say.
-pub const LOGS: [&str; 4] = ["fresh", "reused", "torn", "repaired"];
+pub const LOGS: [&str; 5] = ["fresh", "reused", "torn", "repaired", "keyed"];
 
 const HEADER_BYTES: usize = 4096;
 
@@ -44,13 +44,19 @@ fn line(bytes: &[u8]) -> Value {
 }
 
 fn fields(record: &Record<'_>) -> Value {
-    json!({
+    let mut fields = json!({
         "subject": record.subject,
         "id": record.id.get(),
         "published_at_us": record.published_at.as_micros(),
         "expiration_seconds": record.expiration.seconds(),
         "body_base64": STANDARD.encode(record.body),
-    })
+    });
+    for (name, text) in [("idempotency_key", record.idempotency_key), ("traceparent", record.traceparent)] {
+        if let Some(text) = text {
+            fields[name] = text.into();
+        }
+    }
+    fields
 }
 
 /// A copy of a golden log to change.
@@ -111,7 +117,7 @@ fn read(dir: &Path) -> Result<(Vec<Value>, u64), VerifyError> {
 
 #[test]
 fn golden_logs_are_read_to_the_letter() {
-    for (log, torn_bytes) in LOGS.into_iter().zip([0, 0, 294, 0]) {
+    for (log, torn_bytes) in LOGS.into_iter().zip([0, 0, 294, 0, 0]) {
         let dir = data().join("log-v1").join(log);
         let (records, torn) = read(&dir).expect("the golden log is sound");
         assert_eq!(records, manifest(log, "records"), "{log}");
@@ -147,9 +153,9 @@ fn golden_logs_are_opened_and_written_on() {
 
 #[test]
 fn golden_records_are_read_to_the_letter_and_written_the_same() {
-    let lines = json_lines(&data().join("record-v1.jsonl"));
-    assert_eq!(lines.len(), 6);
-    for mut line in lines {
+    let [plain, keyed] = [1, 2].map(|version| json_lines(&data().join(format!("record-v{version}.jsonl"))));
+    assert_eq!((plain.len(), keyed.len()), (6, 5));
+    for mut line in plain.into_iter().chain(keyed) {
         let bytes = line.as_object_mut().expect("an object").remove("record_base64").expect("the bytes");
         let bytes = STANDARD.decode(bytes.as_str().expect("a text")).expect("base64");
         let record = message(&bytes);
@@ -194,7 +200,7 @@ fn a_newer_record_version_is_refused_by_name() {
     let copy = Copy::of("fresh");
     // The first record of the first frame: its version is behind the frame's header and the record's length.
     copy.change(1, |bytes| {
-        bytes[HEADER_BYTES + 36] = 2;
+        bytes[HEADER_BYTES + 36] = 3;
         seal_again(bytes, HEADER_BYTES);
     });
     let inspection = inspect(Arc::new(DiskFileSystem), copy.0.path()).expect("the frames are sound");
@@ -202,7 +208,7 @@ fn a_newer_record_version_is_refused_by_name() {
     let frame = inspection.scanner(Sequence::ZERO).next().expect("sound").expect("there is one");
     let (_, bytes) = frame.iter().next().expect("a record");
     let error = record::decode(&bytes).expect_err("a newer record");
-    assert_eq!(error.to_string(), "the record has version 2, this walcast knows up to 1; use a newer walcast");
+    assert_eq!(error.to_string(), "the record has version 3, this walcast knows up to 2; use a newer walcast");
 }
 
 /// Computes the checksums of the frame at `offset` anew.

@@ -41,7 +41,7 @@ pub fn subjects(count: usize) -> Vec<String> {
 
 /// A publish.
 pub fn publish(subject: String, body: Bytes, expiration_seconds: i32) -> PublishRequest {
-    PublishRequest { subject, body, expiration_seconds }
+    PublishRequest { subject, body, expiration_seconds, ..PublishRequest::default() }
 }
 
 /// A subscription to what is published from now on.

@@ -21,6 +21,8 @@ fn log_of(directory: &TempDir, records: &[Option<(&str, u32)>]) -> Log {
                     id: MessageId::new(*id).expect("an id"),
                     published_at: UnixMicros::from_micros(1),
                     expiration: Expiration::FIRE_AND_FORGET,
+                    idempotency_key: None,
+                    traceparent: None,
                     body: b"",
                 },
                 buffer,

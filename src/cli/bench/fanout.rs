@@ -92,7 +92,12 @@ impl Call for Publish {
         let index = (due.number % self.subjects.len() as u64) as usize;
         let due_ns = u64::try_from(at.saturating_duration_since(shared.base).as_nanos()).unwrap_or(u64::MAX);
         let body = self.bodies.with(Head { number: due.number, due_ns, measured: due.measured });
-        let request = PublishRequest { subject: self.subjects[index].clone(), body, expiration_seconds: self.expires };
+        let request = PublishRequest {
+            subject: self.subjects[index].clone(),
+            body,
+            expiration_seconds: self.expires,
+            ..PublishRequest::default()
+        };
         let id = client.publish(request).await?.get_ref().id;
         shared.last_ids[index].fetch_max(id, Ordering::Relaxed);
         shared.expected.fetch_add(shared.audience[index], Ordering::Relaxed);

@@ -49,7 +49,9 @@ impl Messages {
 impl Call for Fill {
     async fn call(&self, client: &mut Client, due: &Due) -> Result<(), Status> {
         let (subject, body) = (self.messages.subject(due.number), self.messages.body(due.number));
-        let response = client.publish(PublishRequest { subject, body, expiration_seconds: self.expires }).await;
+        let response = client
+            .publish(PublishRequest { subject, body, expiration_seconds: self.expires, ..PublishRequest::default() })
+            .await;
         match response {
             Ok(response) => {
                 self.messages.ids.lock()[due.number as usize] = response.get_ref().id;

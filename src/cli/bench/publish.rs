@@ -29,7 +29,12 @@ struct Publish {
 impl Call for Publish {
     async fn call(&self, client: &mut Client, due: &Due) -> Result<(), Status> {
         let subject = self.subjects[(due.number % self.subjects.len() as u64) as usize].clone();
-        let request = PublishRequest { subject, body: self.bodies.plain(), expiration_seconds: self.expires };
+        let request = PublishRequest {
+            subject,
+            body: self.bodies.plain(),
+            expiration_seconds: self.expires,
+            ..PublishRequest::default()
+        };
         client.publish(request).await.map(drop)
     }
 }

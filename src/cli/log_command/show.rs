@@ -42,6 +42,10 @@ pub(super) struct ShownRecord<'a> {
     published_at: Option<String>,
     expiration_seconds: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency_key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     body_base64: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<String>,
@@ -88,6 +92,8 @@ pub(super) fn shown_record<'a>(sequence: Sequence, record: &record::Record<'a>, 
         id: record.id.get(),
         published_at: rfc3339(record.published_at),
         expiration_seconds: record.expiration.seconds(),
+        idempotency_key: record.idempotency_key,
+        traceparent: record.traceparent,
         body_base64: (!text).then(|| STANDARD.encode(record.body)),
         body: text.then(|| String::from_utf8_lossy(record.body).into_owned()),
     }

@@ -24,6 +24,8 @@ fn log(dir: &Path) -> Inspection {
             id: MessageId::new(id).expect("an id"),
             published_at: UnixMicros::from_micros(1_700_000_000_000_000),
             expiration: Expiration::from_wire(60).expect("not negative"),
+            idempotency_key: None,
+            traceparent: None,
             body,
         };
         batch.push(|buffer| record::encode(&record, buffer)).expect("fits");

@@ -94,6 +94,8 @@ fn encoded(name: &str, id: MessageId) -> EncodedMessage {
         id,
         published_at: UnixMicros::from_micros(1),
         expiration: Expiration::FIRE_AND_FORGET,
+        idempotency_key: None,
+        traceparent: None,
         body: &[b'x'; 100],
     })
 }

@@ -317,6 +317,8 @@ fn record_of(sequence: u64) -> Vec<u8> {
         id,
         published_at: published_at(sequence),
         expiration: Expiration::from_wire(expiration).expect("not negative"),
+        idempotency_key: None,
+        traceparent: None,
         body: &body_of(sequence),
     };
     encode(&record, &mut bytes).expect("fits");

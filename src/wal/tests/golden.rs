@@ -102,6 +102,8 @@ fn record<'a>(subject: &'a str, id: u32, expiration: i32, body: &'a [u8]) -> Rec
         id: MessageId::new(id).expect("an id"),
         published_at: UnixMicros::from_micros(BASE_MICROS + i64::from(id % 1_000)),
         expiration: Expiration::from_wire(expiration).expect("not negative"),
+        idempotency_key: None,
+        traceparent: None,
         body,
     }
 }
@@ -117,13 +119,19 @@ fn line(sequence: u64, record: &Record<'_>) -> Value {
 }
 
 fn record_line(record: &Record<'_>) -> Value {
-    json!({
+    let mut line = json!({
         "subject": record.subject,
         "id": record.id.get(),
         "published_at_us": record.published_at.as_micros(),
         "expiration_seconds": record.expiration.seconds(),
         "body_base64": STANDARD.encode(record.body),
-    })
+    });
+    for (name, text) in [("idempotency_key", record.idempotency_key), ("traceparent", record.traceparent)] {
+        if let Some(text) = text {
+            line[name] = text.into();
+        }
+    }
+    line
 }
 
 fn content(fs: &SimFileSystem, path: &Path) -> Vec<u8> {
@@ -143,6 +151,19 @@ fn corner_cases(longest_subject: &str) -> Vec<Record<'_>> {
         at(i64::MIN, record(longest_subject, i32::MAX as u32, 0, b"x")),
         at(i64::MAX, record("'; drop table--", 1, 1, LIKE_A_FRAME)),
         at(0, record("a", 1, 0, &[0; 64])),
+    ]
+}
+
+/// Records that version 1 cannot say.
+fn keyed_cases(longest_key: &str) -> Vec<Record<'_>> {
+    const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let plain = |id, body| record("orders.eu", id, 60, body);
+    vec![
+        Record { idempotency_key: Some("order 17"), ..plain(1, b"hello") },
+        Record { traceparent: Some(TRACEPARENT), ..plain(2, b"") },
+        Record { idempotency_key: Some("größe 🦀"), traceparent: Some(TRACEPARENT), ..plain(3, b"\0\xff") },
+        Record { idempotency_key: Some(longest_key), ..record("a", 1, 0, b"") },
+        Record { traceparent: Some("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00-later"), ..plain(4, b"x") },
     ]
 }
 
@@ -201,6 +222,18 @@ fn repaired() -> Golden {
     golden.append_lost(2);
     golden.append(&[record("orders.eu", 4, 60, b"kept, too")]);
     golden.append_lost(1);
+    golden
+}
+
+/// Records of both versions in one frame and in frames of their own.
+fn keyed() -> Golden {
+    let mut golden = Golden::new(4);
+    let key = longest_subject();
+    let keyed = keyed_cases(&key);
+    golden.append(&[keyed[0], record("a", 1, 60, b"plain"), keyed[1]]);
+    golden.append(&keyed[2..3]);
+    golden.append(&[record("a", 2, 0, b"plain, too")]);
+    golden.append(&keyed[3..]);
     golden
 }
 
@@ -317,17 +350,24 @@ fn golden_log_repaired_is_what_is_written() {
 }
 
 #[test]
-fn golden_records_of_version_1_are_what_is_written() {
-    let subject = longest_subject();
-    let record_lines: Vec<_> = corner_cases(&subject)
-        .iter()
-        .map(|record| {
+fn golden_log_keyed_is_what_is_written() {
+    let keyed = keyed();
+    golden_log("keyed", &keyed.files(), &keyed.records);
+}
+
+#[test]
+fn golden_records_are_what_is_written() {
+    let longest = longest_subject();
+    for (version, records) in [(1, corner_cases(&longest)), (2, keyed_cases(&longest))] {
+        let encoded = |record: &Record<'_>| {
             let mut bytes = Vec::new();
             record::encode(record, &mut bytes).expect("the record fits");
+            assert_eq!(bytes[0], version);
             let mut line = record_line(record);
             line["record_base64"] = STANDARD.encode(&bytes).into();
             line
-        })
-        .collect();
-    golden(Path::new("record-v1.jsonl"), &lines(&record_lines));
+        };
+        let record_lines: Vec<_> = records.iter().map(encoded).collect();
+        golden(Path::new(&format!("record-v{version}.jsonl")), &lines(&record_lines));
+    }
 }

@@ -111,7 +111,12 @@ async fn while_frozen(broker: &Broker, load: &Load, length: Duration, report: &m
 async fn publish_with_deadline(broker: &Broker) -> Result<(), Code> {
     let client = broker.client().await;
     let mut grpc = BrokerClient::new(client.channel());
-    let publish = PublishRequest { subject: "deadline".to_owned(), body: "x".into(), expiration_seconds: 60 };
+    let publish = PublishRequest {
+        subject: "deadline".to_owned(),
+        body: "x".into(),
+        expiration_seconds: 60,
+        ..PublishRequest::default()
+    };
     let mut request = tonic::Request::new(publish);
     request.set_timeout(DEADLINE);
     grpc.publish(request).await.map(drop).map_err(|status| status.code())

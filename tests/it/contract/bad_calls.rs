@@ -68,7 +68,12 @@ async fn a_subject_that_is_not_utf_8_and_an_empty_request_are_invalid_arguments(
 async fn unknown_fields_are_passed_over() {
     let broker = Broker::start().await;
     let client = broker.client().await;
-    let request = PublishRequest { subject: "s".to_owned(), body: "x".into(), expiration_seconds: 60 };
+    let request = PublishRequest {
+        subject: "s".to_owned(),
+        body: "x".into(),
+        expiration_seconds: 60,
+        ..PublishRequest::default()
+    };
     let mut message = request.encode_to_vec();
     // Field 1000, length-delimited, 40,000 bytes.
     message.extend_from_slice(&[0xc2, 0x3e, 0xc0, 0xb8, 0x02]);
@@ -177,7 +182,12 @@ async fn a_deadline_already_past_is_harmless() {
     let client = broker.client().await;
     let mut grpc = BrokerClient::new(client.channel());
     for turn in 0..100 {
-        let publish = PublishRequest { subject: "s".to_owned(), body: "x".into(), expiration_seconds: 60 };
+        let publish = PublishRequest {
+            subject: "s".to_owned(),
+            body: "x".into(),
+            expiration_seconds: 60,
+            ..PublishRequest::default()
+        };
         let mut request = Request::new(publish);
         request.set_timeout(Duration::from_nanos(turn % 2));
         // A publish may be faster than any deadline; what matters is that nothing else comes.
@@ -186,7 +196,13 @@ async fn a_deadline_already_past_is_harmless() {
         }
     }
     // By a header of our own, so that it is the server that decides.
-    let message = PublishRequest { subject: "t".to_owned(), body: "x".into(), expiration_seconds: 60 }.encode_to_vec();
+    let message = PublishRequest {
+        subject: "t".to_owned(),
+        body: "x".into(),
+        expiration_seconds: 60,
+        ..PublishRequest::default()
+    }
+    .encode_to_vec();
     for timeout in ["0n", "00000000H", "0S"] {
         let frames = Frames::to(PUBLISH).header("grpc-timeout", timeout).message(0, message.len() as u32, &message);
         assert_eq!(frames.send(broker.grpc()).await.code(), Code::DeadlineExceeded, "{timeout}");
@@ -211,7 +227,13 @@ async fn no_bytes_make_the_broker_answer_unknown_or_internal() {
     let broker = Broker::start().await;
     let client = broker.client().await;
     let samples = [
-        PublishRequest { subject: "s".to_owned(), body: vec![0xff; 40].into(), expiration_seconds: 60 }.encode_to_vec(),
+        PublishRequest {
+            subject: "s".to_owned(),
+            body: vec![0xff; 40].into(),
+            expiration_seconds: 60,
+            ..PublishRequest::default()
+        }
+        .encode_to_vec(),
         FetchRequest { subject: "größe".to_owned(), id: 1 }.encode_to_vec(),
         SubscribeRequest { subject: "s".to_owned(), after_id: Some(1) }.encode_to_vec(),
     ];

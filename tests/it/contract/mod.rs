@@ -14,3 +14,4 @@ mod resume;
 mod shutdown;
 mod slow_subscribers;
 mod subscribe;
+mod traceparent;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 use tonic_types::StatusExt as _;
 use walcast::proto::client::broker_client::BrokerClient;
 use walcast::proto::client::{FetchRequest, MessageResponse, PublishRequest, SubscribeRequest};
@@ -66,7 +66,17 @@ impl Client {
 
     /// Publishes; gives the id.
     pub async fn publish(&self, subject: &str, body: impl Into<Bytes>, expiration_seconds: i32) -> Result<i32, Status> {
-        let request = PublishRequest { subject: subject.to_owned(), body: body.into(), expiration_seconds };
+        let request = PublishRequest {
+            subject: subject.to_owned(),
+            body: body.into(),
+            expiration_seconds,
+            ..PublishRequest::default()
+        };
+        self.grpc.clone().publish(request).await.map(|answer| answer.into_inner().id)
+    }
+
+    /// Publishes a request with metadata; gives the id.
+    pub async fn publish_request(&self, request: Request<PublishRequest>) -> Result<i32, Status> {
         self.grpc.clone().publish(request).await.map(|answer| answer.into_inner().id)
     }
 

@@ -11,8 +11,9 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep, sleep_until};
+use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Channel;
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
 use super::super::super::{Failure, client};
@@ -243,11 +244,7 @@ async fn publish(mut client: BrokerClient<Channel>, server: &str, selected: Sele
     let pauses = ExponentialBuilder::new().with_min_delay(min).with_max_delay(max).with_factor(2.0);
     let mut pauses = pauses.with_jitter().without_max_times().build();
     loop {
-        let request = PublishRequest {
-            subject: message.subject.as_str().to_owned(),
-            body: message.body.clone(),
-            expiration_seconds: remaining(&message, clock::now()),
-        };
+        let request = request(&message, clock::now());
         let Err(status) = client.publish(request).await else { return Ok(()) };
         let Some(told) = passing(&status).filter(|_| started.elapsed() < RETRY_FOR) else {
             let what = format!("publishing record {sequence} on {:?}", message.subject.as_str());
@@ -255,6 +252,21 @@ async fn publish(mut client: BrokerClient<Channel>, server: &str, selected: Sele
         };
         sleep(told.max(pauses.next().unwrap_or(max))).await;
     }
+}
+
+/// The publish of a record, in the same place of its trace.
+fn request(message: &Message, now: UnixMicros) -> Request<PublishRequest> {
+    let mut request = Request::new(PublishRequest {
+        subject: message.subject.as_str().to_owned(),
+        body: message.body.clone(),
+        expiration_seconds: remaining(message, now),
+        ..PublishRequest::default()
+    });
+    let traceparent = message.traceparent.as_ref().and_then(|text| AsciiMetadataValue::try_from(text.as_str()).ok());
+    if let Some(traceparent) = traceparent {
+        request.metadata_mut().insert("traceparent", traceparent);
+    }
+    request
 }
 
 /// How long the broker wants to be left alone, if the failure can pass by itself.
@@ -284,7 +296,7 @@ mod tests {
     use tonic_types::ErrorDetails;
 
     use super::*;
-    use crate::event::{MessageId, Subject};
+    use crate::event::{MessageId, Subject, Traceparent};
 
     #[test]
     fn an_end_is_not_put_off_by_what_fails_meanwhile() {
@@ -297,21 +309,35 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_expiration_keeps_what_is_left_of_it() {
-        let message = |seconds| Message {
+    fn message(seconds: i32) -> Message {
+        Message {
             subject: Subject::new("s".to_owned()).expect("valid"),
             id: MessageId::new(1).expect("an id"),
             published_at: UnixMicros::from_micros(1_000_000),
             expiration: Expiration::from_wire(seconds).expect("not negative"),
+            idempotency_key: None,
+            traceparent: None,
             body: bytes::Bytes::new(),
-        };
+        }
+    }
+
+    #[test]
+    fn an_expiration_keeps_what_is_left_of_it() {
         let at = |seconds: i64| UnixMicros::from_micros(seconds * 1_000_000);
         assert_eq!(remaining(&message(60), at(11)), 50);
         assert_eq!(remaining(&message(60), at(1_000)), 1, "expired");
         assert_eq!(remaining(&message(0), at(2)), 0);
         assert_eq!(remaining(&message(i32::MAX), at(1)), i32::MAX);
         assert_eq!(remaining(&message(i32::MAX), at(0)), i32::MAX, "a clock that went back");
+    }
+
+    #[test]
+    fn a_record_keeps_its_place_in_a_trace() {
+        const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let traced = Message { traceparent: Traceparent::parse(TRACE.as_bytes()), ..message(60) };
+        let sent = |message| request(message, UnixMicros::from_micros(0)).metadata().get("traceparent").cloned();
+        assert_eq!(sent(&traced).as_ref().map(AsciiMetadataValue::as_bytes), Some(TRACE.as_bytes()));
+        assert_eq!(sent(&message(60)), None);
     }
 
     #[test]

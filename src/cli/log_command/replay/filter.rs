@@ -68,6 +68,8 @@ mod tests {
                 id: MessageId::new(1).expect("an id"),
                 published_at: UnixMicros::from_micros(at),
                 expiration: Expiration::FIRE_AND_FORGET,
+                idempotency_key: None,
+                traceparent: None,
                 body: b"",
             })
         };

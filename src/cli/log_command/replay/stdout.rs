@@ -6,7 +6,6 @@ use super::super::show::shown_record;
 use super::Replay;
 use super::checkpoint::Ranges;
 use crate::event::Sequence;
-use crate::event::record::Record;
 
 /// Writes every record as a JSON line; it has arrived once the reader has taken it. They are handed over a frame at once,
 /// and before every wait.
@@ -22,15 +21,7 @@ pub(super) async fn replay(replay: &mut Replay, output: &mut Output) -> Result<R
             if replay.stop.is_cancelled() {
                 break 'frames;
             }
-            let message = &selected.message;
-            let record = Record {
-                subject: message.subject.as_str(),
-                id: message.id,
-                published_at: message.published_at,
-                expiration: message.expiration,
-                body: &message.body,
-            };
-            output.json(&shown_record(selected.sequence, &record, false))?;
+            output.json(&shown_record(selected.sequence, &selected.message.record(), false))?;
             replay.arrived += 1;
             through = selected.sequence;
         }
