@@ -153,6 +153,10 @@ pub fn publish(error: &PublishError) -> Status {
             };
             status(Code::ResourceExhausted, reason, exhausted.to_string(), &[])
         }
+        PublishError::KeyTaken { id } => {
+            let metadata = [("id", id.to_string())];
+            status(Code::AlreadyExists, "IDEMPOTENCY_KEY_TAKEN", error.to_string(), &metadata)
+        }
         PublishError::LogFailed => unavailable("LOG_FAILED", error.to_string()),
         PublishError::ShuttingDown => unavailable("SHUTTING_DOWN", error.to_string()),
     }
@@ -205,6 +209,7 @@ pub fn stream_end(end: StreamEnd) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::MessageId;
     use crate::projector::StoreError;
 
     fn reason(status: &Status) -> String {
@@ -238,6 +243,14 @@ mod tests {
         let never = publish(&PublishError::IdsExhausted(IdsExhausted::Subject));
         assert_eq!(never.code(), Code::ResourceExhausted);
         assert!(never.get_details_retry_info().is_none());
+    }
+
+    #[test]
+    fn a_key_that_is_taken_names_the_message() {
+        let status = publish(&PublishError::KeyTaken { id: MessageId::new(17).expect("an id") });
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::AlreadyExists, "IDEMPOTENCY_KEY_TAKEN"));
+        assert!(status.message().contains("message 17"), "{}", status.message());
+        assert_eq!(status.get_details_error_info().expect("details").metadata["id"], "17");
     }
 
     #[test]

@@ -57,6 +57,7 @@ fn rejection(error: &PublishError) -> Rejection {
         PublishError::Admission(_) | PublishError::QueueFull { .. } => Rejection::QueueFull,
         PublishError::NoRoom(_) => Rejection::LogFull,
         PublishError::IdsExhausted(_) => Rejection::IdsExhausted,
+        PublishError::KeyTaken { .. } => Rejection::KeyTaken,
         PublishError::LogFailed | PublishError::ShuttingDown => Rejection::Unavailable,
     }
 }

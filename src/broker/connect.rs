@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::housekeeping::Housekeeper;
+use super::housekeeping::{CheckpointPace, Housekeeper};
 use super::open::{self, OpenData, Tail};
 use super::report::{Reporter, Rooms};
 use super::sink::Sink;
@@ -18,9 +18,6 @@ use crate::ingest::{CheckpointTrigger, Committer, CommitterMetrics, Publisher, R
 use crate::projector::{self, ProjectionSink, Projector};
 use crate::telemetry::Metrics;
 use crate::wal::Log;
-
-/// A checkpoint of many subjects is large: it is due after this many times its own size of log.
-const CHECKPOINT_RATIO: u64 = 4;
 
 /// What the rooms are connected to.
 pub(super) struct Surroundings<'a> {
@@ -64,12 +61,12 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
     let (delivery, fanout, readers) = Delivery::new(delivery_config(settings), history, metrics.delivery.clone());
     // A broker that is killed before it has written as much itself must take a checkpoint, too.
     let since_bytes = bytes_after(&tail.log, checkpointed);
-    let every_bytes = checkpoint_every(settings, checkpoint_bytes);
-    let trigger = CheckpointTrigger { wake, every_bytes, since_bytes };
+    let pace = CheckpointPace::new(&settings.log, checkpoint_bytes);
+    let trigger = CheckpointTrigger { wake, every_bytes: pace.every_bytes(), since_bytes };
     let observed = CommitterMetrics { ingest: metrics.ingest.clone(), wal: metrics.wal.clone() };
-    let subjects = Arc::clone(&tail.subjects);
+    let views = (Arc::clone(&tail.subjects), tail.keys.clone());
     let (publisher, committer, releaser) =
-        Committer::new(&open::ingest_config(settings), writer, subjects, durable, trigger, observed);
+        Committer::new(&open::ingest_config(settings), writer, views, durable, trigger, observed);
     let index = tail.index.clone();
     let sink = Arc::new(Sink { index: index.clone(), hot: Arc::clone(&hot), delivery: delivery.clone(), projected });
     let (projector, progress) = Projector::new(
@@ -81,7 +78,7 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
         tail.letters.clone(),
         metrics.projector.clone(),
     );
-    let Tail { log, subjects, store, letters, .. } = tail;
+    let Tail { log, subjects, keys, store, letters, .. } = tail;
     let fetch = Fetch::new(
         Arc::clone(&subjects),
         Arc::clone(&hot),
@@ -93,6 +90,8 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
     let housekeeper = Housekeeper {
         checkpointer,
         subjects: Arc::clone(&subjects),
+        keys: keys.clone(),
+        pace,
         log: log.clone(),
         index: index.clone(),
         projected: projected_seen.clone(),
@@ -112,6 +111,7 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
     reporter.set_rooms(Rooms {
         log,
         subjects,
+        keys,
         publisher: publisher.clone(),
         hot,
         index: index.clone(),
@@ -140,11 +140,6 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
 fn bytes_after(log: &Log, checkpointed: Sequence) -> u64 {
     let segments = log.segments().into_iter().filter(|segment| segment.records > 0 && segment.last > checkpointed);
     segments.map(|segment| segment.bytes).sum()
-}
-
-fn checkpoint_every(settings: &Settings, checkpoint_bytes: u64) -> u64 {
-    let log = &settings.log;
-    log.segment_bytes.max(CHECKPOINT_RATIO * checkpoint_bytes).min(log.max_bytes / CHECKPOINT_RATIO)
 }
 
 fn delivery_config(settings: &Settings) -> delivery::Config {

@@ -2,14 +2,16 @@
 //! time for.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use flume::{Receiver, RecvTimeoutError};
 use tokio::sync::watch;
 
-use crate::event::{Projected, Sequence};
+use crate::config::LogSettings;
+use crate::event::{Projected, Sequence, clock};
 use crate::index::Index;
-use crate::ingest::{Checkpoint, CheckpointError, Checkpointer, SubjectTable};
+use crate::ingest::{Checkpoint, CheckpointError, Checkpointer, Keys, SubjectTable};
 use crate::wal::{Log, LogFailed, VerifyError};
 
 /// How often the log is looked at when nothing else asks for it: `log.keep_for` passes without anybody's doing. Also
@@ -18,6 +20,38 @@ const RELEASE_EVERY: Duration = Duration::from_secs(1);
 
 /// How often it is seen that the log has failed while nobody publishes, on whose publish the committer would end.
 const FAILURE_EVERY: Duration = Duration::from_millis(250);
+
+/// A checkpoint of many subjects or keys is large: it is due after this many times its own size of log.
+const CHECKPOINT_RATIO: u64 = 4;
+
+/// After how much log the next checkpoint is due.
+#[derive(Debug)]
+pub struct CheckpointPace {
+    every_bytes: Arc<AtomicU64>,
+    /// `log.segment_bytes`: nothing can be trimmed more often.
+    at_least: u64,
+    at_most: u64,
+}
+
+impl CheckpointPace {
+    /// After a checkpoint of this size.
+    pub fn new(log: &LogSettings, checkpoint_bytes: u64) -> Self {
+        let (at_least, at_most) = (log.segment_bytes, log.max_bytes / CHECKPOINT_RATIO);
+        let pace = Self { every_bytes: Arc::default(), at_least, at_most };
+        pace.after(checkpoint_bytes);
+        pace
+    }
+
+    /// Where the committer reads it.
+    pub fn every_bytes(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.every_bytes)
+    }
+
+    fn after(&self, checkpoint_bytes: u64) {
+        let due = self.at_least.max(CHECKPOINT_RATIO * checkpoint_bytes).min(self.at_most);
+        self.every_bytes.store(due, Ordering::Relaxed);
+    }
+}
 
 /// Why housekeeping cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +74,10 @@ pub struct Housekeeper {
     pub checkpointer: Checkpointer,
     /// What is in it.
     pub subjects: Arc<SubjectTable>,
+    /// What is in it, too.
+    pub keys: Keys,
+    /// When it is due.
+    pub pace: CheckpointPace,
     /// The log to release.
     pub log: Log,
     /// What follows it.
@@ -92,6 +130,7 @@ impl Housekeeper {
                     return Ok(());
                 }
             }
+            self.keys.drop_expired(clock::now());
             self.release();
             release_at = Instant::now() + RELEASE_EVERY;
             if Instant::now() >= verify_at {
@@ -121,7 +160,8 @@ impl Housekeeper {
 
     fn checkpoint(&mut self) -> Result<Checkpoint, CheckpointError> {
         let projected = *self.projected.borrow();
-        let taken = self.checkpointer.take(&self.subjects, projected)?;
+        let taken = self.checkpointer.take(&self.subjects, &self.keys, projected)?;
+        self.pace.after(taken.bytes);
         tracing::debug!(sequence = %taken.taken_at, subjects = taken.subjects, "took an ids checkpoint");
         self.checkpointed = taken.taken_at;
         Ok(taken)

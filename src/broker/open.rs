@@ -1,10 +1,10 @@
 //! Opening what stands on the disk: log, ids and store, checked against each other.
 
+mod replay;
 mod store;
 
 pub use store::{StoreOf, cassandra_config, open as open_store};
 
-use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,15 +16,18 @@ use futures_util::FutureExt as _;
 use super::error_kind::ErrorKind;
 use crate::config::{Settings, StoreKind};
 use crate::event::limits::RECORD_HEAD_BYTES_MAX;
-use crate::event::record::{self, Logged, RecordError};
+use crate::event::record::RecordError;
 use crate::event::{Durable, Projected, Sequence, Trimmed};
 use crate::index::{Index, IndexError, Indexer};
-use crate::ingest::{self, Checkpoint, CheckpointError, Checkpointer, IdsExhausted, SubjectKey, SubjectTable};
+use crate::ingest::{
+    self, Checkpoint, CheckpointError, Checkpointer, IdsExhausted, Keys, SubjectTable, Window, WindowConfig,
+};
 use crate::projector::{
     CassandraConfigError, DeadLetterError, DeadLetters, LetterBounds, OpenStoreError, Opening, PostgresConfigError,
     Store, StoreError,
 };
 use crate::wal::{self, DiskFileSystem, FileSystem, Log, OpenError, OpenErrorKind, ReadError, Recovery, Writer};
+use replay::Replayed;
 
 /// Bytes of one frame: with 256-byte bodies some 8,000 records, below a millisecond to write. Larger
 /// only where one record of the largest body needs it.
@@ -62,6 +65,19 @@ pub enum OpenDataError {
         /// The directory of the ids.
         path: PathBuf,
         /// Position of the checkpoint; 0 if there is none.
+        checkpoint: Sequence,
+        /// Where the log begins.
+        trimmed: Trimmed,
+    },
+    /// The idempotency keys that a part of the log would tell which is no longer there.
+    #[error(
+        "{} has the idempotency keys up to sequence {checkpoint} only, and the log begins after {trimmed}: those between are unknown, and retries of their publishes would become second messages; restore ids/ from a backup of the data directory, or delete idempotency-keys if no publish is being retried",
+        path.display()
+    )]
+    KeysMissing {
+        /// The directory of the ids.
+        path: PathBuf,
+        /// Position of the file.
         checkpoint: Sequence,
         /// Where the log begins.
         trimmed: Trimmed,
@@ -125,7 +141,7 @@ impl OpenDataError {
             Self::Ids(CheckpointError::Io { .. }) | Self::Read(ReadError::Io { .. }) => ErrorKind::Failed,
             Self::Ids(CheckpointError::TooManySubjects { .. }) | Self::TooManySubjects(_) => ErrorKind::Configuration,
             Self::Ids(_) | Self::Read(_) | Self::Record { .. } => ErrorKind::Damaged,
-            Self::IdsMissing { .. } | Self::StoreBehind { .. } => ErrorKind::Damaged,
+            Self::IdsMissing { .. } | Self::KeysMissing { .. } | Self::StoreBehind { .. } => ErrorKind::Damaged,
             Self::Store(error) => store_kind(error),
             Self::PostgresSettings(_) | Self::CassandraSettings(_) => ErrorKind::Configuration,
             Self::DeadLetters(DeadLetterError::File { .. }) => ErrorKind::Damaged,
@@ -158,7 +174,7 @@ pub struct OpenData {
     pub checkpointer: Checkpointer,
     /// Position of the checkpoint that was found.
     pub checkpointed: Sequence,
-    /// Its size in bytes.
+    /// Its size in bytes, with that of the keys.
     pub checkpoint_bytes: u64,
 }
 
@@ -169,6 +185,8 @@ pub struct Tail {
     pub log: Log,
     /// All ids.
     pub subjects: Arc<SubjectTable>,
+    /// The idempotency keys that are known.
+    pub keys: Keys,
     /// The history.
     pub store: Arc<dyn Store>,
     /// Where it is.
@@ -205,7 +223,9 @@ pub async fn open(settings: &Settings) -> Result<OpenData, OpenDataError> {
         return Err(OpenDataError::IdsMissing { path, checkpoint: checkpointed, trimmed });
     }
     let later = || store.unwrap_or_else(|| store::open(settings, StoreOf::log(&log), Opening::Take));
-    let (replayed, store) = beside(|| replay_ids(&log, &subjects, checkpointed), later);
+    let (ids_dir, window) = (settings.ids_dir(), Window::new(window_config(settings)));
+    let replay = || replay::replay((&*files, &ids_dir), &log, &subjects, checkpointed, window);
+    let (replayed, store) = beside(replay, later);
     let store = store?;
     let trimmed = log.trimmed();
     let projected = match store::first_contact(&*store).await? {
@@ -216,18 +236,18 @@ pub async fn open(settings: &Settings) -> Result<OpenData, OpenDataError> {
         // It has at least what the log no longer holds, or the projector ends the broker.
         None => Projected(trimmed.sequence()),
     };
-    replayed?;
+    let Replayed { keys, keys_bytes } = replayed?;
     let letters = DeadLetters::open(Arc::clone(&files), settings.dead_letters_dir(), LetterBounds::default())?;
     let (index, indexer) = Index::open(Arc::clone(&files), settings.index_dir(), log.clone())?;
     let checkpointer = Checkpointer::new(files, settings.ids_dir(), log.log_id());
-    report(&opened.recovery, checkpoint, &subjects, projected, started.elapsed());
+    report(&opened.recovery, checkpoint, (&subjects, &keys), projected, started.elapsed());
     Ok(OpenData {
         writer: opened.writer,
-        tail: Tail { log, subjects, store, projected, letters, index },
+        tail: Tail { log, subjects, keys, store, projected, letters, index },
         indexer,
         checkpointer,
         checkpointed,
-        checkpoint_bytes: checkpoint.map_or(0, |checkpoint| checkpoint.bytes),
+        checkpoint_bytes: checkpoint.map_or(0, |checkpoint| checkpoint.bytes) + keys_bytes,
     })
 }
 
@@ -257,7 +277,7 @@ fn open_log_and_ids(
 ) -> Result<Opened, OpenDataError> {
     let ids_dir = settings.ids_dir();
     let peek = || Checkpointer::peek(&**files, &ids_dir);
-    let durable_at_least = peek()?.unwrap_or(Sequence::ZERO);
+    let durable_at_least = Checkpointer::durable_at_least(&**files, &ids_dir)?;
     let restore = || Checkpointer::restore(&**files, &ids_dir, subjects);
     let mut store = None;
     let known_to_the_store = |log_id| {
@@ -300,48 +320,10 @@ fn log_options(settings: &Settings, durable_at_least: Sequence) -> wal::Options 
     }
 }
 
-/// Raises the marks by what the log holds after the checkpoint.
-///
-/// A record that was lost there may have had the next id of any subject. A subject whose records go on behind it says so
-/// itself; of every other the ids that may be lost are passed over, so that none is given twice. One limit stays: a
-/// subject of which no record and no mark is left starts at 1 again.
-fn replay_ids(log: &Log, subjects: &SubjectTable, after: Sequence) -> Result<(), OpenDataError> {
-    let mut reader = log.reader(after)?;
-    let mut lost: u64 = 0;
-    // Subjects with a record behind the last lost one.
-    let mut told: HashSet<SubjectKey> = HashSet::new();
-    while let Some(frame) = reader.next()? {
-        for (sequence, bytes) in frame.iter() {
-            match record::decode(&bytes).map_err(|source| OpenDataError::Record { sequence, source })? {
-                Logged::Message(record) => {
-                    let subject = subjects.restore(record.subject, record.id)?;
-                    if lost > 0 {
-                        told.insert(subject);
-                    }
-                }
-                Logged::Lost => {
-                    lost += 1;
-                    told.clear();
-                }
-            }
-        }
-    }
-    if lost > 0 {
-        let raised = subjects.pass_over(lost, |subject| !told.contains(&subject));
-        tracing::info!(
-            records = lost,
-            subjects = raised,
-            "records after the ids checkpoint were lost in a repair of the log; ids that they may have had are passed over"
-        );
-    }
-    subjects.set_marked_through(log.durable());
-    Ok(())
-}
-
 fn report(
     recovery: &Recovery,
     checkpoint: Option<Checkpoint>,
-    subjects: &SubjectTable,
+    (subjects, keys): (&SubjectTable, &Keys),
     projected: Projected,
     elapsed: Duration,
 ) {
@@ -361,10 +343,16 @@ fn report(
         %projected,
         checkpoint = checkpoint.map_or(0, |checkpoint| checkpoint.taken_at.get()),
         subjects = subjects.len(),
+        idempotency_keys = keys.held(),
         bytes_checked = recovery.bytes_checked,
         elapsed_ms = elapsed.as_millis() as u64,
         "opened the data directory"
     );
+}
+
+fn window_config(settings: &Settings) -> WindowConfig {
+    let limits = &settings.limits;
+    WindowConfig { keep_for: limits.idempotency_window, keys_max: limits.idempotency_keys }
 }
 
 /// Ingest's settings.

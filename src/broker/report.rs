@@ -13,7 +13,7 @@ use crate::delivery::Delivery;
 use crate::event::Projected;
 use crate::fetch::HotTail;
 use crate::index::Index;
-use crate::ingest::{Publisher, SubjectTable};
+use crate::ingest::{Keys, Publisher, SubjectTable};
 use crate::projector::ProjectorHandle;
 use crate::telemetry::Metrics;
 use crate::wal::Log;
@@ -25,6 +25,8 @@ pub struct Rooms {
     pub log: Log,
     /// The ids.
     pub subjects: Arc<SubjectTable>,
+    /// The idempotency keys.
+    pub keys: Keys,
     /// Where publishes go.
     pub publisher: Publisher,
     /// Fetch's memory.
@@ -76,6 +78,7 @@ impl Reporter {
         ingest.queue_publishes.set(signed(rooms.publisher.queued() as u64));
         ingest.subjects.set(signed(rooms.subjects.len() as u64));
         ingest.subjects_near_last_id.set(signed(rooms.subjects.near_last_id() as u64));
+        ingest.keys.set(signed(rooms.keys.held() as u64));
         delivery.topics.set(signed(rooms.delivery.topics() as u64));
         delivery.unread_bytes.set(signed(rooms.delivery.unread_bytes() as u64));
         fetch.hot_tail_bytes.set(signed(rooms.hot.bytes() as u64));
@@ -151,6 +154,10 @@ impl Report for Reporter {
                     }),
                 ),
                 ("ids".to_owned(), json!({ "subjects": rooms.subjects.len() })),
+                (
+                    "idempotency".to_owned(),
+                    json!({ "keys": rooms.keys.held(), "keys_max": self.settings.limits.idempotency_keys }),
+                ),
                 (
                     "queue".to_owned(),
                     json!({

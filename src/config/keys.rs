@@ -128,6 +128,8 @@ pub(super) const KEYS: &[Key] = &[
     key!(limits.admission_wait, span(Duration::ZERO, MINUTE)),
     key!(limits.hot_tail_bytes, bytes(MIB, 64 * GIB)),
     key!(limits.subjects, count(1, 1_000_000_000)),
+    key!(limits.idempotency_window, span(SECOND, Duration::from_secs(7 * 24 * 3_600))),
+    key!(limits.idempotency_keys, count(1, 16_777_216)),
     key!(limits.subscribers, count(1, 10_000_000)),
     key!(limits.subscriber_bytes, bytes(64 * KIB, 4 * GIB)),
     key!(limits.delivery_bytes, bytes(MIB, 64 * GIB)),

@@ -276,6 +276,12 @@ pub struct LimitSettings {
     /// Subjects that may have ids. Default 5000000, 1 to 1000000000: up to 200 bytes of memory each, for ever,
     /// so 1 GB at most.
     pub subjects: usize,
+    /// How long the key of a publish is known, so that a retry gets the id of the first. Default 10m, 1s to 7d: longer than
+    /// clients and proxies retry, and than a restart takes.
+    pub idempotency_window: Duration,
+    /// Keys that are known at a time; beyond it the oldest are forgotten before their time. Default 1000000, 1 to 16777216: up
+    /// to 67 bytes of memory each, so 67 MB at most, and 1,600 keyed publishes a second for the whole of the default window.
+    pub idempotency_keys: usize,
     /// Subscribers at a time. Default 100000, 1 to 10000000: each costs a stream and a queue.
     pub subscribers: usize,
     /// Unread bytes that a subscriber may be behind before it is served from the log. Default 8MiB, 64KiB to 4GiB.
@@ -324,6 +330,8 @@ impl Default for LimitSettings {
             admission_wait: Duration::from_secs(1),
             hot_tail_bytes: 64 * MIB,
             subjects: 5_000_000,
+            idempotency_window: Duration::from_secs(600),
+            idempotency_keys: 1_000_000,
             subscribers: 100_000,
             subscriber_bytes: 8 * MIB,
             delivery_bytes: 256 * MIB,

@@ -8,12 +8,30 @@ use crate::event::{Durable, MessageId, Sequence};
 /// Where the answer of one publish goes.
 pub type Reply = oneshot::Sender<Result<MessageId, PublishError>>;
 
+/// What a publisher learns once the record is durable that its publish became, or that it repeats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its message has this id.
+    Published(MessageId),
+    /// Its key stands for the message with this id, whose body is another one.
+    KeyTaken(MessageId),
+}
+
+impl From<Outcome> for Result<MessageId, PublishError> {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Published(id) => Ok(id),
+            Outcome::KeyTaken(id) => Err(PublishError::KeyTaken { id }),
+        }
+    }
+}
+
 /// The acks of one frame, in log order. Nothing but a durable position at or beyond the frame's last
 /// record turns them into answers; dropped, each publisher learns that the outcome is unknown.
 #[derive(Debug)]
 pub struct UnreleasedAcks {
     last: Sequence,
-    acks: Vec<(Reply, MessageId)>,
+    acks: Vec<(Reply, Outcome)>,
 }
 
 impl UnreleasedAcks {
@@ -26,7 +44,18 @@ impl UnreleasedAcks {
     pub fn push(&mut self, sequence: Sequence, id: MessageId, reply: Reply) {
         assert!(sequence > self.last, "acks are kept in log order");
         self.last = sequence;
-        self.acks.push((reply, id));
+        self.acks.push((reply, Outcome::Published(id)));
+    }
+
+    /// Adds the answer to a publish that repeats the record `sequence`, which is of this frame or of an earlier one.
+    pub fn push_repeated(&mut self, sequence: Sequence, outcome: Outcome, reply: Reply) {
+        self.last = self.last.max(sequence);
+        self.acks.push((reply, outcome));
+    }
+
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.acks.is_empty()
     }
 
     /// Answers every publisher of the frame. A publisher that has gone is no error.
@@ -35,8 +64,8 @@ impl UnreleasedAcks {
     /// If `durable` does not cover the frame: answering would break the one promise the broker makes.
     pub fn release(self, durable: Durable) {
         assert!(self.last <= durable.sequence(), "an ack was about to overtake fdatasync");
-        for (reply, id) in self.acks {
-            drop(reply.send(Ok(id)));
+        for (reply, outcome) in self.acks {
+            drop(reply.send(outcome.into()));
         }
     }
 
@@ -80,6 +109,27 @@ mod tests {
         let (acks, _receivers) = acks(3..=5);
         let early = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| acks.release(Durable(Sequence::new(4)))));
         assert!(early.is_err());
+    }
+
+    #[test]
+    fn a_repeated_publish_waits_for_the_first() {
+        let id = MessageId::new(7).expect("an id");
+        let (mut both, _receivers) = acks(3..=5);
+        let mut learnt = [(5, Outcome::Published(id)), (3, Outcome::KeyTaken(id))].map(|(sequence, outcome)| {
+            let (reply, receiver) = oneshot::channel();
+            both.push_repeated(Sequence::new(sequence), outcome, reply);
+            receiver
+        });
+        both.release(Durable(Sequence::new(5)));
+        assert_eq!(learnt[0].try_recv().expect("answered"), Ok(id));
+        assert_eq!(learnt[1].try_recv().expect("answered"), Err(PublishError::KeyTaken { id }));
+
+        let mut repeated = UnreleasedAcks::with_capacity(1);
+        let (reply, mut receiver) = oneshot::channel();
+        repeated.push_repeated(Sequence::new(9), Outcome::Published(id), reply);
+        let release = || repeated.release(Durable(Sequence::new(8)));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(release)).is_err());
+        assert!(receiver.try_recv().is_err(), "nothing was promised");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The ids checkpoint: every subject's high-water mark in one local file.
+//! The checkpoint of ingest: every subject's high-water mark in one local file, and the idempotency keys that are known in
+//! another (`keys.rs`), which is not there before there are any.
 //!
 //! With it a restart needs neither the store nor the part of the log that was trimmed: marks are the
 //! checkpoint's, raised by what the log holds after [`Checkpoint::taken_at`]. So the log is never trimmed
@@ -8,13 +9,19 @@
 //! projected sequence `u64`; then per subject its length `u8` (1 to 255), its bytes, its last id `u32`;
 //! then a zero byte, the number of subjects `u64`, and the CRC32C of all bytes before as `u32`.
 
-use std::io::{self, Write};
+mod blocks;
+mod keys;
+
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{IdsExhausted, SubjectTable};
+use super::{IdsExhausted, Keys, SubjectTable};
 use crate::event::{MessageId, Projected, Sequence};
-use crate::wal::{FileSystem, LogFile, LogId, write_atomically};
+use crate::wal::{FileSystem, LogId, write_atomically};
+use blocks::{Input, Output};
+
+pub use keys::{KeysCheckpoint, forget_lost, restore as restore_keys};
 
 const MAGIC: &[u8; 8] = b"WALCAIDS";
 const VERSION: u32 = 1;
@@ -31,7 +38,7 @@ pub struct Checkpoint {
     pub projected: Projected,
     /// How many subjects it holds.
     pub subjects: u64,
-    /// Size of the file in bytes.
+    /// Size of the file in bytes; of one that was just taken, with that of the keys.
     pub bytes: u64,
 }
 
@@ -125,6 +132,15 @@ impl Checkpointer {
         Ok(Some(input.header()?.taken_at))
     }
 
+    /// A record up to which the log must reach: a checkpoint says that it was durable.
+    ///
+    /// # Errors
+    /// As [`Self::peek`].
+    pub fn durable_at_least(files: &dyn FileSystem, directory: &Path) -> Result<Sequence, CheckpointError> {
+        let of_keys = keys::peek(files, directory)?;
+        Ok(Self::peek(files, directory)?.max(of_keys).unwrap_or(Sequence::ZERO))
+    }
+
     /// Fills `subjects` from the checkpoint in `directory`. None if there is none. May run while the log is being
     /// opened; [`Checkpoint::belongs_to`] is asked then.
     ///
@@ -148,12 +164,19 @@ impl Checkpointer {
     ///
     /// # Errors
     /// [`CheckpointError::Io`]; the checkpoint before it is untouched then.
-    pub fn take(&self, subjects: &SubjectTable, projected: Projected) -> Result<Checkpoint, CheckpointError> {
-        // Read before the marks are: they may be ahead of it, never behind.
+    pub fn take(
+        &self,
+        subjects: &SubjectTable,
+        known: &Keys,
+        projected: Projected,
+    ) -> Result<Checkpoint, CheckpointError> {
+        // Read before marks and keys are: they may be ahead of it, never behind.
         let taken_at = subjects.marked_through().sequence();
+        // The keys first, so that they are never behind the marks. Without a file there were none up to there.
+        let keys_bytes = keys::write(&*self.files, &self.directory, (self.log_id, taken_at), &known.snapshot())?;
         let (mut count, mut bytes) = (0, 0);
         write_atomically(&*self.files, &self.directory, FILE_NAME, &mut |writer| {
-            let mut output = Output { writer, crc: 0, bytes: 0 };
+            let mut output = Output::to(writer);
             output.put(MAGIC)?;
             output.put(&VERSION.to_le_bytes())?;
             output.put(self.log_id.as_bytes())?;
@@ -168,8 +191,7 @@ impl Checkpointer {
             })?;
             output.put(&[0])?;
             output.put(&u64::to_le_bytes(count))?;
-            let crc = output.crc;
-            output.put(&crc.to_le_bytes())?;
+            output.end()?;
             bytes = output.bytes;
             Ok(())
         })
@@ -178,21 +200,7 @@ impl Checkpointer {
             path: self.directory.join(FILE_NAME),
             source,
         })?;
-        Ok(Checkpoint { log_id: self.log_id, taken_at, projected, subjects: count, bytes })
-    }
-}
-
-struct Output<'a> {
-    writer: &'a mut dyn Write,
-    crc: u32,
-    bytes: u64,
-}
-
-impl Output<'_> {
-    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.crc = crc32c::crc32c_append(self.crc, bytes);
-        self.bytes += bytes.len() as u64;
-        self.writer.write_all(bytes)
+        Ok(Checkpoint { log_id: self.log_id, taken_at, projected, subjects: count, bytes: bytes + keys_bytes })
     }
 }
 
@@ -202,107 +210,25 @@ struct Header {
     projected: Projected,
 }
 
-/// Bytes read at once: a million subjects are 30 to 40 MB.
-const READ_BYTES: usize = 1024 * 1024;
-
 /// Bytes of the smallest entry: a name of one byte, its length, its id.
 const ENTRY_BYTES_MIN: u64 = 6;
 
 /// Number of subjects and checksum.
 const TRAILER_BYTES: u64 = 12;
 
-/// The file from its start on, in blocks, with the checksum of what was taken.
-struct Input<'a> {
-    file: Arc<dyn LogFile>,
-    path: &'a Path,
-    /// Where the block is in the file.
-    block_at: u64,
-    block: Vec<u8>,
-    /// How much of the block was taken.
-    taken: usize,
-    /// How much of it is in `crc`.
-    summed: usize,
-    crc: u32,
-}
-
-impl<'a> Input<'a> {
-    fn open(files: &dyn FileSystem, path: &'a Path) -> Result<Option<Self>, CheckpointError> {
-        match files.open(path) {
-            Ok(file) => Ok(Some(Self { file, path, block_at: 0, block: Vec::new(), taken: 0, summed: 0, crc: 0 })),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(CheckpointError::Io { action: "open", path: path.to_owned(), source }),
-        }
-    }
-
-    fn offset(&self) -> u64 {
-        self.block_at + self.taken as u64
-    }
-
+impl Input<'_> {
     /// The number of subjects that the trailer names, before anything is checked: good for reserving memory only,
     /// so no more than the file can hold, and 0 if it cannot be read.
     fn likely_subjects(&self) -> usize {
-        let length = self.file.len().unwrap_or(0);
+        let length = self.length();
         let mut count = [0; 8];
-        let read = length.checked_sub(TRAILER_BYTES).map(|at| self.file.read_at(&mut count, at));
+        let read = length.checked_sub(TRAILER_BYTES).map(|at| self.read_at(&mut count, at));
         let named = if matches!(read, Some(Ok(8))) { u64::from_le_bytes(count) } else { 0 };
         usize::try_from(named.min(length / ENTRY_BYTES_MIN)).unwrap_or(0)
     }
 
-    /// The next `count` bytes, which are not taken yet.
-    fn next(&mut self, count: usize) -> Result<&[u8], CheckpointError> {
-        while self.block.len() - self.taken < count {
-            self.sum();
-            self.block_at += self.taken as u64;
-            self.block.drain(..self.taken);
-            (self.taken, self.summed) = (0, 0);
-            let kept = self.block.len();
-            // No more than there is, and a byte more so that the end is seen.
-            let left =
-                self.file.len().map_or(u64::MAX, |length| length.saturating_sub(self.block_at + kept as u64) + 1);
-            self.block.resize(kept + usize::try_from(left).unwrap_or(usize::MAX).min(READ_BYTES), 0);
-            let read = self.file.read_at(&mut self.block[kept..], self.block_at + kept as u64);
-            self.block.truncate(kept + read.as_ref().map_or(0, |read| *read));
-            match read {
-                Ok(0) => return Err(self.damaged("the file ends early")),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(source) => {
-                    return Err(CheckpointError::Io { action: "read", path: self.path.to_owned(), source });
-                }
-            }
-        }
-        Ok(&self.block[self.taken..self.taken + count])
-    }
-
-    fn take<const N: usize>(&mut self) -> Result<[u8; N], CheckpointError> {
-        let mut bytes = [0; N];
-        bytes.copy_from_slice(self.next(N)?);
-        self.taken += N;
-        Ok(bytes)
-    }
-
-    /// Brings the checksum up to what was taken.
-    fn sum(&mut self) -> u32 {
-        self.crc = crc32c::crc32c_append(self.crc, &self.block[self.summed..self.taken]);
-        self.summed = self.taken;
-        self.crc
-    }
-
-    fn damaged(&self, reason: &str) -> CheckpointError {
-        CheckpointError::Damaged { path: self.path.to_owned(), offset: self.offset(), reason: reason.to_owned() }
-    }
-
     fn header(&mut self) -> Result<Header, CheckpointError> {
-        if &self.take::<8>()? != MAGIC {
-            return Err(self.damaged("it does not begin as a file of high-water marks"));
-        }
-        let version = u32::from_le_bytes(self.take()?);
-        if version > VERSION {
-            return Err(CheckpointError::NewerVersion { path: self.path.to_owned(), version });
-        }
-        if version != VERSION {
-            return Err(self.damaged("format version 0 was never written"));
-        }
+        self.begin(MAGIC, "it does not begin as a file of high-water marks")?;
         Ok(Header {
             log_id: LogId::from_bytes(self.take()?),
             taken_at: Sequence::new(u64::from_le_bytes(self.take()?)),
@@ -326,11 +252,11 @@ impl<'a> Input<'a> {
             match restored {
                 Some(Ok(_key)) => {}
                 Some(Err(source)) => {
-                    return Err(CheckpointError::TooManySubjects { path: self.path.to_owned(), source });
+                    return Err(CheckpointError::TooManySubjects { path: self.path().to_owned(), source });
                 }
                 None => return Err(self.damaged("a subject or its last id is not valid")),
             }
-            self.taken += bytes;
+            self.skip(bytes);
             count += 1;
         }
     }
@@ -339,26 +265,26 @@ impl<'a> Input<'a> {
         if u64::from_le_bytes(self.take()?) != count {
             return Err(self.damaged("the number of subjects is another one"));
         }
-        let crc = self.sum();
-        if u32::from_le_bytes(self.take()?) != crc {
-            return Err(self.damaged("the checksum does not match"));
-        }
-        match self.next(1) {
-            Err(CheckpointError::Damaged { .. }) => Ok(()),
-            Ok(_) => Err(self.damaged("there is something behind the end")),
-            Err(error) => Err(error),
-        }
+        self.end()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::{Window, WindowConfig};
+    use super::blocks::READ_BYTES;
     use super::*;
     use crate::event::Durable;
     use crate::wal::DiskFileSystem;
 
     fn checkpointer(directory: &Path, log: u8) -> Checkpointer {
         Checkpointer::new(Arc::new(DiskFileSystem), directory.to_owned(), LogId::from_bytes([log; 16]))
+    }
+
+    fn no_keys() -> Keys {
+        Keys::new(Window::new(WindowConfig { keep_for: Duration::from_secs(60), keys_max: 10 }))
     }
 
     fn table(names: &[(&str, u32)]) -> SubjectTable {
@@ -381,7 +307,7 @@ mod tests {
     fn taken(directory: &Path) -> Checkpoint {
         let table = table(&[("a", 3), ("größe", 1)]);
         table.set_marked_through(Durable(Sequence::new(9)));
-        checkpointer(directory, 1).take(&table, Projected(Sequence::new(5))).expect("written")
+        checkpointer(directory, 1).take(&table, &no_keys(), Projected(Sequence::new(5))).expect("written")
     }
 
     #[test]
@@ -406,7 +332,7 @@ mod tests {
         for (name, id) in names.iter().zip(1..) {
             many.restore(name, MessageId::new(id).expect("an id")).expect("room");
         }
-        let written = checkpointer(directory.path(), 1).take(&many, Projected::default()).expect("written");
+        let written = checkpointer(directory.path(), 1).take(&many, &no_keys(), Projected::default()).expect("written");
         assert!(written.bytes > 3 * READ_BYTES as u64);
         let restored = SubjectTable::new(names.len());
         assert_eq!(restore(directory.path(), &restored).expect("valid"), Some(written));

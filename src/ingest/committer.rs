@@ -4,7 +4,7 @@
 //! one fdatasync, a thousand share one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use flume::{Receiver, Sender, TryRecvError};
@@ -13,7 +13,8 @@ use tokio::sync::{Semaphore, watch};
 use super::ack::UnreleasedAcks;
 use super::publisher::{Command, Queue, Queued};
 use super::release::{Committed, CommittedMessage};
-use super::{Admission, Config, FRAME_RECORDS_MAX, PublishError, Publisher, Releaser, SubjectTable};
+use super::repeats::Repeats;
+use super::{Admission, Config, FRAME_RECORDS_MAX, Keys, PublishError, Publisher, Releaser, SubjectTable};
 use crate::event::limits::RECORD_OVERHEAD_BYTES;
 use crate::event::record;
 use crate::event::{Durable, clock};
@@ -52,6 +53,7 @@ pub struct Committer {
     writer: Writer,
     batch: Batch,
     subjects: Arc<SubjectTable>,
+    keys: Keys,
     admission: Admission,
     metrics: CommitterMetrics,
     frame_bytes_max: usize,
@@ -63,8 +65,8 @@ pub struct Committer {
 pub struct CheckpointTrigger {
     /// Wakes the checkpointer; one wake-up in the channel is enough.
     pub wake: Sender<()>,
-    /// Bytes of log after which a checkpoint is due.
-    pub every_bytes: u64,
+    /// Bytes of log after which a checkpoint is due; whoever takes it may change them.
+    pub every_bytes: Arc<AtomicU64>,
     /// Bytes since the last one.
     pub since_bytes: u64,
 }
@@ -93,7 +95,7 @@ impl Committer {
     pub fn new(
         config: &Config,
         writer: Writer,
-        subjects: Arc<SubjectTable>,
+        (subjects, keys): (Arc<SubjectTable>, Keys),
         durable: watch::Sender<Durable>,
         checkpoint: CheckpointTrigger,
         metrics: CommitterMetrics,
@@ -115,6 +117,7 @@ impl Committer {
             writer,
             batch,
             subjects,
+            keys,
             admission,
             metrics,
             frame_bytes_max: config.frame_bytes_max,
@@ -198,13 +201,15 @@ impl Committer {
                 return Err(CommitterError::Room(failed));
             }
             Err(passing) => {
-                self.refuse(queued, &PublishError::NoRoom(passing.to_string()));
+                let new = self.answer_repeated(queued);
+                self.refuse(new, &PublishError::NoRoom(passing.to_string()));
                 return Ok(());
             }
         }
         let frame = self.writer.next_frame();
         let (messages, acks) = self.encode(queued)?;
         if messages.is_empty() {
+            self.release_repeated(acks);
             return Ok(());
         }
         let appended = self.writer.next_sequence().plus(u64::from(self.batch.records())).previous();
@@ -224,14 +229,39 @@ impl Committer {
         Ok(())
     }
 
-    /// Gives out ids and fills the batch; there is room for it.
+    /// Answers those of these publishes that repeat a durable record; gives the others.
+    fn answer_repeated(&self, queued: Vec<Queued>) -> Vec<Queued> {
+        let repeats = Repeats::among(&queued, &self.keys, clock::now(), &self.admission, &self.metrics.ingest);
+        let Some(repeats) = repeats else { return queued };
+        let mut acks = UnreleasedAcks::with_capacity(0);
+        let new = queued.into_iter().filter_map(|queued| repeats.sort_out(queued, &mut acks)).collect();
+        drop(repeats);
+        self.release_repeated(acks);
+        new
+    }
+
+    /// Hands answers that need no further frame to the releaser, behind those of all frames before.
+    fn release_repeated(&self, acks: UnreleasedAcks) {
+        if !acks.is_empty() {
+            let (durable, frame) = (*self.durable.borrow(), self.writer.next_frame());
+            drop(self.committed.send(Committed { durable, frame, messages: Vec::new(), acks }));
+        }
+    }
+
+    /// Gives out ids and fills the batch; there is room for it. What repeats an earlier record gets neither.
     fn encode(&mut self, queued: Vec<Queued>) -> Result<(Vec<CommittedMessage>, UnreleasedAcks), CommitterError> {
         self.batch.clear();
         let published_at = clock::now();
         let mut messages = Vec::with_capacity(queued.len());
         let mut acks = UnreleasedAcks::with_capacity(queued.len());
         let mut sequence = self.writer.next_sequence();
-        for Queued { publish, charge, reply } in queued {
+        let mut repeats = Repeats::among(&queued, &self.keys, published_at, &self.admission, &self.metrics.ingest);
+        for queued in queued {
+            let new = match &repeats {
+                Some(repeats) => repeats.sort_out(queued, &mut acks),
+                None => Some(queued),
+            };
+            let Some(Queued { publish, print, charge, reply }) = new else { continue };
             let (key, id) = match self.subjects.issue(&publish.subject) {
                 Ok(issued) => issued,
                 Err(exhausted) => {
@@ -242,6 +272,9 @@ impl Committer {
             };
             let record = publish.record(id, published_at);
             let offset = self.batch.push(|buffer| record::encode(&record, buffer))?;
+            if let (Some(repeats), Some(print)) = (&mut repeats, print) {
+                repeats.remember(print, sequence, id);
+            }
             acks.push(sequence, id, reply);
             messages.push(CommittedMessage { publish, key, id, sequence, published_at, offset, charge });
             sequence = sequence.next();
@@ -254,7 +287,7 @@ impl Committer {
         self.metrics.ingest.batch_records.observe(f64::from(self.batch.records()));
         self.metrics.ingest.batch_bytes.observe(self.batch.bytes() as f64);
         self.checkpoint.since_bytes += self.batch.bytes() as u64;
-        if self.checkpoint.since_bytes >= self.checkpoint.every_bytes {
+        if self.checkpoint.since_bytes >= self.checkpoint.every_bytes.load(Ordering::Relaxed) {
             self.checkpoint.since_bytes = 0;
             // Full means that it is awake already.
             let _awake_already = self.checkpoint.wake.try_send(());

@@ -1,7 +1,8 @@
 //! Ingest: from a validated publish to its durable ack.
 //!
 //! Owns admission in bytes ([`admission`]), the queue, the committer thread that numbers, encodes and
-//! appends ([`committer`]), the ids of every subject ([`SubjectTable`]) and their checkpoint, and the acks,
+//! appends ([`committer`]), the ids of every subject ([`SubjectTable`]), the window of idempotency keys ([`Keys`]), the
+//! checkpoint of both, and the acks,
 //! which only a [`Durable`](crate::event::Durable) position releases.
 //!
 //! Must never wait for a database or a subscriber, and never answer before fdatasync has returned 0.
@@ -10,13 +11,16 @@ mod ack;
 mod admission;
 mod checkpoint;
 mod committer;
+mod idempotency;
 mod publisher;
 mod release;
+mod repeats;
 mod subjects;
 
 pub use admission::{Admission, AdmissionError};
-pub use checkpoint::{Checkpoint, CheckpointError, Checkpointer};
+pub use checkpoint::{Checkpoint, CheckpointError, Checkpointer, KeysCheckpoint, forget_lost, restore_keys};
 pub use committer::{CheckpointTrigger, Committer, CommitterError, CommitterMetrics};
+pub use idempotency::{Fingerprint, Keys, Snapshot, Window, WindowConfig};
 pub use publisher::{Publish, PublishError, Publisher};
 pub use release::{DurableBatch, DurableMessage, DurableSink, Releaser};
 pub use subjects::{IdsExhausted, SubjectKey, SubjectTable};

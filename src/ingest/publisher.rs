@@ -9,6 +9,7 @@ use flume::{Receiver, Sender, TrySendError};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::ack::Reply;
+use super::idempotency::Fingerprint;
 use super::{Admission, AdmissionError, IdsExhausted};
 use crate::event::record::Record;
 use crate::event::{Expiration, IdempotencyKey, MessageId, Subject, Traceparent, UnixMicros};
@@ -54,6 +55,8 @@ impl Publish {
 #[derive(Debug)]
 pub(super) struct Queued {
     pub publish: Publish,
+    /// Of its key, if it has one.
+    pub print: Option<Fingerprint>,
     /// Bytes of admission to give back.
     pub charge: u32,
     pub reply: Reply,
@@ -105,6 +108,12 @@ pub enum PublishError {
     /// No id is left; nothing was taken.
     #[error(transparent)]
     IdsExhausted(#[from] IdsExhausted),
+    /// The key stands for another message of the subject; nothing was taken.
+    #[error("the idempotency key was used for message {id} of the subject, whose body is another one")]
+    KeyTaken {
+        /// The message that was published with the key.
+        id: MessageId,
+    },
     /// The log has failed. Whether the message is in it is unknown until the broker restarts.
     #[error("the log has failed")]
     LogFailed,
@@ -140,7 +149,7 @@ impl Publisher {
         Self { inner: Arc::new(Inner { queue, unread, ended, slots, admission, queue_max, wait_max, stopped }) }
     }
 
-    /// Publishes, and answers when the message is durable. Dropped before that, the message may or may not be published.
+    /// Publishes, and answers when the message is durable; a retry, known by its key, when the first is. Dropped before that, the message may or may not be published.
     ///
     /// # Errors
     /// [`PublishError`]. Except for [`PublishError::LogFailed`] nothing was published and no id was taken.
@@ -149,6 +158,9 @@ impl Publisher {
         if inner.stopped.load(Ordering::Acquire) || inner.ended.load(Ordering::SeqCst) {
             return Err(self.gone());
         }
+        // Here and not on the committer's thread: only those who use keys pay, and side by side.
+        let print =
+            publish.key.as_ref().map(|key| Fingerprint::new(publish.subject.as_str(), key.as_str(), &publish.body));
         let charge = inner.admission.charge(publish.text_bytes(), publish.body.len());
         let admitted = inner.admission.admit(charge).await?;
         let slot = match inner.slots.try_acquire() {
@@ -161,7 +173,7 @@ impl Publisher {
         };
         // From here to the answer nothing waits, so a publish is either queued with its room or not at all.
         let (reply, answer) = oneshot::channel();
-        match inner.queue.try_send(Command::Publish(Queued { publish, charge, reply })) {
+        match inner.queue.try_send(Command::Publish(Queued { publish, print, charge, reply })) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => return Err(PublishError::QueueFull { max: inner.queue_max }),
             Err(TrySendError::Disconnected(_)) => return Err(self.gone()),

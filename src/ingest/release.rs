@@ -19,6 +19,7 @@ use crate::wal::{FramePlace, Place};
 pub(super) struct Committed {
     pub durable: Durable,
     pub frame: FramePlace,
+    /// None if the acks are of records of earlier frames.
     pub messages: Vec<CommittedMessage>,
     pub acks: UnreleasedAcks,
 }
@@ -90,6 +91,11 @@ impl Releaser {
     /// Runs until the committer has ended and everything it committed was handed on.
     pub async fn run(self, sink: Arc<impl DurableSink>) {
         while let Ok(Committed { durable, frame, messages, acks }) = self.committed.recv_async().await {
+            if messages.is_empty() {
+                // Repeated publishes: their records have been through here before.
+                acks.release(durable);
+                continue;
+            }
             let returned = messages.iter().map(|message| message.charge as usize).sum();
             let messages: Vec<DurableMessage> = messages.into_iter().map(|message| message.encode(frame)).collect();
             let batch = DurableBatch { durable, messages };

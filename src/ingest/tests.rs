@@ -1,11 +1,13 @@
 //! Publisher, committer and releaser together, over a real log.
 
+mod keys;
 mod simulation;
+mod window;
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -115,6 +117,7 @@ struct Rig {
     _directory: tempfile::TempDir,
     publisher: Publisher,
     subjects: Arc<SubjectTable>,
+    keys: Keys,
     log: Log,
     recorder: Arc<Recorder>,
     disk: Faulty,
@@ -143,18 +146,20 @@ fn rig(max_bytes: u64) -> Rig {
         frame_bytes_max: FRAME_BYTES,
     };
     let subjects = Arc::new(SubjectTable::new(1_000));
+    let keys = Keys::new(Window::new(WindowConfig { keep_for: Duration::from_secs(600), keys_max: 1_000 }));
     let metrics = Metrics::new("test");
     let (wake, _woken) = flume::bounded(1);
-    let trigger = CheckpointTrigger { wake, every_bytes: u64::MAX, since_bytes: 0 };
+    let trigger = CheckpointTrigger { wake, every_bytes: Arc::new(AtomicU64::new(u64::MAX)), since_bytes: 0 };
     let (durable, _) = watch::channel(log.durable());
     let observed = CommitterMetrics { ingest: metrics.ingest, wal: metrics.wal };
     let (publisher, committer, releaser) =
-        Committer::new(&config, writer, Arc::clone(&subjects), durable, trigger, observed);
+        Committer::new(&config, writer, (Arc::clone(&subjects), keys.clone()), durable, trigger, observed);
     let recorder = Arc::new(Recorder::default());
     Rig {
         _directory: directory,
         publisher,
         subjects,
+        keys,
         log,
         recorder: Arc::clone(&recorder),
         disk,

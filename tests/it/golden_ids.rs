@@ -5,9 +5,10 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::time::Duration;
 
 use walcast::event::{Durable, MessageId, Projected, Sequence};
-use walcast::ingest::{CheckpointError, Checkpointer, SubjectTable};
+use walcast::ingest::{CheckpointError, Checkpointer, Keys, SubjectTable, Window, WindowConfig};
 use walcast::wal::{DiskFileSystem, LogId};
 
 use super::golden::data;
@@ -31,7 +32,8 @@ fn taken() -> Vec<u8> {
     table.set_marked_through(Durable(Sequence::new(TAKEN_AT)));
     let dir = tempfile::tempdir().expect("a folder");
     let checkpointer = Checkpointer::new(Arc::new(DiskFileSystem), dir.path().to_owned(), LOG);
-    checkpointer.take(&table, Projected(Sequence::new(PROJECTED))).expect("can be written");
+    let keys = Keys::new(Window::new(WindowConfig { keep_for: Duration::MAX, keys_max: 10 }));
+    checkpointer.take(&table, &keys, Projected(Sequence::new(PROJECTED))).expect("can be written");
     fs::read(dir.path().join(FILE_NAME)).expect("it is there")
 }
 

@@ -17,11 +17,14 @@ pub enum Rejection {
     LogFull,
     /// The subject has used all its ids.
     IdsExhausted,
+    /// The idempotency key stands for another body.
+    KeyTaken,
     /// The node is stopping, or its log has failed.
     Unavailable,
 }
 
-const REJECTIONS: [&str; 6] = ["invalid", "too_large", "queue_full", "log_full", "ids_exhausted", "unavailable"];
+const REJECTIONS: [&str; 7] =
+    ["invalid", "too_large", "queue_full", "log_full", "ids_exhausted", "key_taken", "unavailable"];
 
 /// Handles of the ingest room.
 #[derive(Debug, Clone)]
@@ -39,6 +42,12 @@ pub struct IngestMetrics {
     pub subjects: IntGauge,
     /// Subjects that have used 80 % of their ids.
     pub subjects_near_last_id: IntGauge,
+    /// Publishes that were answered with the id of an earlier one.
+    pub duplicates: IntCounter,
+    /// Idempotency keys that are held.
+    pub keys: IntGauge,
+    /// Keys that were forgotten for want of room.
+    pub keys_forgotten: IntCounter,
 }
 
 impl IngestMetrics {
@@ -58,6 +67,15 @@ impl IngestMetrics {
             subjects: define.gauge("walcast_subjects", "Subjects that were published on."),
             subjects_near_last_id: define
                 .gauge("walcast_subjects_near_last_id", "Subjects that have used 80 % of their ids."),
+            duplicates: define.counter(
+                "walcast_idempotency_duplicates_total",
+                "Publishes whose key was known, answered with the id of the first.",
+            ),
+            keys: define.gauge("walcast_idempotency_keys", "Idempotency keys that are held."),
+            keys_forgotten: define.counter(
+                "walcast_idempotency_forgotten_total",
+                "Idempotency keys that were forgotten before limits.idempotency_window for want of room.",
+            ),
         }
     }
 

@@ -79,7 +79,8 @@ fn no_seed_loses_doubles_or_invents_a_message() {
     failed.truncate(10);
     assert!(failed.is_empty(), "make sim SEED=n repeats one:\n{}", failed.join("\n"));
     let total = total.into_inner();
-    let something = [total.power_cuts, total.errors_armed, total.bits_flipped, total.refusals_for_room];
+    let faults = [total.power_cuts, total.errors_armed, total.bits_flipped, total.refusals_for_room];
+    let something = [&faults[..], &[total.retries, total.conflicts]].concat();
     assert!(seeds < 100 || !something.contains(&0), "not everything was tried: {total:?}");
 }
 
@@ -90,6 +91,8 @@ fn add(total: &mut Report, report: &Report) {
     total.errors_armed += report.errors_armed;
     total.bits_flipped += report.bits_flipped;
     total.refusals_for_room += report.refusals_for_room;
+    total.retries += report.retries;
+    total.conflicts += report.conflicts;
     total.operations += report.operations;
 }
 

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
@@ -12,11 +13,11 @@ use tokio::sync::watch;
 
 use super::oracle::Seen;
 use crate::event::record;
-use crate::event::{MessageId, Projected, Sequence};
+use crate::event::{MessageId, Projected, Sequence, clock};
 use crate::ingest::publisher::Queued;
 use crate::ingest::{
     CheckpointError, CheckpointTrigger, Checkpointer, Committer, CommitterMetrics, Config, DurableBatch, DurableSink,
-    Publish, PublishError, Publisher, SubjectTable,
+    Keys, Publish, PublishError, Publisher, SubjectTable, Window, WindowConfig, restore_keys,
 };
 use crate::wal::sim::{Random, SimFileSystem};
 use crate::wal::{self, FileSystem as _, Log, OpenError, OpenErrorKind, Options, Preparation};
@@ -55,6 +56,7 @@ pub struct Node {
     releaser: Pin<Box<dyn Future<Output = ()>>>,
     sink: Arc<Sink>,
     pub subjects: Arc<SubjectTable>,
+    keys: Keys,
     pub log: Log,
     checkpointer: Checkpointer,
     /// Up to where the ids are safe without the log.
@@ -103,7 +105,7 @@ impl Node {
             files.create_dir_all(dir).map_err(|error| StartError::Disk(error.to_string()))?;
         }
         let subjects = Arc::new(SubjectTable::new(1_000));
-        let durable_at_least = Checkpointer::peek(&*files, ids)?.unwrap_or(Sequence::ZERO);
+        let durable_at_least = Checkpointer::durable_at_least(&*files, ids)?;
         let opened = wal::open(files.clone(), Options { durable_at_least, ..options() })?;
         let log = opened.log;
         let checkpoint = Checkpointer::restore(&*files, ids, &subjects)?;
@@ -114,10 +116,7 @@ impl Node {
         if checkpointed < log.trimmed().sequence() {
             return Err(StartError::Refused("the log is trimmed beyond the checkpoint of the ids".to_owned()));
         }
-        for seen in read(&log, checkpointed).map_err(StartError::Disk)? {
-            let id = MessageId::new(seen.id).expect("decoded as one");
-            subjects.restore(&seen.subject, id).expect("there are few subjects");
-        }
+        let keys = replay(&*files, &log, &subjects, checkpointed)?;
         subjects.set_marked_through(log.durable());
 
         let config = Config {
@@ -127,10 +126,16 @@ impl Node {
             frame_bytes_max: FRAME_BYTES,
         };
         let (wake, _woken) = flume::bounded(1);
-        let trigger = CheckpointTrigger { wake, every_bytes: u64::MAX, since_bytes: 0 };
+        let trigger = CheckpointTrigger { wake, every_bytes: Arc::new(AtomicU64::new(u64::MAX)), since_bytes: 0 };
         let (durable, _) = watch::channel(log.durable());
-        let (publisher, committer, releaser) =
-            Committer::new(&config, opened.writer, Arc::clone(&subjects), durable, trigger, metrics.clone());
+        let (publisher, committer, releaser) = Committer::new(
+            &config,
+            opened.writer,
+            (Arc::clone(&subjects), keys.clone()),
+            durable,
+            trigger,
+            metrics.clone(),
+        );
         let sink = Arc::new(Sink { seen: Mutex::default() });
         Ok(Self {
             checkpointer: Checkpointer::new(files, ids.to_owned(), log.log_id()),
@@ -140,6 +145,7 @@ impl Node {
             carried: None,
             sink,
             subjects,
+            keys,
             log,
             checkpointed,
             waiting: Vec::new(),
@@ -199,7 +205,10 @@ impl Node {
 
     /// Writes the checkpoint of the ids.
     pub fn checkpoint(&mut self) -> Result<(), String> {
-        let taken = self.checkpointer.take(&self.subjects, Projected::default()).map_err(|error| error.to_string())?;
+        let taken = self
+            .checkpointer
+            .take(&self.subjects, &self.keys, Projected::default())
+            .map_err(|error| error.to_string())?;
         self.checkpointed = taken.taken_at;
         Ok(())
     }
@@ -219,6 +228,34 @@ impl Node {
 
 fn poll<T>(future: &mut Pin<Box<dyn Future<Output = T>>>) -> Poll<T> {
     future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// Raises the marks and fills the window, as the broker does.
+fn replay(
+    files: &SimFileSystem,
+    log: &Log,
+    subjects: &SubjectTable,
+    checkpointed: Sequence,
+) -> Result<Keys, StartError> {
+    let now = clock::now();
+    let mut window = Window::new(WindowConfig { keep_for: std::time::Duration::MAX, keys_max: 10_000 });
+    let found = restore_keys(files, Path::new(IDS_DIR), &mut window, now)?;
+    if found.is_some_and(|found| found.taken_at < checkpointed) {
+        return Err(StartError::Refused("the keys are behind the marks".to_owned()));
+    }
+    let keyed = found.map_or(checkpointed, |found| found.taken_at);
+    let disk = |error: &dyn std::fmt::Display| StartError::Disk(error.to_string());
+    let mut reader = log.reader(checkpointed).map_err(|error| disk(&error))?;
+    while let Some(frame) = reader.next().map_err(|error| disk(&error))? {
+        for (sequence, bytes) in frame.iter() {
+            let Ok(record::Logged::Message(record)) = record::decode(&bytes) else { continue };
+            subjects.restore(record.subject, record.id).expect("there are few subjects");
+            if sequence > keyed {
+                window.replay(sequence, &record, now);
+            }
+        }
+    }
+    Ok(Keys::new(window))
 }
 
 /// Everything after `after` that a reader of the log gets.

@@ -22,6 +22,12 @@ pub struct Seen {
 pub struct Oracle {
     /// By number.
     sent: Vec<(String, Vec<u8>)>,
+    /// Numbers of those that have a key.
+    keyed: Vec<usize>,
+    /// Subject and id of each of them that is known to be a message.
+    ids: BTreeMap<usize, (String, u32)>,
+    /// Answers that were not refusals.
+    answers: usize,
     /// What was durable by sequence, from 1: subject and id. Never changes, only grows.
     history: Vec<(String, u32)>,
     marks: BTreeMap<String, u32>,
@@ -35,12 +41,47 @@ pub struct Oracle {
 
 impl Oracle {
     /// Makes the body of the next publish on `subject`, `bytes` long or longer; returns its number, too.
-    pub fn send(&mut self, subject: &str, bytes: usize) -> (usize, Vec<u8>) {
+    pub fn send(&mut self, subject: &str, bytes: usize, keyed: bool) -> (usize, Vec<u8>) {
         let number = self.sent.len();
+        if keyed {
+            self.keyed.push(number);
+        }
         let mut body = format!("{number:08}").into_bytes();
         body.resize(body.len().max(bytes), number as u8);
         self.sent.push((subject.to_owned(), body.clone()));
         (number, body)
+    }
+
+    /// How many had a key.
+    pub fn keyed(&self) -> usize {
+        self.keyed.len()
+    }
+
+    /// One of those that had a key: number, subject and body.
+    pub fn again(&self, index: usize) -> (usize, String, Vec<u8>) {
+        let number = self.keyed[index];
+        let (subject, body) = self.sent[number].clone();
+        (number, subject, body)
+    }
+
+    /// Whether a publish with a key was acknowledged.
+    pub fn is_acknowledged(&self, number: usize) -> bool {
+        self.ids.contains_key(&number)
+    }
+
+    pub fn answers(&self) -> usize {
+        self.answers
+    }
+
+    /// A key has one message.
+    fn is(&mut self, number: usize, message: &(String, u32)) -> Result<(), String> {
+        if self.keyed.binary_search(&number).is_err() {
+            return Ok(());
+        }
+        match self.ids.insert(number, message.clone()) {
+            Some(other) if other != *message => Err(format!("{number} has one key and is {other:?} and {message:?}")),
+            _ => Ok(()),
+        }
     }
 
     pub fn acknowledged(&self) -> usize {
@@ -61,10 +102,23 @@ impl Oracle {
                 if self.marks.get(&key.0).is_none_or(|mark| *mark < key.1) {
                     return Err(format!("{key:?} was acknowledged and never durable"));
                 }
-                if let Some(other) = self.acknowledged.insert(key.clone(), outcome.number) {
-                    return Err(format!("{key:?} was given to {other} and to {}", outcome.number));
+                self.answers += 1;
+                self.is(outcome.number, &key)?;
+                let keyed = self.keyed.binary_search(&outcome.number).is_ok();
+                match self.acknowledged.insert(key.clone(), outcome.number) {
+                    Some(other) if !keyed || other != outcome.number => {
+                        return Err(format!("{key:?} was given to {other} and to {}", outcome.number));
+                    }
+                    _ => {}
                 }
             }
+            Err(PublishError::KeyTaken { id }) => {
+                self.answers += 1;
+                let message = (self.sent[outcome.number].0.clone(), id.get());
+                self.is(outcome.number, &message)?;
+            }
+            // Of one that is tried again an earlier attempt may be in the log.
+            Err(_) if self.keyed.binary_search(&outcome.number).is_ok() => {}
             // Its outcome is unknown.
             Err(PublishError::LogFailed) => {}
             Err(_) => drop(self.refused.insert(outcome.number)),
@@ -96,6 +150,7 @@ impl Oracle {
         if *subject != seen.subject || sent_body != body {
             return Err(format!("{entry:?} is not what was sent as {number}"));
         }
+        self.is(number, &entry)?;
         if self.refused.contains(&number) {
             return Err(format!("{number} was refused and is {entry:?}"));
         }

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use super::node::{FRAME_BYTES, LOG_DIR, Node, StartError};
 use super::oracle::Oracle;
-use crate::event::Sequence;
-use crate::ingest::CommitterMetrics;
+use crate::event::{IdempotencyKey, Sequence};
 use crate::ingest::tests::publish;
+use crate::ingest::{CommitterMetrics, Publish};
 use crate::wal::sim::{Fault, Pretend, Random, SimFileSystem};
 use crate::wal::{FileSystem as _, SegmentState, format};
 
@@ -25,6 +25,8 @@ pub struct Report {
     pub errors_armed: usize,
     pub bits_flipped: usize,
     pub refusals_for_room: usize,
+    pub retries: usize,
+    pub conflicts: usize,
     pub operations: u64,
     pub fingerprint: u32,
 }
@@ -121,15 +123,39 @@ impl World {
     fn publish(&mut self, count: usize) {
         self.tell(format!("publish {count}"));
         for _ in 0..count {
+            if self.random.roll(4) == 0 && self.retry() {
+                continue;
+            }
             let subject = SUBJECTS[self.random.roll(SUBJECTS.len())];
             let bytes = if self.random.roll(12) == 0 { FRAME_BYTES - 200 } else { 200 };
             let bytes = self.random.roll(bytes);
-            let (number, body) = self.oracle.send(subject, bytes);
+            let keyed = self.random.roll(2) == 0;
+            let (number, body) = self.oracle.send(subject, bytes, keyed);
             let seconds = if self.random.roll(2) == 0 { 60 } else { 0 };
-            self.node().publish(number, publish(subject, &body, seconds));
+            let key = keyed.then(|| key_of(number));
+            self.node().publish(number, Publish { key, ..publish(subject, &body, seconds) });
         }
         let Self { node, random, .. } = self;
         node.as_mut().expect("a node runs between restarts").commit(random);
+    }
+
+    /// Sends a publish that had a key once more, be it answered, refused, of unknown outcome or under way; at times with
+    /// another body. False if there was none.
+    fn retry(&mut self) -> bool {
+        let sent = self.oracle.keyed();
+        if sent == 0 {
+            return false;
+        }
+        // Mostly a late one: what was under way when something failed.
+        let back = if self.random.roll(3) == 0 { self.random.roll(sent) } else { self.random.roll(sent.min(20)) };
+        let (number, subject, mut body) = self.oracle.again(sent - 1 - back);
+        if self.random.roll(8) == 0 && self.oracle.is_acknowledged(number) {
+            body.push(b'!');
+            self.report.conflicts += 1;
+        }
+        self.report.retries += 1;
+        self.node().publish(number, Publish { key: Some(key_of(number)), ..publish(&subject, &body, 60) });
+        true
     }
 
     /// Hears the answers, sees what is delivered.
@@ -303,14 +329,14 @@ impl World {
         let durable = self.oracle.durable();
         self.oracle.released = durable;
         self.node().log.release(Sequence::new(durable)).map_err(|error| format!("peace: {error}"))?;
-        let before = self.oracle.acknowledged();
+        let before = self.oracle.answers();
         for _ in 0..4 {
             self.publish(10);
             self.look()?;
         }
-        let acknowledged = self.oracle.acknowledged() - before;
-        if acknowledged != 40 {
-            return Err(format!("in peace {acknowledged} of 40 publishes are acknowledged"));
+        let answered = self.oracle.answers() - before;
+        if answered != 40 {
+            return Err(format!("in peace {answered} of 40 publishes are acknowledged"));
         }
         if self.node().bytes_in_flight() != 0 {
             return Err(format!("{} bytes of admission are gone", self.node().bytes_in_flight()));
@@ -319,6 +345,10 @@ impl World {
         self.report.operations += self.fs.operations();
         Ok(())
     }
+}
+
+fn key_of(number: usize) -> IdempotencyKey {
+    IdempotencyKey::new(format!("key {number}")).expect("a key")
 }
 
 fn names(found: &str, path: &Path) -> Result<(), String> {

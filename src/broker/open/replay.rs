@@ -1,0 +1,103 @@
+//! What a start takes from checkpoints and log: every subject's last id, and the idempotency keys that are known.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use super::OpenDataError;
+use crate::event::record::{self, Logged, Record};
+use crate::event::{Sequence, clock};
+use crate::ingest::{IdsExhausted, Keys, SubjectKey, SubjectTable, Window, restore_keys};
+use crate::wal::{FileSystem, Log};
+
+/// What was found beside the marks.
+#[derive(Debug)]
+pub(super) struct Replayed {
+    pub keys: Keys,
+    /// Size of their file in bytes.
+    pub keys_bytes: u64,
+}
+
+/// Restores the keys from their checkpoint in `directory`, and raises marks and keys by what the log holds behind the
+/// checkpoints. `marked` is the position of that of the marks, which are in `subjects` already.
+pub(super) fn replay(
+    (files, directory): (&dyn FileSystem, &Path),
+    log: &Log,
+    subjects: &SubjectTable,
+    marked: Sequence,
+    mut window: Window,
+) -> Result<Replayed, OpenDataError> {
+    let now = clock::now();
+    let found = restore_keys(files, directory, &mut window, now)?;
+    if let Some(found) = &found {
+        found.belongs_to(log.log_id(), directory)?;
+        if found.taken_at < log.trimmed().sequence() {
+            let (checkpoint, trimmed) = (found.taken_at, log.trimmed());
+            return Err(OpenDataError::KeysMissing { path: directory.to_owned(), checkpoint, trimmed });
+        }
+    }
+    // Without the file no record up to the marks had a key.
+    let keyed = found.map_or(marked, |found| found.taken_at);
+    let mut marks = Marks::new(subjects);
+    let mut reader = log.reader(marked.min(keyed))?;
+    while let Some(frame) = reader.next()? {
+        for (sequence, bytes) in frame.iter() {
+            let logged = record::decode(&bytes).map_err(|source| OpenDataError::Record { sequence, source })?;
+            if sequence > marked {
+                marks.raise(&logged)?;
+            }
+            if let Logged::Message(record) = &logged
+                && sequence > keyed
+            {
+                window.replay(sequence, record, now);
+            }
+        }
+    }
+    marks.finish();
+    subjects.set_marked_through(log.durable());
+    Ok(Replayed { keys: Keys::new(window), keys_bytes: found.map_or(0, |found| found.bytes) })
+}
+
+/// Raises the marks by what the log holds after the checkpoint.
+///
+/// A record that was lost there may have had the next id of any subject. A subject whose records go on behind it says so
+/// itself; of every other the ids that may be lost are passed over, so that none is given twice. One limit stays: a
+/// subject of which no record and no mark is left starts at 1 again.
+struct Marks<'a> {
+    subjects: &'a SubjectTable,
+    lost: u64,
+    /// Subjects with a record behind the last lost one.
+    told: HashSet<SubjectKey>,
+}
+
+impl<'a> Marks<'a> {
+    fn new(subjects: &'a SubjectTable) -> Self {
+        Self { subjects, lost: 0, told: HashSet::new() }
+    }
+
+    fn raise(&mut self, logged: &Logged<'_>) -> Result<(), IdsExhausted> {
+        match logged {
+            Logged::Message(Record { subject, id, .. }) => {
+                let subject = self.subjects.restore(subject, *id)?;
+                if self.lost > 0 {
+                    self.told.insert(subject);
+                }
+            }
+            Logged::Lost => {
+                self.lost += 1;
+                self.told.clear();
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) {
+        if self.lost > 0 {
+            let raised = self.subjects.pass_over(self.lost, |subject| !self.told.contains(&subject));
+            tracing::info!(
+                records = self.lost,
+                subjects = raised,
+                "records after the ids checkpoint were lost in a repair of the log; ids that they may have had are passed over"
+            );
+        }
+    }
+}
