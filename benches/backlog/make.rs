@@ -2,12 +2,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use walcast::event::record::{self, Record};
 use walcast::event::{Expiration, Projected, Sequence, Subject, clock};
 use walcast::index::{Appended, Index};
-use walcast::ingest::{Checkpointer, SubjectTable};
+use walcast::ingest::{Checkpointer, Keys, SubjectTable, Window, WindowConfig};
 use walcast::wal::{self, Batch, DiskFileSystem, FileSystem, Options};
 
 use crate::{Args, Failure};
@@ -94,7 +94,8 @@ pub fn make(args: &Args, dir: &Path) -> Result<Made, Failure> {
         index.append(appended.into_iter());
     }
     table.set_marked_through(log.durable());
-    Checkpointer::new(files, ids_dir, log.log_id()).take(&table, Projected(Sequence::ZERO))?;
+    let keys = Keys::new(Window::new(WindowConfig { keep_for: Duration::ZERO, keys_max: 1 }));
+    Checkpointer::new(files, ids_dir, log.log_id()).take(&table, &keys, Projected(Sequence::ZERO))?;
     index.stop();
     indexing.join().map_err(|_| "the indexer panicked")??;
     drop(writer);

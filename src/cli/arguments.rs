@@ -32,6 +32,9 @@ pub struct PublishArguments {
     /// How long Fetch finds the message, in whole seconds; without it, it is delivered and not kept
     #[arg(long, value_name = "DURATION", value_parser = whole_seconds, default_value = "0s")]
     pub expires: i32,
+    /// Idempotency key: published again with the same key, it is the same message, and the answer is its id
+    #[arg(long, value_name = "KEY", conflicts_with = "lines")]
+    pub key: Option<String>,
     /// Take the message from this file
     #[arg(long, value_name = "PATH")]
     pub file: Option<PathBuf>,

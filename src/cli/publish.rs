@@ -26,6 +26,10 @@ type Source = Box<dyn AsyncBufRead + Unpin>;
 
 /// Publishes and writes the ids.
 pub async fn run(arguments: &PublishArguments, output: &mut Output) -> Result<(), Failure> {
+    if arguments.key.as_deref() == Some("") {
+        // The wire cannot tell it from none.
+        return Err(Failure::new(Exit::Usage, "--key is empty; give 1 to 255 bytes, or leave it out"));
+    }
     let source = open(arguments).await?;
     if arguments.lines && source.is_none() {
         let message = "--lines reads a file or standard input: give --file or `-` in place of the body";
@@ -58,7 +62,7 @@ impl Publisher<'_> {
             subject: subject.clone(),
             body,
             expiration_seconds: self.arguments.expires,
-            ..PublishRequest::default()
+            idempotency_key: self.arguments.key.clone().unwrap_or_default(),
         };
         let response = self.client.publish(request).await.map_err(|status| {
             let what = match self.line {

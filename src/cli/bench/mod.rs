@@ -37,6 +37,9 @@ enum BenchCommand {
     Publish {
         #[command(flatten)]
         load: LoadOptions,
+        /// Give each publish an idempotency key of its own, to see what keys cost
+        #[arg(long)]
+        keys: bool,
     },
     /// Publish messages, then fetch them over and over and compare their bodies
     Fetch {
@@ -61,7 +64,7 @@ pub fn run(arguments: &BenchArguments, output: &mut Output) -> Result<(), Failur
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| cannot_start(&error))?;
     let (load, report) = match &arguments.command {
-        BenchCommand::Publish { load } => (load, runtime.block_on(publish::run(load))?),
+        BenchCommand::Publish { load, keys } => (load, runtime.block_on(publish::run(load, *keys))?),
         BenchCommand::Fetch { load, messages } => (load, runtime.block_on(fetch::run(load, *messages))?),
         BenchCommand::Fanout { load, fanout } => (load, runtime.block_on(fanout::run(load, fanout))?),
     };

@@ -1,6 +1,7 @@
 //! `bench publish`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tonic::Status;
 
@@ -24,6 +25,20 @@ struct Publish {
     subjects: Arc<[String]>,
     bodies: Bodies,
     expires: i32,
+    keys: Option<Keys>,
+}
+
+/// Keys that no other run uses, as long as a UUID.
+#[derive(Debug, Clone)]
+struct Keys {
+    run: i64,
+    next: Arc<AtomicU64>,
+}
+
+impl Keys {
+    fn next(&self) -> String {
+        format!("{:016}-{:019}", self.run, self.next.fetch_add(1, Ordering::Relaxed))
+    }
 }
 
 impl Call for Publish {
@@ -33,17 +48,19 @@ impl Call for Publish {
             subject,
             body: self.bodies.plain(),
             expiration_seconds: self.expires,
-            ..PublishRequest::default()
+            idempotency_key: self.keys.as_ref().map(Keys::next).unwrap_or_default(),
         };
         client.publish(request).await.map(drop)
     }
 }
 
 /// Publishes and measures.
-pub async fn run(options: &LoadOptions) -> Result<Report, Failure> {
+pub async fn run(options: &LoadOptions, keys: bool) -> Result<Report, Failure> {
     let clients = load::connect(options).await?;
     let bodies = Bodies::new(options.body_bytes);
-    let call = Publish { subjects: subjects(options.subjects.unwrap_or(SUBJECTS)), bodies, expires: options.expires };
+    let keys = keys.then(|| Keys { run: clock::now().as_micros(), next: Arc::default() });
+    let subjects = subjects(options.subjects.unwrap_or(SUBJECTS));
+    let call = Publish { subjects, bodies, expires: options.expires, keys };
     let plan = Plan::start(options);
     let calls = load::run("publishes", options, &clients, &plan, call).await;
     Ok(Report::new("publish", options, &calls, plan.measure_from()))

@@ -15,7 +15,7 @@ use super::must_exist;
 use crate::config::{Settings, StoreKind};
 use crate::event::record::{self, Logged};
 use crate::event::{Sequence, Subject};
-use crate::ingest::{CheckpointError, Checkpointer, SubjectTable};
+use crate::ingest::{CheckpointError, Checkpointer, SubjectTable, forget_lost};
 use crate::projector::{EmbeddedStore, Store as _, embedded};
 use crate::wal::repair::{self, Finding, Known, Remedy, Repair, RepairError};
 use crate::wal::{DiskFileSystem, LogId};
@@ -51,6 +51,8 @@ pub(super) fn run(arguments: &RepairArguments, settings: &Settings, output: &mut
     let examined = locked.examine(&known.log, &mut suspect).map_err(|error| failure(&error))?;
     let mut shown = Shown::new(&examined, &readable, &known);
     if arguments.yes && !examined.findings().is_empty() {
+        // First, so that a repair that is interrupted here is run again for what is still damaged.
+        shown.keys_forgotten = forget_keys(settings, &examined, known.projected)?;
         let aside = examined.run(record::LOST).map_err(|error| failure(&error))?;
         shown.repaired = true;
         shown.damaged_files = aside.map(|folder| folder.display().to_string());
@@ -65,6 +67,18 @@ fn failure(error: &RepairError) -> Failure {
         RepairError::Io { .. } | RepairError::InTheWay { .. } => Exit::Failed,
     };
     Failure::new(exit, error.to_string())
+}
+
+/// Takes the idempotency keys of lost records out of their checkpoint, but for those that the store has: a retry brings the
+/// message back then, and is not told the id of one that is nowhere.
+fn forget_keys(settings: &Settings, repair: &Repair, projected: Sequence) -> Result<u64, Failure> {
+    let lost: Vec<_> = repair.findings().iter().filter_map(|finding| finding.lost).collect();
+    let is_lost =
+        |sequence| sequence > projected && lost.iter().any(|(first, last)| (*first..=*last).contains(&sequence));
+    forget_lost(&DiskFileSystem, &settings.ids_dir(), is_lost).map_err(|error| {
+        let exit = if matches!(error, CheckpointError::Io { .. }) { Exit::Failed } else { Exit::Damaged };
+        Failure::new(exit, format!("nothing was repaired: {error}"))
+    })
 }
 
 /// What checkpoint and store know.
@@ -88,7 +102,7 @@ fn known(settings: &Settings, log_id: Option<LogId>) -> Result<KnownOutside, Fai
         (log_id, _) => log_id,
     };
     let projected = log_id.map_or(Sequence::ZERO, |log_id| projected(settings, log_id));
-    let durable = checkpointed.unwrap_or_default().max(projected);
+    let durable = Checkpointer::durable_at_least(&DiskFileSystem, &ids_dir).map_err(unusable)?.max(projected);
     Ok(KnownOutside { log: Known { log_id, durable }, projected })
 }
 
@@ -144,6 +158,8 @@ struct Shown {
     first: u64,
     last: u64,
     repaired: bool,
+    /// Idempotency keys of lost records, which are no longer known.
+    keys_forgotten: u64,
     /// The folder of the damaged files.
     damaged_files: Option<String>,
 }
@@ -185,6 +201,7 @@ impl Shown {
             first: first.get(),
             last: last.get(),
             repaired: false,
+            keys_forgotten: 0,
             damaged_files: None,
         }
     }
@@ -211,6 +228,9 @@ impl Shown {
                 .line("nothing was changed; --yes repairs, and keeps the damaged files in a folder beside the log");
         }
         let aside = self.damaged_files.as_deref().map(|folder| format!("; the damaged files are in {folder}"));
+        if self.keys_forgotten > 0 {
+            output.line(format!("{} idempotency keys of lost records are forgotten", self.keys_forgotten))?;
+        }
         output.line(format!("the log is repaired{}", aside.unwrap_or_default()))
     }
 }

@@ -9,6 +9,7 @@ mod edge;
 mod fetch;
 mod flood;
 mod hostile_frames;
+mod idempotency;
 mod publish;
 mod resume;
 mod shutdown;

@@ -42,7 +42,9 @@ const END_WITHIN: Duration = Duration::from_secs(10);
 /// Publishes what is wanted; returns what has arrived behind the position.
 pub(super) async fn replay(replay: &mut Replay, server: &str) -> Result<Ranges, Failure> {
     let stop = replay.stop.clone();
-    let mut lanes = Lanes::new(client::connect(server).await?, server, replay.after);
+    let (server, log) = (server.to_owned(), replay.checkpoint.log_id.clone());
+    let target = Target { client: client::connect(&server).await?, server, log };
+    let mut lanes = Lanes::new(target, replay.after);
     let mut phase = Phase::Reading;
     let mut failed = None;
     loop {
@@ -119,6 +121,14 @@ enum Step {
     Passed(Sequence),
 }
 
+/// Where records go, and which log they are of.
+#[derive(Clone)]
+struct Target {
+    client: BrokerClient<Channel>,
+    server: String,
+    log: String,
+}
+
 #[derive(Default)]
 struct Lane {
     waiting: VecDeque<(Ticket, Selected)>,
@@ -134,8 +144,7 @@ struct Done {
 }
 
 struct Lanes {
-    client: BrokerClient<Channel>,
-    server: String,
+    target: Target,
     steps: VecDeque<Step>,
     /// When the first step may be done, once its turn was taken.
     turn: Option<Instant>,
@@ -147,10 +156,9 @@ struct Lanes {
 }
 
 impl Lanes {
-    fn new(client: BrokerClient<Channel>, server: &str, after: u64) -> Self {
+    fn new(target: Target, after: u64) -> Self {
         Self {
-            client,
-            server: server.to_owned(),
+            target,
             steps: VecDeque::new(),
             turn: None,
             lanes: std::iter::repeat_with(Lane::default).take(LANES).collect(),
@@ -218,10 +226,10 @@ impl Lanes {
         }
         let Some((ticket, selected)) = self.lanes[lane].waiting.pop_front() else { return };
         self.lanes[lane].busy = true;
-        let (client, server) = (self.client.clone(), self.server.clone());
+        let target = self.target.clone();
         self.calls.push(Box::pin(async move {
             let bytes = selected.message.body.len();
-            Done { lane, ticket, bytes, outcome: publish(client, &server, selected).await }
+            Done { lane, ticket, bytes, outcome: publish(target, selected).await }
         }));
     }
 
@@ -237,30 +245,37 @@ impl Lanes {
 }
 
 /// Publishes a record, again and again while the failure is a passing one.
-async fn publish(mut client: BrokerClient<Channel>, server: &str, selected: Selected) -> Result<(), Failure> {
+async fn publish(target: Target, selected: Selected) -> Result<(), Failure> {
+    let Target { mut client, server, log } = target;
     let Selected { sequence, message } = selected;
     let started = Instant::now();
     let (min, max) = RETRY_PAUSES;
     let pauses = ExponentialBuilder::new().with_min_delay(min).with_max_delay(max).with_factor(2.0);
     let mut pauses = pauses.with_jitter().without_max_times().build();
     loop {
-        let request = request(&message, clock::now());
+        let request = request(&message, key(&log, sequence), clock::now());
         let Err(status) = client.publish(request).await else { return Ok(()) };
         let Some(told) = passing(&status).filter(|_| started.elapsed() < RETRY_FOR) else {
             let what = format!("publishing record {sequence} on {:?}", message.subject.as_str());
-            return Err(Failure::status(&what, server, &status));
+            return Err(Failure::status(&what, &server, &status));
         };
         sleep(told.max(pauses.next().unwrap_or(max))).await;
     }
 }
 
+/// The key that a record of this log has at every broker that it is replayed into: one that has come before comes no
+/// second time. The key that its own publisher gave it says nothing of the log that it came from, and is left out.
+fn key(log: &str, sequence: Sequence) -> String {
+    format!("walcast-replay/{log}/{sequence}")
+}
+
 /// The publish of a record, in the same place of its trace.
-fn request(message: &Message, now: UnixMicros) -> Request<PublishRequest> {
+fn request(message: &Message, idempotency_key: String, now: UnixMicros) -> Request<PublishRequest> {
     let mut request = Request::new(PublishRequest {
         subject: message.subject.as_str().to_owned(),
         body: message.body.clone(),
         expiration_seconds: remaining(message, now),
-        ..PublishRequest::default()
+        idempotency_key,
     });
     let traceparent = message.traceparent.as_ref().and_then(|text| AsciiMetadataValue::try_from(text.as_str()).ok());
     if let Some(traceparent) = traceparent {
@@ -335,7 +350,9 @@ mod tests {
     fn a_record_keeps_its_place_in_a_trace() {
         const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         let traced = Message { traceparent: Traceparent::parse(TRACE.as_bytes()), ..message(60) };
-        let sent = |message| request(message, UnixMicros::from_micros(0)).metadata().get("traceparent").cloned();
+        let sent = |message| {
+            request(message, String::new(), UnixMicros::from_micros(0)).metadata().get("traceparent").cloned()
+        };
         assert_eq!(sent(&traced).as_ref().map(AsciiMetadataValue::as_bytes), Some(TRACE.as_bytes()));
         assert_eq!(sent(&message(60)), None);
     }
