@@ -20,7 +20,7 @@ mod subjects;
 pub use admission::{Admission, AdmissionError};
 pub use checkpoint::{Checkpoint, CheckpointError, Checkpointer, KeysCheckpoint, forget_lost, restore_keys};
 pub use committer::{CheckpointTrigger, Committer, CommitterError, CommitterMetrics};
-pub use idempotency::{Fingerprint, Keys, Snapshot, Window, WindowConfig};
+pub use idempotency::{Fingerprint, Keys, Known, Snapshot, Window, WindowConfig};
 pub use publisher::{Publish, PublishError, Publisher};
 pub use release::{DurableBatch, DurableMessage, DurableSink, Releaser};
 pub use subjects::{IdsExhausted, SubjectKey, SubjectTable};

@@ -159,8 +159,10 @@ impl Publisher {
             return Err(self.gone());
         }
         // Here and not on the committer's thread: only those who use keys pay, and side by side.
-        let print =
-            publish.key.as_ref().map(|key| Fingerprint::new(publish.subject.as_str(), key.as_str(), &publish.body));
+        let print = match &publish.key {
+            Some(key) => Some(Fingerprint::of_publish(publish.subject.as_str(), key.as_str(), &publish.body).await),
+            None => None,
+        };
         let charge = inner.admission.charge(publish.text_bytes(), publish.body.len());
         let admitted = inner.admission.admit(charge).await?;
         let slot = match inner.slots.try_acquire() {

@@ -1,6 +1,7 @@
 """The golden logs of tests/data, whole and with the changes that the end of docs/log-format.md lists."""
 
 import base64
+import hashlib
 import json
 import struct
 import subprocess
@@ -81,6 +82,23 @@ class Golden(rig.LogCase):
         self.assertEqual(subjects, len(last_ids))
         self.assertEqual(subjects, 3)
         self.assertEqual(checksum, forge.reference(content[:-4]))
+
+
+    def test_checkpoint_of_the_keys(self):
+        content = (rig.GOLDEN / "ids-v1" / "idempotency-keys").read_bytes()
+        self.assertEqual(content[:12], b"WALCAKEY" + struct.pack("<I", 1))
+        taken_at, keys = struct.unpack_from("<QQ", content, 28)
+        records = [record.decode("", 0, base64.b64decode(line["record_base64"])) for line in golden_lines("record-v2.jsonl")]
+        found = [struct.unpack_from("<16s16sQqI", content, 44 + 52 * number) for number in range(keys)]
+        expected = []
+        for sequence, message in enumerate(records, taken_at + 1 - len(records)):
+            subject = message.subject.encode()
+            name = hashlib.sha256(bytes([len(subject)]) + subject + message.idempotency_key.encode()).digest()[:16]
+            body = hashlib.sha256(message.body).digest()[:16]
+            if message.idempotency_key:
+                expected.append((name, body, sequence, message.published_at_us, message.id))
+        self.assertEqual(found, expected)
+        self.assertEqual(content[44 + 52 * keys :], struct.pack("<I", forge.reference(content[:-4])))
 
 
 class Changed(rig.LogCase):

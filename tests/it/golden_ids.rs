@@ -1,5 +1,5 @@
-//! The golden checkpoint of ids in `tests/data/ids-v1`: read by today's code, which writes the same but for the order of
-//! subjects, and laid out as `docs/log-format.md` says.
+//! The golden checkpoints of ids and idempotency keys in `tests/data/ids-v1`: read by today's code, which writes the same but
+//! for the order of subjects, and laid out as `docs/log-format.md` says.
 //!
 //! `WALCAST_WRITE_GOLDEN=1 cargo test --test it golden_ids` writes the file of a new version; released ones never change.
 
@@ -7,13 +7,20 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use walcast::event::{Durable, MessageId, Projected, Sequence};
-use walcast::ingest::{CheckpointError, Checkpointer, Keys, SubjectTable, Window, WindowConfig};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+use walcast::event::record::{self, Logged};
+use walcast::event::{Durable, MessageId, Projected, Sequence, UnixMicros};
+use walcast::ingest::{
+    CheckpointError, Checkpointer, Fingerprint, Keys, SubjectTable, Window, WindowConfig, restore_keys,
+};
 use walcast::wal::{DiskFileSystem, LogId};
 
-use super::golden::data;
+use super::golden::{data, json_lines};
 
 const FILE_NAME: &str = "high-water-marks";
+const KEYS_FILE_NAME: &str = "idempotency-keys";
 const LOG: LogId = LogId::from_bytes(*b"\x00log id\xff 1234567");
 const TAKEN_AT: u64 = 0x0102_0304_0506;
 const PROJECTED: u64 = 77;
@@ -23,8 +30,8 @@ fn marks() -> Vec<(String, u32)> {
     vec![("a".to_owned(), 1), ("größe 日本".to_owned(), i32::MAX as u32), ("é".repeat(127) + "x", 300)]
 }
 
-/// Takes a checkpoint of the marks and returns its bytes.
-fn taken() -> Vec<u8> {
+/// Takes a checkpoint of the marks and keys and returns the bytes of one of its files.
+fn taken(file: &str) -> Vec<u8> {
     let table = SubjectTable::new(10);
     for (name, id) in marks() {
         table.restore(&name, MessageId::new(id).expect("an id")).expect("there is room");
@@ -32,9 +39,30 @@ fn taken() -> Vec<u8> {
     table.set_marked_through(Durable(Sequence::new(TAKEN_AT)));
     let dir = tempfile::tempdir().expect("a folder");
     let checkpointer = Checkpointer::new(Arc::new(DiskFileSystem), dir.path().to_owned(), LOG);
-    let keys = Keys::new(Window::new(WindowConfig { keep_for: Duration::MAX, keys_max: 10 }));
-    checkpointer.take(&table, &keys, Projected(Sequence::new(PROJECTED))).expect("can be written");
-    fs::read(dir.path().join(FILE_NAME)).expect("it is there")
+    checkpointer.take(&table, &Keys::new(keys()), Projected(Sequence::new(PROJECTED))).expect("can be written");
+    fs::read(dir.path().join(file)).expect("it is there")
+}
+
+fn window() -> Window {
+    Window::new(WindowConfig { keep_for: Duration::MAX, keys_max: 10 })
+}
+
+/// The keys of the golden records of version 2, the last of them at `TAKEN_AT`, and one behind it.
+fn keys() -> Window {
+    let records = keyed_records();
+    let first = TAKEN_AT + 1 - records.len() as u64;
+    let mut window = window();
+    for (sequence, bytes) in (first..).zip(records.iter().chain(&records[..1])) {
+        let Ok(Logged::Message(record)) = record::decode(bytes) else { panic!("not a message") };
+        window.replay(Sequence::new(sequence), &record, UnixMicros::default());
+    }
+    window
+}
+
+fn keyed_records() -> Vec<Vec<u8>> {
+    let lines = json_lines(&data().join("record-v2.jsonl"));
+    let bytes = |line: &Value| STANDARD.decode(line["record_base64"].as_str().expect("a text")).expect("base64");
+    lines.iter().map(bytes).collect()
 }
 
 fn number(bytes: &[u8]) -> u64 {
@@ -70,20 +98,20 @@ fn decoded(file: &[u8]) -> Vec<(String, u32)> {
     found
 }
 
-fn golden() -> Vec<u8> {
-    let path = data().join("ids-v1").join(FILE_NAME);
+fn golden(file: &str) -> Vec<u8> {
+    let path = data().join("ids-v1").join(file);
     if std::env::var_os("WALCAST_WRITE_GOLDEN").is_some() {
         fs::create_dir_all(path.parent().expect("in a folder")).expect("can be made");
-        fs::write(&path, taken()).expect("can be written");
+        fs::write(&path, taken(file)).expect("can be written");
     }
     fs::read(path).expect("the golden checkpoint is there")
 }
 
 #[test]
 fn a_golden_checkpoint_is_read_and_is_what_is_written() {
-    let golden = golden();
+    let golden = golden(FILE_NAME);
     assert_eq!(decoded(&golden), marks());
-    assert_eq!(decoded(&taken()), marks());
+    assert_eq!(decoded(&taken(FILE_NAME)), marks());
 
     let dir = tempfile::tempdir().expect("a folder");
     fs::write(dir.path().join(FILE_NAME), &golden).expect("can be written");
@@ -97,9 +125,35 @@ fn a_golden_checkpoint_is_read_and_is_what_is_written() {
 }
 
 #[test]
+fn golden_keys_are_read_and_are_what_is_written() {
+    let golden = golden(KEYS_FILE_NAME);
+    assert_eq!(taken(KEYS_FILE_NAME), golden);
+    let dir = tempfile::tempdir().expect("a folder");
+    fs::write(dir.path().join(KEYS_FILE_NAME), &golden).expect("can be written");
+    let mut restored = window();
+    let found = restore_keys(&DiskFileSystem, dir.path(), &mut restored, UnixMicros::default());
+    let found = found.expect("valid").expect("it is there");
+    assert_eq!((found.log_id, found.taken_at.get(), found.keys), (LOG, TAKEN_AT, 3));
+    // Two of the five records have no key. What the table of the document says of the others is in the file.
+    let mut rest = &golden[44..];
+    for (sequence, bytes) in (TAKEN_AT - 4..).zip(keyed_records()) {
+        let Ok(Logged::Message(record)) = record::decode(&bytes) else { panic!("not a message") };
+        let Some(print) = Fingerprint::of(&record) else { continue };
+        let (entry, after) = rest.split_at(52);
+        rest = after;
+        assert_eq!((&entry[..16], &entry[16..32]), (&print.name[..], &print.body[..]));
+        assert_eq!(number(&entry[32..40]), sequence);
+        assert_eq!(number(&entry[40..48]) as i64, record.published_at.as_micros());
+        assert_eq!(number(&entry[48..]), u64::from(record.id.get()));
+        assert!(restored.look_up(&print, UnixMicros::default()).is_some_and(|known| known.same_body));
+    }
+    assert_eq!(rest.len(), 4);
+}
+
+#[test]
 fn a_newer_checkpoint_is_refused_by_name() {
     let dir = tempfile::tempdir().expect("a folder");
-    let mut newer = golden();
+    let mut newer = golden(FILE_NAME);
     newer[8] = 2;
     let crc_at = newer.len() - 4;
     let crc = crc32c::crc32c(&newer[..crc_at]);

@@ -25,8 +25,24 @@ pub struct Fingerprint {
     pub body: Hash,
 }
 
+/// Bytes of a body that are hashed at once: up to 0.3 ms without instructions for it.
+const PART_BYTES: usize = 128 * 1024;
+
 impl Fingerprint {
-    /// Of a publish.
+    /// Of a publish. A large body is hashed in parts, between which others of the same thread have their turn.
+    pub async fn of_publish(subject: &str, key: &str, body: &[u8]) -> Self {
+        let mut hash = Sha256::new();
+        let mut parts = body.chunks(PART_BYTES).peekable();
+        while let Some(part) = parts.next() {
+            hash.update(part);
+            if parts.peek().is_some() {
+                tokio::task::yield_now().await;
+            }
+        }
+        Self { body: truncated(hash), ..Self::new(subject, key, b"") }
+    }
+
+    /// The same at once.
     pub fn new(subject: &str, key: &str, body: &[u8]) -> Self {
         // A subject has at most 255 bytes; its length keeps ("ab", "c") and ("a", "bc") apart.
         let name = Sha256::new().chain_update([subject.len() as u8]).chain_update(subject).chain_update(key);
@@ -56,6 +72,15 @@ mod tests {
         assert_ne!(print.name, Fingerprint::new("a", "bc", b"body").name);
         assert_ne!(print.name, Fingerprint::new("ab", "d", b"body").name);
         assert_ne!(print.body, Fingerprint::new("ab", "c", b"bodz").body);
+    }
+
+    #[tokio::test]
+    async fn a_body_in_parts_has_the_same_hash() {
+        for bytes in [0, 1, PART_BYTES, PART_BYTES + 1, 3 * PART_BYTES, 1_000_000] {
+            let body: Vec<u8> = (0..bytes).map(|at| (at / 7) as u8).collect();
+            let whole = Fingerprint::new("s", "k", &body);
+            assert_eq!(Fingerprint::of_publish("s", "k", &body).await, whole, "{bytes}");
+        }
     }
 
     /// It stands in checkpoints: another hash would forget all keys at an upgrade.
