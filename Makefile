@@ -52,6 +52,10 @@ kill: ## kill -9 under load, CYCLES times (100): nothing acknowledged is lost, n
 resume: ## Restarts under load (kill -9 and SIGTERM), CYCLES times (100): subscribers that resume see every id once, in order.
 	WALCAST_RESUME_CYCLES=$(or $(CYCLES),100) cargo test --test it resuming -- --nocapture
 
+.PHONY: retries
+retries: ## Publishes retried at random (timeouts, resets by a proxy, kill -9), COUNT (100,000): with keys none twice, none lost; without keys some are.
+	WALCAST_RETRIES=$(or $(COUNT),100000) WALCAST_RETRIES_KILLS=$(or $(KILLS),5) cargo test --test it retries -- --nocapture --test-threads 1
+
 .PHONY: soak
 soak: ## The same with 500 cycles. Both also print what a broker that forgets loses: the control.
 	@$(MAKE) --no-print-directory kill CYCLES=500

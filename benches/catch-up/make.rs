@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use walcast::event::record::{self, Record};
 use walcast::event::{Expiration, Projected, Sequence, Subject, clock};
 use walcast::index::{Appended, Index};
-use walcast::ingest::{Checkpointer, SubjectTable};
+use walcast::ingest::{Checkpointer, Keys, SubjectTable, Window, WindowConfig};
 use walcast::wal::{self, Batch, DiskFileSystem, FileSystem, Options};
 
 /// The subject.
@@ -68,7 +69,8 @@ pub fn make(dir: &Path, messages: usize, body_bytes: usize, segment_bytes: u64) 
         index.append(appended.into_iter());
     }
     table.set_marked_through(log.durable());
-    Checkpointer::new(files, ids_dir, log.log_id()).take(&table, Projected(Sequence::ZERO)).unwrap();
+    let keys = Keys::new(Window::new(WindowConfig { keep_for: Duration::ZERO, keys_max: 1 }));
+    Checkpointer::new(files, ids_dir, log.log_id()).take(&table, &keys, Projected(Sequence::ZERO)).unwrap();
     index.stop();
     indexing.join().unwrap().unwrap();
     dir.to_owned()

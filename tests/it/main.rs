@@ -3,7 +3,7 @@
 //! Nothing here needs another program to run, except `sync_before_ack`, `log_failure` and `okaywal`, which need `strace`;
 //! a few tests mount a small tmpfs and so need root.
 //! `WALCAST_KILL_CYCLES` and `WALCAST_KILL_SEED` make `kill_nine` longer and repeatable, `WALCAST_RESUME_CYCLES` and
-//! `WALCAST_RESUME_SEED` `resuming`.
+//! `WALCAST_RESUME_SEED` `resuming`, `WALCAST_RETRIES`, `WALCAST_RETRIES_KILLS` and `WALCAST_RETRIES_SEED` `retries`.
 #![expect(clippy::disallowed_methods, reason = "a test has no supervisor; the runtime of the test ends its tasks")]
 
 #[cfg(test)]
@@ -30,6 +30,8 @@ mod log_replay;
 mod okaywal;
 #[cfg(test)]
 mod resuming;
+#[cfg(test)]
+mod retries;
 #[cfg(test)]
 mod start_up;
 #[cfg(test)]

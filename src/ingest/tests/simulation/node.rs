@@ -116,7 +116,7 @@ impl Node {
         if checkpointed < log.trimmed().sequence() {
             return Err(StartError::Refused("the log is trimmed beyond the checkpoint of the ids".to_owned()));
         }
-        let keys = replay(&*files, &log, &subjects, checkpointed)?;
+        let keys = replay(&files, &log, &subjects, checkpointed)?;
         subjects.set_marked_through(log.durable());
 
         let config = Config {
