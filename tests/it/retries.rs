@@ -66,7 +66,7 @@ impl Proxy {
 /// Until it resets the connection, which is Ok, or one side ends it.
 async fn forward(mut client: TcpStream, mut server: TcpStream, mut random: StdRng) -> io::Result<()> {
     // A reset may come between a question and its answer, or within either.
-    let mut left = random.random_range(2_000..60_000_usize);
+    let mut left = random.random_range(1_000..12_000_usize);
     let (mut question, mut answer) = ([0; 2_048], [0; 512]);
     while left > 0 {
         let read = tokio::select! {
