@@ -18,6 +18,7 @@ use tonic::{Code, Status};
 use tower::Service;
 
 use super::errors;
+use super::framing::Framing;
 use super::meter::{Held, Meter};
 use crate::telemetry::metrics::{ApiMetrics, Method};
 
@@ -67,16 +68,31 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let method = method(request.uri().path());
         let call = Call { method, config: Arc::clone(&self.config), started: Instant::now(), counted: false };
-        let request = request.map(|body| Incoming { body, held: Held::none(&self.config.requests) });
+        let framing = (method == Method::PublishStream).then(Framing::default);
+        let request = request.map(|body| Incoming { body, held: Held::none(&self.config.requests), framing });
         Answer { answer: self.inner.call(request), call: Some(call) }
     }
 }
 
-/// The body of a request, counted until it is dropped: when its message is whole.
+/// The body of a request, counted until it is dropped: when its message is whole. Of a stream of messages the one that is not
+/// whole is counted.
 #[derive(Debug)]
 pub struct Incoming<B> {
     body: B,
     held: Held,
+    /// Where the messages of a stream end.
+    framing: Option<Framing>,
+}
+
+impl<B> Incoming<B> {
+    /// Counts what was read; false if there is no room for it.
+    fn hold(&mut self, data: &Bytes) -> bool {
+        match &mut self.framing {
+            None => self.held.try_add(data.len()),
+            // Who asks for more has taken every message that is whole.
+            Some(framing) => self.held.try_set(framing.unfinished_after(data)),
+        }
+    }
 }
 
 impl<B> http_body::Body for Incoming<B>
@@ -94,7 +110,7 @@ where
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
-            && !self.held.try_add(data.len())
+            && !self.hold(data)
         {
             return Poll::Ready(Some(Err(errors::too_many_request_bytes().into())));
         }
@@ -113,6 +129,7 @@ where
 fn method(path: &str) -> Method {
     match path {
         "/broker.Broker/Publish" => Method::Publish,
+        "/broker.Broker/PublishStream" => Method::PublishStream,
         "/broker.Broker/Subscribe" => Method::Subscribe,
         "/broker.Broker/Fetch" => Method::Fetch,
         _ => Method::Other,
@@ -178,8 +195,8 @@ where
                 call.ended(Code::Ok);
                 return Poll::Ready(Ok(response));
             }
-            // Delivery ends its streams itself, in order.
-            Method::Fetch | Method::Subscribe => None,
+            // Delivery and the streams of publishes end themselves, in order.
+            Method::Fetch | Method::Subscribe | Method::PublishStream => None,
             Method::Other => Some(Box::pin(call.config.stop.clone().cancelled_owned())),
         };
         Poll::Ready(Ok(response.map(|body| Body::new(Outgoing { body, call, stop }))))
@@ -227,7 +244,7 @@ impl http_body::Body for Outgoing {
 
 /// The transport answers INTERNAL to what it cannot read and OUT_OF_RANGE to a message beyond its limit.
 /// The broker itself answers neither, nor UNKNOWN, so the code alone tells where a status comes from.
-fn contractual(status: Status, body_bytes_max: usize) -> Status {
+pub(super) fn contractual(status: Status, body_bytes_max: usize) -> Status {
     match status.code() {
         Code::Internal | Code::Unknown => errors::malformed(status.message()),
         Code::OutOfRange => errors::body_too_large(body_bytes_max),

@@ -7,12 +7,13 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt};
+use tonic_types::{ErrorDetails, ErrorInfo, StatusExt};
 
 use crate::delivery::{HistoryError, StreamEnd, SubscribeError};
 use crate::event::SubjectError;
 use crate::fetch::FetchError;
 use crate::ingest::{IdsExhausted, PublishError};
+use crate::proto::server as wire;
 
 /// The domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "walcast";
@@ -74,6 +75,26 @@ pub fn unimplemented(message: &str) -> Status {
 pub fn too_many_request_bytes() -> Status {
     let message = "too many bytes of unfinished requests are held (limits.request_bytes)";
     retryable("TOO_MANY_REQUEST_BYTES", message, RETRY_SOON)
+}
+
+/// Too many streams of publishes.
+pub fn too_many_publish_streams(max: usize) -> Status {
+    let message = format!("{max} streams of publishes are open (limits.publish_streams)");
+    retryable("TOO_MANY_PUBLISH_STREAMS", message, RETRY_LATER)
+}
+
+/// What a status says, as the answer to one message of a stream.
+pub fn in_stream(status: &Status) -> wire::PublishError {
+    let details = status.get_error_details();
+    let info = details.error_info().cloned().unwrap_or_else(|| ErrorInfo::new("", DOMAIN, HashMap::new()));
+    let retry_after = details.retry_info().and_then(|retry| retry.retry_delay).unwrap_or_default();
+    wire::PublishError {
+        code: status.code() as i32,
+        message: status.message().to_owned(),
+        reason: info.reason,
+        metadata: info.metadata,
+        retry_after_ms: i32::try_from(retry_after.as_millis()).unwrap_or(i32::MAX),
+    }
 }
 
 /// Too many answers wait for their readers.

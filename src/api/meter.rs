@@ -60,6 +60,18 @@ impl Held {
         self.bytes += bytes;
     }
 
+    /// Holds `bytes` in place of what it held; false if there is no room for them.
+    pub fn try_set(&mut self, bytes: usize) -> bool {
+        if bytes > self.bytes {
+            return self.try_add(bytes - self.bytes);
+        }
+        if bytes < self.bytes {
+            self.meter.bytes.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+            self.bytes = bytes;
+        }
+        true
+    }
+
     /// Takes `bytes` more; false if there is no room.
     pub fn try_add(&mut self, bytes: usize) -> bool {
         self.add(bytes);
@@ -96,6 +108,8 @@ mod tests {
         let mut request = Held::none(&meter);
         assert!(request.try_add(6_000) && request.try_add(4_000));
         assert!(meter.is_full() && !Held::none(&meter).try_add(1));
+        assert!(request.try_set(9_999) && !meter.is_full());
+        assert!(!request.try_set(10_001) && meter.is_full());
         drop(request);
         assert!(!meter.is_full());
         let chunk = meter.hold(Bytes::from(vec![7; 10_000]));

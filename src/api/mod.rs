@@ -7,14 +7,16 @@ pub mod admin;
 pub mod codec;
 mod edge;
 mod errors;
+mod framing;
 mod lifecycle;
 mod meter;
 mod publish;
+mod publish_stream;
 mod server;
 mod service;
 mod transport;
 
 pub use lifecycle::{Lifecycle, Phase};
 pub use server::{ServeError, ServerConfig, serve};
-pub use service::BrokerService;
+pub use service::{BrokerService, PublishStreams};
 pub use transport::Connections;

@@ -19,7 +19,7 @@ const TRACEPARENT: &str = "traceparent";
 pub type Refused = (Rejection, Status);
 
 /// What the metadata of a call say about what it publishes.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct FromMetadata {
     key: Option<IdempotencyKey>,
     traceparent: Option<Traceparent>,
@@ -32,6 +32,18 @@ impl FromMetadata {
     /// INVALID_ARGUMENT for a key that breaks a rule.
     pub fn of(metadata: &MetadataMap) -> Result<Self, Refused> {
         Ok(Self { key: key(metadata).map_err(invalid)?, traceparent: traceparent(metadata) })
+    }
+
+    /// The same for each message of a stream. A key of the stream cannot be that of every message.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT if there is a key.
+    pub fn of_stream(metadata: &MetadataMap) -> Result<Self, Status> {
+        if metadata.contains_key(KEY) || metadata.contains_key(BINARY_KEY) {
+            let message = "metadata cannot name the key of a stream's messages; send it in the field of each request";
+            return Err(errors::invalid_idempotency_key(KEY, message.to_owned()));
+        }
+        Ok(Self { key: None, traceparent: traceparent(metadata) })
     }
 }
 

@@ -1,14 +1,17 @@
 //! The `broker.Broker` service: validates, hands on, translates errors.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::Stream;
-use tonic::{Request, Response, Status};
+use tokio::sync::Semaphore;
+use tonic::{Request, Response, Status, Streaming};
 
 use super::errors;
 use super::lifecycle::{Lifecycle, Phase};
 use super::publish::{FromMetadata, Refused, to_publish};
+use super::publish_stream::PublishAnswers;
 use crate::delivery::{Delivery, Start, Subscription};
 use crate::event::{EncodedMessage, MessageId, Subject};
 use crate::fetch::Fetch;
@@ -28,10 +31,29 @@ pub struct BrokerService {
     pub fetch: Fetch,
     /// Whether calls are taken.
     pub lifecycle: Lifecycle,
+    /// The streams of publishes.
+    pub streams: PublishStreams,
     /// `limits.body_bytes`.
     pub body_bytes_max: usize,
     /// Counts what is refused.
     pub metrics: IngestMetrics,
+}
+
+/// How many streams of publishes there may be, and how much each may have in flight. A clone shares the permits.
+#[derive(Debug, Clone)]
+pub struct PublishStreams {
+    permits: Arc<Semaphore>,
+    max: usize,
+    /// `limits.stream_in_flight_bytes`.
+    pub in_flight_bytes_max: usize,
+}
+
+impl PublishStreams {
+    /// At most `max` streams of `in_flight_bytes_max` bytes each.
+    pub fn new(max: usize, in_flight_bytes_max: usize) -> Self {
+        let permits = Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)));
+        Self { permits, max, in_flight_bytes_max }
+    }
 }
 
 impl BrokerService {
@@ -52,7 +74,7 @@ impl BrokerService {
 }
 
 /// Under which reason a failed publish is counted.
-fn rejection(error: &PublishError) -> Rejection {
+pub(super) fn rejection(error: &PublishError) -> Rejection {
     match error {
         PublishError::Admission(_) | PublishError::QueueFull { .. } => Rejection::QueueFull,
         PublishError::NoRoom(_) => Rejection::LogFull,
@@ -72,6 +94,19 @@ impl Broker for BrokerService {
                 Err(status)
             }
         }
+    }
+
+    type PublishStreamStream = PublishAnswers;
+
+    async fn publish_stream(
+        &self,
+        request: Request<Streaming<PublishRequest>>,
+    ) -> Result<Response<PublishAnswers>, Status> {
+        self.check_serving()?;
+        let permit = Arc::clone(&self.streams.permits).try_acquire_owned();
+        let permit = permit.map_err(|_none| errors::too_many_publish_streams(self.streams.max))?;
+        let metadata = FromMetadata::of_stream(request.metadata())?;
+        Ok(Response::new(PublishAnswers::new(self.clone(), metadata, request.into_inner(), permit)))
     }
 
     type SubscribeStream = ResponseStream;

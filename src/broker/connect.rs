@@ -8,7 +8,7 @@ use super::housekeeping::{CheckpointPace, Housekeeper};
 use super::open::{self, OpenData, Tail};
 use super::report::{Reporter, Rooms};
 use super::sink::Sink;
-use crate::api::{BrokerService, Lifecycle};
+use crate::api::{BrokerService, Lifecycle, PublishStreams};
 use crate::config::Settings;
 use crate::delivery::{self, Delivery, Fanout, History, Readers};
 use crate::event::Sequence;
@@ -105,6 +105,7 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
         delivery: delivery.clone(),
         fetch,
         lifecycle: lifecycle.clone(),
+        streams: PublishStreams::new(settings.limits.publish_streams, settings.limits.stream_in_flight_bytes),
         body_bytes_max: settings.limits.body_bytes,
         metrics: metrics.ingest.clone(),
     };

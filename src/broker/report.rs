@@ -75,6 +75,7 @@ impl Reporter {
         projector.projected.set(signed(projected));
         projector.lag_records.set(signed(durable - projected));
         ingest.queue_bytes.set(signed(rooms.publisher.admission().in_flight() as u64));
+        ingest.stream_bytes.set(signed(rooms.publisher.stream_bytes() as u64));
         ingest.queue_publishes.set(signed(rooms.publisher.queued() as u64));
         ingest.subjects.set(signed(rooms.subjects.len() as u64));
         ingest.subjects_near_last_id.set(signed(rooms.subjects.near_last_id() as u64));

@@ -22,7 +22,7 @@ pub enum MessageFormat {
     Json,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct PublishArguments {
     /// 1 to 255 bytes of text without control characters
     pub subject: String,
@@ -41,6 +41,9 @@ pub struct PublishArguments {
     /// One message a line of the file or of standard input, in order: each is acknowledged before the next is sent
     #[arg(long)]
     pub lines: bool,
+    /// With --lines: send up to this many lines ahead of their acknowledgements; after a refused line some may be published
+    #[arg(long, value_name = "N", requires = "lines", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub in_flight: u32,
     /// Print one JSON object a message instead of its id
     #[arg(long)]
     pub json: bool,

@@ -65,6 +65,12 @@ impl Failure {
         self.message.as_deref()
     }
 
+    /// The same failure with more to its sentence.
+    pub(super) fn with_note(mut self, note: &str) -> Self {
+        self.message.get_or_insert_default().push_str(note);
+        self
+    }
+
     /// Standard output or a file could not be written.
     pub(super) fn writing(place: &str, error: &io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {

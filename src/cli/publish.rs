@@ -1,5 +1,7 @@
 //! `walcast publish`.
 
+mod pipeline;
+
 use std::path::Path;
 
 use bytes::Bytes;
@@ -22,7 +24,7 @@ struct Published<'a> {
 }
 
 /// A source of bodies. It is read without blocking: the connection answers pings while it waits.
-type Source = Box<dyn AsyncBufRead + Unpin>;
+type Source = Box<dyn AsyncBufRead + Send + Unpin>;
 
 /// Publishes and writes the ids.
 pub async fn run(arguments: &PublishArguments, output: &mut Output) -> Result<(), Failure> {
@@ -39,6 +41,10 @@ pub async fn run(arguments: &PublishArguments, output: &mut Output) -> Result<()
         Publisher { client: client::connect(&arguments.server.server).await?, arguments, output, line: None };
     match source {
         None => publisher.publish(Bytes::from(arguments.body.clone().unwrap_or_default())).await,
+        Some(source) if arguments.lines && arguments.in_flight > 1 => {
+            let Publisher { client, output, .. } = publisher;
+            pipeline::publish_lines(client, arguments, output, source).await
+        }
         Some(source) if arguments.lines => publish_lines(&mut publisher, source).await,
         Some(source) => {
             let body = read_whole(source).await?;
@@ -57,49 +63,65 @@ struct Publisher<'a> {
 
 impl Publisher<'_> {
     async fn publish(&mut self, body: Bytes) -> Result<(), Failure> {
-        let subject = &self.arguments.subject;
-        let request = PublishRequest {
-            subject: subject.clone(),
-            body,
-            expiration_seconds: self.arguments.expires,
-            idempotency_key: self.arguments.key.clone().unwrap_or_default(),
-        };
-        let response = self.client.publish(request).await.map_err(|status| {
-            let what = match self.line {
-                Some(line) => format!("publishing line {line} on {subject:?}"),
-                None => format!("publishing on {subject:?}"),
-            };
+        let response = self.client.publish(request(self.arguments, body)).await.map_err(|status| {
+            let what = publishing(self.arguments, self.line);
             Failure::status(&what, &self.arguments.server.server, &status)
         })?;
-        let id = response.get_ref().id;
-        if self.arguments.json {
-            self.output.json(&Published { subject, id })?;
-        } else {
-            self.output.line(id.to_string())?;
-        }
+        write_id(self.arguments, self.output, response.get_ref().id)?;
         // The next line may be long in coming, and its reader waits for this answer.
         self.output.flush()
     }
 }
 
+fn request(arguments: &PublishArguments, body: Bytes) -> PublishRequest {
+    PublishRequest {
+        subject: arguments.subject.clone(),
+        body,
+        expiration_seconds: arguments.expires,
+        idempotency_key: arguments.key.clone().unwrap_or_default(),
+    }
+}
+
+/// What was tried, for the begin of a sentence.
+fn publishing(arguments: &PublishArguments, line: Option<u64>) -> String {
+    let subject = &arguments.subject;
+    match line {
+        Some(line) => format!("publishing line {line} on {subject:?}"),
+        None => format!("publishing on {subject:?}"),
+    }
+}
+
+fn write_id(arguments: &PublishArguments, output: &mut Output, id: i32) -> Result<(), Failure> {
+    if arguments.json {
+        return output.json(&Published { subject: &arguments.subject, id });
+    }
+    output.line(id.to_string())
+}
+
+/// The next line without its newline; None at the end.
+async fn next_line(source: &mut Source, number: u64) -> Result<Option<Bytes>, Failure> {
+    let mut line = Vec::new();
+    let read = source.take(BODY_BYTES_CEILING as u64 + 2).read_until(b'\n', &mut line).await;
+    read.map_err(|error| Failure::new(Exit::Failed, format!("cannot read line {number}: {error}")))?;
+    if line.is_empty() {
+        return Ok(None);
+    }
+    if line.last() == Some(&b'\n') {
+        line.pop();
+    }
+    if line.len() > BODY_BYTES_CEILING {
+        return Err(too_large(&format!("line {number}")));
+    }
+    Ok(Some(Bytes::from(line)))
+}
+
 /// One message a line, without its newline. Unary calls may overtake each other, so one is in flight at a time.
 async fn publish_lines(publisher: &mut Publisher<'_>, mut source: Source) -> Result<(), Failure> {
-    let mut line = Vec::new();
-    for number in 1.. {
-        line.clear();
-        let read = (&mut source).take(BODY_BYTES_CEILING as u64 + 2).read_until(b'\n', &mut line).await;
-        read.map_err(|error| Failure::new(Exit::Failed, format!("cannot read line {number}: {error}")))?;
-        if line.is_empty() {
-            break;
-        }
-        if line.last() == Some(&b'\n') {
-            line.pop();
-        }
-        if line.len() > BODY_BYTES_CEILING {
-            return Err(too_large(&format!("line {number}")));
-        }
+    let mut number = 1;
+    while let Some(line) = next_line(&mut source, number).await? {
         publisher.line = Some(number);
-        publisher.publish(Bytes::copy_from_slice(&line)).await?;
+        publisher.publish(line).await?;
+        number += 1;
     }
     Ok(())
 }

@@ -14,14 +14,16 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::output::tests::Captured;
 use super::*;
 use crate::event::record::Record;
 use crate::event::{EncodedMessage, Expiration, MessageId, UnixMicros};
 use crate::proto::server::broker_server::{Broker, BrokerServer};
-use crate::proto::server::{FetchRequest, PublishRequest, PublishResponse, SubscribeRequest};
+use crate::proto::server::{
+    FetchRequest, PublishError, PublishRequest, PublishResponse, PublishStreamResponse, SubscribeRequest,
+};
 
 #[test]
 fn the_command_line_is_well_formed() {
@@ -40,6 +42,9 @@ struct Memory {
 #[derive(Debug, Clone, Default)]
 struct FakeBroker(Arc<Mutex<Memory>>);
 
+/// A body that is refused.
+const REFUSED: &[u8] = b"refuse me";
+
 /// Enough for everything that a test publishes.
 const QUEUE: usize = 10_000;
 
@@ -55,14 +60,14 @@ fn encoded(subject: &str, id: usize, body: &[u8]) -> EncodedMessage {
     })
 }
 
-#[tonic::async_trait]
-impl Broker for FakeBroker {
-    type SubscribeStream = Pin<Box<dyn Stream<Item = Result<EncodedMessage, Status>> + Send>>;
-
-    async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
-        let PublishRequest { subject, body, .. } = request.into_inner();
+impl FakeBroker {
+    fn take(&self, request: PublishRequest) -> Result<i32, Status> {
+        let PublishRequest { subject, body, .. } = request;
         if subject.is_empty() {
             return Err(Status::invalid_argument("subject is empty"));
+        }
+        if body == *REFUSED {
+            return Err(Status::resource_exhausted("no room"));
         }
         let memory = &mut *self.0.lock();
         let bodies = memory.bodies.entry(subject.clone()).or_default();
@@ -75,7 +80,35 @@ impl Broker for FakeBroker {
                 assert!(!full, "room for a test's messages");
             }
         }
-        Ok(Response::new(PublishResponse { id: id as i32 }))
+        Ok(id as i32)
+    }
+}
+
+#[tonic::async_trait]
+impl Broker for FakeBroker {
+    type SubscribeStream = Pin<Box<dyn Stream<Item = Result<EncodedMessage, Status>> + Send>>;
+    type PublishStreamStream = Pin<Box<dyn Stream<Item = Result<PublishStreamResponse, Status>> + Send>>;
+
+    async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
+        self.take(request.into_inner()).map(|id| Response::new(PublishResponse { id }))
+    }
+
+    async fn publish_stream(
+        &self,
+        request: Request<Streaming<PublishRequest>>,
+    ) -> Result<Response<Self::PublishStreamStream>, Status> {
+        let broker = self.clone();
+        let answers = request.into_inner().map(move |request| {
+            Ok(match broker.take(request?) {
+                Ok(id) => PublishStreamResponse { id, error: None },
+                Err(status) => {
+                    let (code, message) = (status.code() as i32, status.message().to_owned());
+                    let error = PublishError { code, message, ..PublishError::default() };
+                    PublishStreamResponse { id: 0, error: Some(error) }
+                }
+            })
+        });
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn subscribe(&self, request: Request<SubscribeRequest>) -> Result<Response<Self::SubscribeStream>, Status> {
@@ -179,6 +212,26 @@ fn lines_become_messages_in_their_order() {
 }
 
 #[test]
+fn lines_in_flight_are_answered_in_their_order_up_to_the_first_that_is_refused() {
+    let server = server();
+    let folder = tempfile::tempdir().expect("a folder");
+    let many: Vec<String> = (0..5_000).map(|number| format!("line {number}")).collect();
+    let path = file(folder.path(), many.join("\n").as_bytes());
+    let line = ["publish", "s", "--file", &path, "--lines", "--in-flight", "100"];
+    let ids: Vec<String> = (1..=5_000).map(|id| format!("{id}\n")).collect();
+    assert_eq!(server.text(&line), ids.concat());
+    let bodies: Vec<_> = many.into_iter().map(Bytes::from).collect();
+    assert_eq!(server.broker.0.lock().bodies["s"], bodies);
+
+    let path = file(folder.path(), b"a\nb\nrefuse me\nd\n");
+    let (result, output) = server.run(&["publish", "t", "--file", &path, "--lines", "--in-flight", "2", "--json"]);
+    assert_eq!(output, b"{\"subject\":\"t\",\"id\":1}\n{\"subject\":\"t\",\"id\":2}\n");
+    let failure = result.expect_err("refused");
+    let message = failure.message().expect("a sentence");
+    assert!(message.starts_with("publishing line 3 on \"t\" failed: no room (RESOURCE_EXHAUSTED)"), "{message}");
+}
+
+#[test]
 fn refusals_are_one_sentence_with_the_code() {
     let server = server();
     let (result, _) = server.run(&["publish", "", "x"]);
@@ -241,6 +294,25 @@ fn bench_publishes_as_many_as_it_was_told() {
     let (result, report) = bench(&server, &["publish", "--rate", "2000", "--min-rate", "1000000"]);
     assert_eq!((report["count"].as_u64(), report["rate_wanted"].as_u64()), (Some(200), Some(2000)));
     assert_eq!(result.expect_err("too slow").exit().code(), 1);
+}
+
+#[test]
+fn bench_streams_as_many_as_it_was_told() {
+    let server = server();
+    let (result, report) = bench(&server, &["stream", "--in-flight", "16", "--subjects", "10", "--max-errors", "0"]);
+    assert_eq!((result, &report["count"], &report["errors"]), (Ok(()), &200.into(), &serde_json::json!({})));
+    let published: Vec<_> = server.broker.0.lock().bodies.values().map(Vec::len).collect();
+    assert_eq!(published, [20; 10]);
+    let (result, report) = bench(&server, &["stream", "--rate", "2000", "--max-p99", "10s"]);
+    assert_eq!((result, report["count"].as_u64(), report["rate_wanted"].as_u64()), (Ok(()), Some(200), Some(2000)));
+}
+
+#[test]
+fn bench_mixes_publishes_and_fetches() {
+    let server = server();
+    let (result, report) = bench(&server, &["mixed", "--in-flight", "4", "--fetch-percent", "50", "--max-errors", "0"]);
+    assert_eq!((result, &report["errors"]), (Ok(()), &serde_json::json!({})));
+    assert_eq!((&report["count"], &report["fetches"]["count"]), (&100.into(), &100.into()));
 }
 
 #[test]

@@ -125,6 +125,8 @@ pub(super) const KEYS: &[Key] = &[
     key!(limits.answer_bytes, bytes(MIB, 64 * GIB)),
     key!(limits.in_flight_bytes, bytes(MIB, 64 * GIB)),
     key!(limits.in_flight_publishes, count(32_768, 16_777_216)),
+    key!(limits.stream_in_flight_bytes, bytes(64 * KIB, GIB)),
+    key!(limits.publish_streams, count(1, 10_000_000)),
     key!(limits.admission_wait, span(Duration::ZERO, MINUTE)),
     key!(limits.hot_tail_bytes, bytes(MIB, 64 * GIB)),
     key!(limits.subjects, count(1, 1_000_000_000)),

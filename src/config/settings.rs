@@ -268,6 +268,12 @@ pub struct LimitSettings {
     /// The same as a number of publishes. Default 65536, 32768 to 16777216: a flood of 32,768 small calls on
     /// one connection must succeed, so bytes are the first bound to be met.
     pub in_flight_publishes: usize,
+    /// Publishes of one stream that are taken and not answered, in bytes; beyond it the stream is not read, and its client waits.
+    /// Default 1MiB, 64KiB to 1GiB: some 2,000 messages of 256 bytes, more than a stream can send during an fdatasync.
+    pub stream_in_flight_bytes: usize,
+    /// Streams of publishes at a time. Default 1024, 1 to 10000000: one whose client does not read its answers holds up to
+    /// `limits.stream_window_bytes` of requests.
+    pub publish_streams: usize,
     /// How long a publish waits for a permit before RESOURCE_EXHAUSTED. Default 1s, 0 to 60s: longer than a
     /// stall of the disk, shorter than the deadlines of clients.
     pub admission_wait: Duration,
@@ -327,6 +333,8 @@ impl Default for LimitSettings {
             answer_bytes: 256 * MIB,
             in_flight_bytes: 256 * MIB,
             in_flight_publishes: 65_536,
+            stream_in_flight_bytes: 1024 * 1024,
+            publish_streams: 1024,
             admission_wait: Duration::from_secs(1),
             hot_tail_bytes: 64 * MIB,
             subjects: 5_000_000,

@@ -1,6 +1,7 @@
 //! A message: its id, its life time and its parts.
 
 use std::fmt;
+use std::num::NonZeroU32;
 
 use bytes::Bytes;
 
@@ -10,15 +11,18 @@ use super::{IdempotencyKey, Subject, Traceparent, UnixMicros};
 
 /// The id of a message on its subject: 1 to 2^31 - 1, dense, never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct MessageId(u32);
+pub struct MessageId(NonZeroU32);
 
 impl MessageId {
     /// The last id that a subject can have.
-    pub const MAX: Self = Self(MESSAGE_ID_MAX);
+    pub const MAX: Self = Self(NonZeroU32::MIN.saturating_add(MESSAGE_ID_MAX - 1));
 
     /// The id `value`, if it is in 1..=2^31 - 1.
     pub const fn new(value: u32) -> Option<Self> {
-        if value == 0 || value > MESSAGE_ID_MAX { None } else { Some(Self(value)) }
+        match NonZeroU32::new(value) {
+            Some(id) if value <= MESSAGE_ID_MAX => Some(Self(id)),
+            _ => None,
+        }
     }
 
     /// The id of a wire value, if it is at least 1.
@@ -28,12 +32,12 @@ impl MessageId {
 
     /// The number itself, 1 to 2^31 - 1.
     pub const fn get(self) -> u32 {
-        self.0
+        self.0.get()
     }
 
     /// As the contract's `int32`.
     pub const fn to_wire(self) -> i32 {
-        self.0 as i32
+        self.get() as i32
     }
 }
 

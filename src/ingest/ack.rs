@@ -3,6 +3,7 @@
 use tokio::sync::oneshot;
 
 use super::PublishError;
+use super::batch::{BatchReply, Outcomes};
 use crate::event::{Durable, MessageId, Sequence};
 
 /// Where the answer of one publish goes.
@@ -32,19 +33,20 @@ impl From<Outcome> for Result<MessageId, PublishError> {
 pub struct UnreleasedAcks {
     last: Sequence,
     acks: Vec<(Reply, Outcome)>,
+    batches: Vec<(BatchReply, Outcomes)>,
 }
 
 impl UnreleasedAcks {
     /// No acks yet, with room for `capacity`.
     pub fn with_capacity(capacity: usize) -> Self {
-        Self { last: Sequence::ZERO, acks: Vec::with_capacity(capacity) }
+        Self { last: Sequence::ZERO, acks: Vec::with_capacity(capacity), batches: Vec::new() }
     }
 
     /// Adds the ack of the record `sequence`; sequences must rise.
-    pub fn push(&mut self, sequence: Sequence, id: MessageId, reply: Reply) {
+    pub fn push(&mut self, sequence: Sequence, outcome: Outcome, reply: Reply) {
         assert!(sequence > self.last, "acks are kept in log order");
         self.last = sequence;
-        self.acks.push((reply, Outcome::Published(id)));
+        self.acks.push((reply, outcome));
     }
 
     /// Adds the answer to a publish that repeats the record `sequence`, which is of this frame or of an earlier one.
@@ -55,7 +57,19 @@ impl UnreleasedAcks {
 
     /// Whether nobody waits.
     pub fn is_empty(&self) -> bool {
-        self.acks.is_empty()
+        self.acks.is_empty() && self.batches.is_empty()
+    }
+
+    /// Adds the acks of a batch; `last` is the last record that it became or repeats. Without a record nothing waits for the disk, and the batch is
+    /// answered now: with errors only.
+    pub fn push_batch(&mut self, last: Option<Sequence>, outcomes: Outcomes, reply: BatchReply) {
+        let Some(last) = last else {
+            assert!(outcomes.all_refused(), "an ack without a record");
+            reply.send(Ok(outcomes));
+            return;
+        };
+        self.last = self.last.max(last);
+        self.batches.push((reply, outcomes));
     }
 
     /// Answers every publisher of the frame. A publisher that has gone is no error.
@@ -67,6 +81,9 @@ impl UnreleasedAcks {
         for (reply, outcome) in self.acks {
             drop(reply.send(outcome.into()));
         }
+        for (reply, outcomes) in self.batches {
+            reply.send(Ok(outcomes));
+        }
     }
 
     /// Answers every publisher with an error.
@@ -74,11 +91,15 @@ impl UnreleasedAcks {
         for (reply, _) in self.acks {
             drop(reply.send(Err(error.clone())));
         }
+        for (reply, _) in self.batches {
+            reply.send(Err(error.clone()));
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::batch::BatchAnswer;
     use super::*;
 
     fn acks(
@@ -88,7 +109,8 @@ mod tests {
         let receivers = sequences
             .map(|sequence| {
                 let (reply, receiver) = oneshot::channel();
-                acks.push(Sequence::new(sequence), MessageId::new(sequence as u32).expect("an id"), reply);
+                let id = MessageId::new(sequence as u32).expect("an id");
+                acks.push(Sequence::new(sequence), Outcome::Published(id), reply);
                 receiver
             })
             .collect();
@@ -109,6 +131,39 @@ mod tests {
         let (acks, _receivers) = acks(3..=5);
         let early = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| acks.release(Durable(Sequence::new(4)))));
         assert!(early.is_err());
+    }
+
+    fn batch(last: Option<u64>, outcomes: Vec<Result<MessageId, PublishError>>) -> (UnreleasedAcks, BatchAnswer) {
+        let (reply, receiver) = BatchReply::for_test();
+        let mut all = Outcomes::with_capacity(outcomes.len());
+        outcomes.into_iter().for_each(|outcome| all.push(outcome));
+        let mut acks = UnreleasedAcks::with_capacity(0);
+        acks.push_batch(last.map(Sequence::new), all, reply);
+        (acks, receiver)
+    }
+
+    #[test]
+    fn a_batch_is_answered_by_a_durable_position_that_covers_its_last_record() {
+        let ids: Vec<_> = (1..=3).map(|id| Ok(MessageId::new(id).expect("an id"))).collect();
+        let (acks, mut receiver) = batch(Some(7), ids.clone());
+        assert!(receiver.try_recv().is_err(), "not yet");
+        acks.release(Durable(Sequence::new(7)));
+        let outcomes = receiver.try_recv().expect("answered").expect("acks");
+        assert_eq!(outcomes.into_iter().collect::<Vec<_>>(), ids);
+
+        let (acks, _receiver) = batch(Some(7), ids);
+        let early = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| acks.release(Durable(Sequence::new(6)))));
+        assert!(early.is_err());
+    }
+
+    #[test]
+    fn a_batch_without_a_record_is_refused_at_once_and_never_acknowledged() {
+        let refused = PublishError::IdsExhausted(crate::ingest::IdsExhausted::Subject);
+        let (_acks, mut receiver) = batch(None, vec![Err(refused.clone())]);
+        let outcomes = receiver.try_recv().expect("answered").expect("refusals");
+        assert_eq!(outcomes.into_iter().collect::<Vec<_>>(), [Err(refused)]);
+        let id = MessageId::new(1).expect("an id");
+        assert!(std::panic::catch_unwind(|| batch(None, vec![Ok(id)])).is_err());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, TryAcquireError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 use super::PUBLISH_OVERHEAD_BYTES;
 
@@ -60,6 +60,16 @@ impl Admission {
                 waited.ok().and_then(Result::ok).map(Admitted).ok_or_else(full)
             }
         }
+    }
+
+    /// Takes `charge` bytes, if there is room now. Forgotten, they are owed as those of [`Admission::admit`].
+    pub(super) fn try_admit_owned(&self, charge: u32) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.permits).try_acquire_many_owned(charge).ok()
+    }
+
+    /// Waits for `charge` bytes, however long it takes.
+    pub(super) async fn admit_owned(&self, charge: u32) -> OwnedSemaphorePermit {
+        Arc::clone(&self.permits).acquire_many_owned(charge).await.expect("the permits are never closed")
     }
 
     /// Gives bytes back.

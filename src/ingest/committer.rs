@@ -11,11 +11,11 @@ use flume::{Receiver, Sender, TryRecvError};
 use tokio::sync::{Semaphore, watch};
 
 use super::ack::UnreleasedAcks;
+use super::frame::{Frame, refuse_new};
 use super::publisher::{Command, Queue, Queued};
 use super::release::{Committed, CommittedMessage};
 use super::repeats::Repeats;
 use super::{Admission, Config, FRAME_RECORDS_MAX, Keys, PublishError, Publisher, Releaser, SubjectTable};
-use crate::event::limits::RECORD_OVERHEAD_BYTES;
 use crate::event::record;
 use crate::event::{Durable, clock};
 use crate::telemetry::metrics::{IngestMetrics, WalMetrics};
@@ -24,9 +24,6 @@ use crate::wal::{AppendError, Batch, LogFailed, PushError, RoomError, Writer};
 /// Frames that were committed and whose acks wait for the releaser. It only hands them on, so a few are
 /// plenty; when it is behind, the committer waits rather than piling up bodies.
 const COMMITTED_FRAMES_MAX: usize = 16;
-
-/// Bytes that the log adds to each record in a frame: its length.
-const RECORD_LENGTH_BYTES: usize = 4;
 
 /// Why the committer ended other than by an orderly stop.
 #[derive(Debug, thiserror::Error)]
@@ -103,8 +100,7 @@ impl Committer {
         let queue = Queue::new(config.in_flight_publishes);
         let (committed, committed_out) = flume::bounded(COMMITTED_FRAMES_MAX);
         let admission = Admission::new(config.in_flight_bytes, config.admission_wait);
-        let publisher =
-            Publisher::new(queue.clone(), admission.clone(), config.in_flight_publishes, config.admission_wait);
+        let publisher = Publisher::new(queue.clone(), admission.clone(), config);
         let releaser = Releaser::new(committed_out, Arc::clone(&subjects), admission.clone());
         metrics.wal.appended.set(writer.appended().get().cast_signed());
         let batch = Batch::new(config.frame_bytes_max);
@@ -170,14 +166,15 @@ impl Committer {
                 Ok(Command::Stop) | Err(_) => return Gathered::Frame { queued: Vec::new(), stop: true },
             },
         };
-        let mut bytes = frame_bytes(&first);
+        let (mut bytes, mut records) = (first.frame_bytes(), first.len());
         let mut queued = Vec::with_capacity(self.queue.len().min(FRAME_RECORDS_MAX) + 1);
         queued.push(first);
-        while queued.len() < FRAME_RECORDS_MAX {
+        while records < FRAME_RECORDS_MAX {
             match self.queue.try_recv() {
                 Ok(Command::Publish(next)) => {
-                    bytes += frame_bytes(&next);
-                    if bytes > self.frame_bytes_max {
+                    bytes += next.frame_bytes();
+                    records += next.len();
+                    if bytes > self.frame_bytes_max || records > FRAME_RECORDS_MAX {
                         *carried = Some(next);
                         break;
                     }
@@ -193,16 +190,15 @@ impl Committer {
     /// Makes one frame durable and hands its acks to the releaser.
     fn commit(&mut self, queued: Vec<Queued>) -> Result<(), CommitterError> {
         self.slots.add_permits(queued.len());
-        let bytes: usize = queued.iter().map(frame_bytes).sum();
+        let bytes: usize = queued.iter().map(Queued::frame_bytes).sum();
         match self.writer.ensure_room(bytes) {
             Ok(()) => {}
             Err(RoomError::Failed(failed)) => {
-                self.refuse(queued, &PublishError::LogFailed);
+                drop(refuse_new(queued, None, &self.admission, &PublishError::LogFailed));
                 return Err(CommitterError::Room(failed));
             }
             Err(passing) => {
-                let new = self.answer_repeated(queued);
-                self.refuse(new, &PublishError::NoRoom(passing.to_string()));
+                self.refuse_new(queued, &PublishError::NoRoom(passing.to_string()));
                 return Ok(());
             }
         }
@@ -229,15 +225,12 @@ impl Committer {
         Ok(())
     }
 
-    /// Answers those of these publishes that repeat a durable record; gives the others.
-    fn answer_repeated(&self, queued: Vec<Queued>) -> Vec<Queued> {
-        let repeats = Repeats::among(&queued, &self.keys, clock::now(), &self.admission, &self.metrics.ingest);
-        let Some(repeats) = repeats else { return queued };
-        let mut acks = UnreleasedAcks::with_capacity(0);
-        let new = queued.into_iter().filter_map(|queued| repeats.sort_out(queued, &mut acks)).collect();
+    /// Answers those of these publishes that repeat a durable record, and refuses the others.
+    fn refuse_new(&self, queued: Vec<Queued>, error: &PublishError) {
+        let repeats = Repeats::among(&queued, &self.keys, clock::now(), &self.metrics.ingest);
+        let acks = refuse_new(queued, repeats.as_ref(), &self.admission, error);
         drop(repeats);
         self.release_repeated(acks);
-        new
     }
 
     /// Hands answers that need no further frame to the releaser, behind those of all frames before.
@@ -252,34 +245,20 @@ impl Committer {
     fn encode(&mut self, queued: Vec<Queued>) -> Result<(Vec<CommittedMessage>, UnreleasedAcks), CommitterError> {
         self.batch.clear();
         let published_at = clock::now();
-        let mut messages = Vec::with_capacity(queued.len());
-        let mut acks = UnreleasedAcks::with_capacity(queued.len());
-        let mut sequence = self.writer.next_sequence();
-        let mut repeats = Repeats::among(&queued, &self.keys, published_at, &self.admission, &self.metrics.ingest);
+        let mut frame = Frame {
+            repeats: Repeats::among(&queued, &self.keys, published_at, &self.metrics.ingest),
+            messages: Vec::with_capacity(queued.iter().map(Queued::len).sum()),
+            acks: UnreleasedAcks::with_capacity(queued.len()),
+            first: self.writer.next_sequence(),
+            batch: &mut self.batch,
+            subjects: &self.subjects,
+            admission: &self.admission,
+            published_at,
+        };
         for queued in queued {
-            let new = match &repeats {
-                Some(repeats) => repeats.sort_out(queued, &mut acks),
-                None => Some(queued),
-            };
-            let Some(Queued { publish, print, charge, reply }) = new else { continue };
-            let (key, id) = match self.subjects.issue(&publish.subject) {
-                Ok(issued) => issued,
-                Err(exhausted) => {
-                    self.admission.give_back(charge as usize);
-                    drop(reply.send(Err(exhausted.into())));
-                    continue;
-                }
-            };
-            let record = publish.record(id, published_at);
-            let offset = self.batch.push(|buffer| record::encode(&record, buffer))?;
-            if let (Some(repeats), Some(print)) = (&mut repeats, print) {
-                repeats.remember(print, sequence, id);
-            }
-            acks.push(sequence, id, reply);
-            messages.push(CommittedMessage { publish, key, id, sequence, published_at, offset, charge });
-            sequence = sequence.next();
+            frame.add(queued)?;
         }
-        Ok((messages, acks))
+        Ok((frame.messages, frame.acks))
     }
 
     fn observe(&mut self, fsync: Duration) {
@@ -293,13 +272,6 @@ impl Committer {
             let _awake_already = self.checkpoint.wake.try_send(());
         }
     }
-
-    fn refuse(&self, queued: Vec<Queued>, error: &PublishError) {
-        for Queued { charge, reply, .. } in queued {
-            self.admission.give_back(charge as usize);
-            drop(reply.send(Err(error.clone())));
-        }
-    }
 }
 
 impl Drop for Committer {
@@ -308,9 +280,4 @@ impl Drop for Committer {
         self.ended.store(true, Ordering::SeqCst);
         self.queue.drain().for_each(drop);
     }
-}
-
-/// What a publish takes of a frame at most.
-fn frame_bytes(queued: &Queued) -> usize {
-    RECORD_LENGTH_BYTES + RECORD_OVERHEAD_BYTES + queued.publish.text_bytes() + queued.publish.body.len()
 }

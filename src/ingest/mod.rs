@@ -9,8 +9,10 @@
 
 mod ack;
 mod admission;
+mod batch;
 mod checkpoint;
 mod committer;
+mod frame;
 mod idempotency;
 mod publisher;
 mod release;
@@ -18,6 +20,7 @@ mod repeats;
 mod subjects;
 
 pub use admission::{Admission, AdmissionError};
+pub use batch::{BATCH_PUBLISHES_MAX, BatchRoom, IntoOutcomes, Outcomes, PublishBatch, QueuedAnswer};
 pub use checkpoint::{Checkpoint, CheckpointError, Checkpointer, KeysCheckpoint, forget_lost, restore_keys};
 pub use committer::{CheckpointTrigger, Committer, CommitterError, CommitterMetrics};
 pub use idempotency::{Fingerprint, Keys, Known, Snapshot, Window, WindowConfig};

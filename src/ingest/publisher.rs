@@ -9,8 +9,9 @@ use flume::{Receiver, Sender, TrySendError};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::ack::Reply;
+use super::batch::{QueuedBatch, frame_bytes};
 use super::idempotency::Fingerprint;
-use super::{Admission, AdmissionError, IdsExhausted};
+use super::{Admission, AdmissionError, Config, IdsExhausted};
 use crate::event::record::Record;
 use crate::event::{Expiration, IdempotencyKey, MessageId, Subject, Traceparent, UnixMicros};
 
@@ -51,15 +52,48 @@ impl Publish {
     }
 }
 
-/// A publish in the queue.
+/// A publish of its own in the queue.
 #[derive(Debug)]
-pub(super) struct Queued {
+pub(super) struct QueuedOne {
     pub publish: Publish,
     /// Of its key, if it has one.
     pub print: Option<Fingerprint>,
     /// Bytes of admission to give back.
     pub charge: u32,
     pub reply: Reply,
+}
+
+/// What takes one place in the queue.
+#[derive(Debug)]
+pub(super) enum Queued {
+    One(QueuedOne),
+    Batch(QueuedBatch),
+}
+
+impl Queued {
+    /// Publishes in it.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::One(_) => 1,
+            Self::Batch(QueuedBatch { batch, .. }) => batch.len(),
+        }
+    }
+
+    /// Whether one of them has an idempotency key.
+    pub fn has_key(&self) -> bool {
+        match self {
+            Self::One(one) => one.print.is_some(),
+            Self::Batch(QueuedBatch { batch, .. }) => batch.has_key(),
+        }
+    }
+
+    /// What it takes of a frame at most.
+    pub fn frame_bytes(&self) -> usize {
+        match self {
+            Self::One(one) => frame_bytes(&one.publish),
+            Self::Batch(QueuedBatch { batch, .. }) => batch.frame_bytes(),
+        }
+    }
 }
 
 /// The queue between publishers and committer.
@@ -122,6 +156,10 @@ pub enum PublishError {
     ShuttingDown,
 }
 
+/// Streams together may have this part of `limits.in_flight_bytes` in flight: with the default 32 MiB, enough for eight full
+/// frames. A call of its own waits behind no more than that, and always finds room of its own.
+const STREAMS_SHARE: usize = 8;
+
 /// Publishes go through this; a clone is the same door.
 #[derive(Debug, Clone)]
 pub struct Publisher {
@@ -129,24 +167,51 @@ pub struct Publisher {
 }
 
 #[derive(Debug)]
-struct Inner {
-    queue: Sender<Command>,
+pub(super) struct Inner {
+    pub queue: Sender<Command>,
     /// The committer's end, for what is queued when there is no committer any more.
-    unread: Receiver<Command>,
+    pub unread: Receiver<Command>,
     /// Set by the committer when it has ended, before it drops what is queued.
-    ended: Arc<AtomicBool>,
-    slots: Arc<Semaphore>,
-    admission: Admission,
-    queue_max: usize,
+    pub ended: Arc<AtomicBool>,
+    pub slots: Arc<Semaphore>,
+    pub admission: Admission,
+    /// Bytes that all streams together may have in flight, of those that are admitted.
+    pub streams: Arc<Semaphore>,
+    pub streams_max: u32,
+    pub queue_max: usize,
+    pub frame_bytes_max: usize,
     wait_max: Duration,
     stopped: AtomicBool,
 }
 
 impl Publisher {
-    pub(super) fn new(queue: Queue, admission: Admission, queue_max: usize, wait_max: Duration) -> Self {
+    pub(super) fn new(queue: Queue, admission: Admission, config: &Config) -> Self {
         let Queue { sender: queue, receiver: unread, ended, slots } = queue;
-        let stopped = AtomicBool::new(false);
-        Self { inner: Arc::new(Inner { queue, unread, ended, slots, admission, queue_max, wait_max, stopped }) }
+        let streams_max = (admission.bytes_max() / STREAMS_SHARE) as u32;
+        Self {
+            inner: Arc::new(Inner {
+                queue,
+                unread,
+                ended,
+                slots,
+                streams: Arc::new(Semaphore::new(streams_max as usize)),
+                streams_max,
+                admission,
+                queue_max: config.in_flight_publishes,
+                frame_bytes_max: config.frame_bytes_max,
+                wait_max: config.admission_wait,
+                stopped: AtomicBool::new(false),
+            }),
+        }
+    }
+
+    pub(super) fn inner(&self) -> &Inner {
+        &self.inner
+    }
+
+    /// Nothing is taken any more.
+    pub(super) fn has_ended(&self) -> bool {
+        self.inner.stopped.load(Ordering::Acquire) || self.inner.ended.load(Ordering::SeqCst)
     }
 
     /// Publishes, and answers when the message is durable; a retry, known by its key, when the first is. Dropped before that, the message may or may not be published.
@@ -155,7 +220,7 @@ impl Publisher {
     /// [`PublishError`]. Except for [`PublishError::LogFailed`] nothing was published and no id was taken.
     pub async fn publish(&self, publish: Publish) -> Result<MessageId, PublishError> {
         let inner = &*self.inner;
-        if inner.stopped.load(Ordering::Acquire) || inner.ended.load(Ordering::SeqCst) {
+        if self.has_ended() {
             return Err(self.gone());
         }
         // Here and not on the committer's thread: only those who use keys pay, and side by side.
@@ -175,7 +240,7 @@ impl Publisher {
         };
         // From here to the answer nothing waits, so a publish is either queued with its room or not at all.
         let (reply, answer) = oneshot::channel();
-        match inner.queue.try_send(Command::Publish(Queued { publish, print, charge, reply })) {
+        match inner.queue.try_send(Command::Publish(Queued::One(QueuedOne { publish, print, charge, reply }))) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => return Err(PublishError::QueueFull { max: inner.queue_max }),
             Err(TrySendError::Disconnected(_)) => return Err(self.gone()),
@@ -209,7 +274,7 @@ impl Publisher {
     }
 
     /// The committer has ended: by an orderly stop, or because the log failed.
-    fn gone(&self) -> PublishError {
+    pub(super) fn gone(&self) -> PublishError {
         if self.inner.stopped.load(Ordering::Acquire) { PublishError::ShuttingDown } else { PublishError::LogFailed }
     }
 }

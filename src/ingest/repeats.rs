@@ -2,8 +2,7 @@
 
 use parking_lot::MutexGuard;
 
-use super::Admission;
-use super::ack::{Outcome, UnreleasedAcks};
+use super::ack::Outcome;
 use super::idempotency::{Entry, Fingerprint, Keys, Window};
 use super::publisher::Queued;
 use crate::event::{MessageId, Sequence, UnixMicros};
@@ -13,29 +12,20 @@ use crate::telemetry::metrics::IngestMetrics;
 pub(super) struct Repeats<'a> {
     window: MutexGuard<'a, Window>,
     now: UnixMicros,
-    admission: &'a Admission,
     metrics: &'a IngestMetrics,
 }
 
 impl<'a> Repeats<'a> {
     /// None if none of these publishes has a key: then nothing is locked, and nothing looked at.
-    pub fn among(
-        queued: &[Queued],
-        keys: &'a Keys,
-        now: UnixMicros,
-        admission: &'a Admission,
-        metrics: &'a IngestMetrics,
-    ) -> Option<Self> {
-        let any = queued.iter().any(|queued| queued.print.is_some());
-        any.then(|| Self { window: keys.lock(), now, admission, metrics })
+    pub fn among(queued: &[Queued], keys: &'a Keys, now: UnixMicros, metrics: &'a IngestMetrics) -> Option<Self> {
+        let any = queued.iter().any(Queued::has_key);
+        any.then(|| Self { window: keys.lock(), now, metrics })
     }
 
-    /// Gives a publish that is new. One that repeats a record gets its answer among `acks`: the record is durable, or one
-    /// of the frame that these acks are of.
-    pub fn sort_out(&self, queued: Queued, acks: &mut UnreleasedAcks) -> Option<Queued> {
-        let Some(known) = queued.print.and_then(|print| self.window.look_up(&print, self.now)) else {
-            return Some(queued);
-        };
+    /// The record that a publish repeats, and the answer to it, which is true once that record is durable: it is, or it is
+    /// of the frame that is being sorted. None if the publish is new.
+    pub fn look_up(&self, print: Option<&Fingerprint>) -> Option<(Sequence, Outcome)> {
+        let known = self.window.look_up(print?, self.now)?;
         let outcome = if known.same_body {
             self.metrics.duplicates.inc();
             Outcome::Published(known.id)
@@ -43,10 +33,7 @@ impl<'a> Repeats<'a> {
             // Also only then: that the key is taken is not true before its message is durable.
             Outcome::KeyTaken(known.id)
         };
-        let Queued { charge, reply, .. } = queued;
-        self.admission.give_back(charge as usize);
-        acks.push_repeated(known.sequence, outcome, reply);
-        None
+        Some((known.sequence, outcome))
     }
 
     /// Keeps the key of a record of the frame.

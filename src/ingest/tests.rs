@@ -1,5 +1,6 @@
 //! Publisher, committer and releaser together, over a real log.
 
+mod batches;
 mod keys;
 mod simulation;
 mod window;

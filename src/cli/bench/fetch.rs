@@ -100,7 +100,8 @@ pub async fn run(options: &LoadOptions, count: u64) -> Result<Report, Failure> {
     Ok(Report::new("fetch", options, &calls, plan.measure_from()))
 }
 
-fn check_expiration(options: &LoadOptions) -> Result<(), Failure> {
+/// Refuses a run whose messages would expire before it ends.
+pub fn check_expiration(options: &LoadOptions) -> Result<(), Failure> {
     let needed = options.warmup + options.measured().unwrap_or_default() + EXPIRES_MIN_MARGIN;
     let given = Duration::from_secs(options.expires.unsigned_abs().into());
     if given >= needed {

@@ -16,7 +16,7 @@ use super::record::{Calls, Record, Tally};
 use crate::proto::client::broker_client::BrokerClient;
 
 /// A caller rests so long after UNAVAILABLE: a server that is away answers thousands of calls a second.
-const REST: Duration = Duration::from_millis(20);
+pub const REST: Duration = Duration::from_millis(20);
 
 /// A connection of a load.
 pub type Client = BrokerClient<Channel>;
@@ -25,6 +25,11 @@ pub type Client = BrokerClient<Channel>;
 pub trait Call: Clone + Send + Sync + 'static {
     /// Makes the call.
     fn call(&self, client: &mut Client, due: &Due) -> impl Future<Output = Result<(), Status>> + Send;
+
+    /// Where it is written down: with the others of its connection, unless it is of another kind.
+    fn record<'a>(&'a self, _due: &Due, connection: &'a Record) -> &'a Record {
+        connection
+    }
 }
 
 /// Opens the connections of a load.
@@ -74,7 +79,7 @@ impl<C: Call> Caller<C> {
             let outcome = outcome.map_err(|status| status.code());
             self.tally.add(outcome.is_ok());
             if due.measured {
-                self.record.add(due.at, outcome);
+                self.call.record(&due, &self.record).add(due.at, outcome);
             }
             if outcome == Err(Code::Unavailable) {
                 tokio::time::sleep(REST).await;

@@ -9,6 +9,7 @@ mod delivered;
 mod fanout;
 mod fetch;
 mod load;
+mod mixed;
 mod options;
 mod order;
 mod plan;
@@ -16,6 +17,7 @@ mod progress;
 mod publish;
 mod record;
 mod report;
+mod streams;
 
 use clap::{Args, Subcommand};
 
@@ -41,6 +43,19 @@ enum BenchCommand {
         #[arg(long)]
         keys: bool,
     },
+    /// Publish on streams, one on each connection: rate and latency of durable acknowledgements with many in flight
+    Stream {
+        #[command(flatten)]
+        load: LoadOptions,
+    },
+    /// Publish, and fetch what was just published, on the same connections
+    Mixed {
+        #[command(flatten)]
+        load: LoadOptions,
+        /// How many of 100 calls are fetches
+        #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=99))]
+        fetch_percent: u64,
+    },
     /// Publish messages, then fetch them over and over and compare their bodies
     Fetch {
         #[command(flatten)]
@@ -65,6 +80,8 @@ pub fn run(arguments: &BenchArguments, output: &mut Output) -> Result<(), Failur
     let runtime = runtime.map_err(|error| cannot_start(&error))?;
     let (load, report) = match &arguments.command {
         BenchCommand::Publish { load, keys } => (load, runtime.block_on(publish::run(load, *keys))?),
+        BenchCommand::Stream { load } => (load, runtime.block_on(streams::run(load))?),
+        BenchCommand::Mixed { load, fetch_percent } => (load, runtime.block_on(mixed::run(load, *fetch_percent))?),
         BenchCommand::Fetch { load, messages } => (load, runtime.block_on(fetch::run(load, *messages))?),
         BenchCommand::Fanout { load, fanout } => (load, runtime.block_on(fanout::run(load, fanout))?),
     };

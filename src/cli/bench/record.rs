@@ -51,13 +51,20 @@ impl Default for Record {
 impl Record {
     /// Writes a call down that was due at `due` and has ended just now.
     pub fn add(&self, due: Instant, outcome: Result<(), Code>) {
+        self.add_all(std::iter::once((due, outcome)));
+    }
+
+    /// Writes down calls that were due at these times and were answered together.
+    pub fn add_all(&self, answered: impl Iterator<Item = (Instant, Result<(), Code>)>) {
         let now = Instant::now();
         let mut calls = self.0.lock();
-        match outcome {
-            Ok(()) => add(&mut calls.latencies, now.saturating_duration_since(due)),
-            Err(code) => *calls.errors.entry(code_name(code)).or_default() += 1,
+        for (due, outcome) in answered {
+            match outcome {
+                Ok(()) => add(&mut calls.latencies, now.saturating_duration_since(due)),
+                Err(code) => *calls.errors.entry(code_name(code)).or_default() += 1,
+            }
+            calls.last = Some(now);
         }
-        calls.last = calls.last.max(Some(now));
     }
 
     /// What was written down.

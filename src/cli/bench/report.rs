@@ -25,6 +25,9 @@ pub struct Report {
     #[serde(flatten)]
     calls: Measured,
     errors: BTreeMap<&'static str, u64>,
+    /// Of a mixed load; the calls are its publishes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fetches: Option<Measured>,
     #[serde(skip_serializing_if = "Option::is_none")]
     deliveries: Option<Deliveries>,
 }
@@ -95,8 +98,18 @@ impl Report {
             expires_seconds: options.expires,
             calls: Measured::new(&calls.latencies, from, calls.last),
             errors: calls.errors.clone(),
+            fetches: None,
             deliveries: None,
         }
+    }
+
+    /// Adds the fetches of a mixed load, which were measured from `from` on.
+    pub fn with_fetches(mut self, fetches: &Calls, from: Instant) -> Self {
+        self.fetches = Some(Measured::new(&fetches.latencies, from, fetches.last));
+        for (code, count) in &fetches.errors {
+            *self.errors.entry(code).or_default() += count;
+        }
+        self
     }
 
     /// Adds what subscribers saw.
@@ -116,6 +129,7 @@ impl Report {
         let unit = if self.bench == "fetch" { "fetches" } else { "publishes" };
         let header = ["", "count", "per second", "p50", "p90", "p99", "p99.9", "max"];
         let mut lines = vec![columns(&header.map(str::to_owned)), row(unit, &self.calls)];
+        lines.extend(self.fetches.as_ref().map(|fetches| row("fetches", fetches)));
         if let Some(deliveries) = &self.deliveries {
             lines.push(row("deliveries", &deliveries.measured));
             let Faults { lost, repeated, reordered } = deliveries.faults;

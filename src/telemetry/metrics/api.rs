@@ -12,6 +12,8 @@ use super::define::{Definitions, SECONDS};
 pub enum Method {
     /// `broker.Broker/Publish`.
     Publish,
+    /// `broker.Broker/PublishStream`; its duration is that of the whole stream.
+    PublishStream,
     /// `broker.Broker/Subscribe`; its duration is that of the whole stream.
     Subscribe,
     /// `broker.Broker/Fetch`.
@@ -20,7 +22,7 @@ pub enum Method {
     Other,
 }
 
-const METHODS: [&str; 4] = ["Publish", "Subscribe", "Fetch", "Other"];
+const METHODS: [&str; 5] = ["Publish", "PublishStream", "Subscribe", "Fetch", "Other"];
 
 /// The 17 codes of gRPC by their number.
 const CODES: [&str; 17] = [

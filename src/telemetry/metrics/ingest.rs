@@ -30,6 +30,12 @@ const REJECTIONS: [&str; 7] =
 #[derive(Debug, Clone)]
 pub struct IngestMetrics {
     rejections: [IntCounter; REJECTIONS.len()],
+    /// Streams of publishes that are open.
+    pub publish_streams: IntGauge,
+    /// Publishes of streams that got an id.
+    pub stream_publishes: IntCounter,
+    /// Bytes of publishes of streams that hold a permit.
+    pub stream_bytes: IntGauge,
     /// Bytes of publishes that hold a permit.
     pub queue_bytes: IntGauge,
     /// Publishes that hold a permit.
@@ -56,6 +62,15 @@ impl IngestMetrics {
             define.counters("walcast_publishes_rejected_total", "Publishes that got no id, by reason.", &["reason"]);
         Self {
             rejections: REJECTIONS.map(|reason| rejections.with_label_values(&[reason])),
+            publish_streams: define.gauge("walcast_publish_streams", "Streams of publishes that are open."),
+            stream_publishes: define.counter(
+                "walcast_stream_publishes_total",
+                "Publishes of streams that were acknowledged, counted a batch at a time.",
+            ),
+            stream_bytes: define.gauge(
+                "walcast_stream_queue_bytes",
+                "Bytes of publishes of streams, admitted and not yet durable; in walcast_queue_bytes as well.",
+            ),
             queue_bytes: define.gauge(
                 "walcast_queue_bytes",
                 "Bytes of publishes admitted and not yet durable, fanned out and projected.",

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -17,7 +18,7 @@ use crate::event::{MessageId, Projected, Sequence, clock};
 use crate::ingest::publisher::Queued;
 use crate::ingest::{
     CheckpointError, CheckpointTrigger, Checkpointer, Committer, CommitterMetrics, Config, DurableBatch, DurableSink,
-    Keys, Publish, PublishError, Publisher, SubjectTable, Window, WindowConfig, restore_keys,
+    Keys, Publish, PublishBatch, PublishError, Publisher, SubjectTable, Window, WindowConfig, restore_keys,
 };
 use crate::wal::sim::{Random, SimFileSystem};
 use crate::wal::{self, FileSystem as _, Log, OpenError, OpenErrorKind, Options, Preparation};
@@ -161,6 +162,35 @@ impl Node {
         if let Poll::Ready(answer) = poll(answer) {
             // Answered at once: the log has failed.
             self.waiting.last_mut().expect("just pushed").1 = Box::pin(std::future::ready(answer));
+        }
+    }
+
+    /// Queues publishes as batches of a stream: as few as hold them.
+    pub fn publish_batches(&mut self, publishes: Vec<(usize, Publish)>) {
+        let (mut batch, mut numbers) = (PublishBatch::default(), Vec::new());
+        for (number, publish) in publishes {
+            if let Err(publish) = self.publisher.add(&mut batch, publish, FRAME_BYTES) {
+                self.publish_batch(std::mem::take(&mut numbers), std::mem::take(&mut batch));
+                self.publisher.add(&mut batch, publish, FRAME_BYTES).expect("the first one fits");
+            }
+            numbers.push(number);
+        }
+        self.publish_batch(numbers, batch);
+    }
+
+    fn publish_batch(&mut self, numbers: Vec<usize>, batch: PublishBatch) {
+        let publisher = self.publisher.clone();
+        let answers = async move {
+            let room = publisher.room(batch.charge()).await;
+            let outcomes = publisher.publish_batch(batch, room)?.await?;
+            Ok::<Vec<_>, PublishError>(outcomes.into_iter().collect())
+        };
+        let mut answers = answers.boxed_local().shared();
+        // Queued at once, as a publish is.
+        drop(Pin::new(&mut answers).poll(&mut Context::from_waker(Waker::noop())));
+        for (at, number) in numbers.into_iter().enumerate() {
+            let answers = answers.clone();
+            self.waiting.push((number, Box::pin(async move { answers.await?[at].clone() })));
         }
     }
 

@@ -121,7 +121,9 @@ impl World {
     }
 
     fn publish(&mut self, count: usize) {
-        self.tell(format!("publish {count}"));
+        let batched = self.random.roll(3) == 0;
+        self.tell(format!("publish {count}{}", if batched { " in batches" } else { "" }));
+        let mut publishes = Vec::with_capacity(count);
         for _ in 0..count {
             if self.random.roll(4) == 0 && self.retry() {
                 continue;
@@ -133,7 +135,12 @@ impl World {
             let (number, body) = self.oracle.send(subject, bytes, keyed);
             let seconds = if self.random.roll(2) == 0 { 60 } else { 0 };
             let key = keyed.then(|| key_of(number));
-            self.node().publish(number, Publish { key, ..publish(subject, &body, seconds) });
+            publishes.push((number, Publish { key, ..publish(subject, &body, seconds) }));
+        }
+        if batched {
+            self.node().publish_batches(publishes);
+        } else {
+            publishes.into_iter().for_each(|(number, publish)| self.node().publish(number, publish));
         }
         let Self { node, random, .. } = self;
         node.as_mut().expect("a node runs between restarts").commit(random);
