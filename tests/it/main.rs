@@ -29,6 +29,8 @@ mod log_replay;
 #[cfg(test)]
 mod okaywal;
 #[cfg(test)]
+mod publish_stream;
+#[cfg(test)]
 mod resuming;
 #[cfg(test)]
 mod retries;

@@ -130,6 +130,143 @@ func (x *PublishResponse) GetId() int32 {
 	return 0
 }
 
+// The answer to one request of a PublishStream.
+type PublishStreamResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in PublishResponse; 0 if there is an error.
+	Id int32 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Why the message was not published.
+	Error         *PublishError `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishStreamResponse) Reset() {
+	*x = PublishStreamResponse{}
+	mi := &file_broker_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishStreamResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishStreamResponse) ProtoMessage() {}
+
+func (x *PublishStreamResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_broker_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishStreamResponse.ProtoReflect.Descriptor instead.
+func (*PublishStreamResponse) Descriptor() ([]byte, []int) {
+	return file_broker_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *PublishStreamResponse) GetId() int32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *PublishStreamResponse) GetError() *PublishError {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+// What the status of a refused Publish says, in a message.
+type PublishError struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A google.rpc.Code, never 0 (OK).
+	Code int32 `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
+	// For people.
+	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// For programs, as stable as the numbers of fields: the reason of the google.rpc.ErrorInfo.
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The metadata of the google.rpc.ErrorInfo.
+	Metadata map[string]string `protobuf:"bytes,5,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Waiting for so long helps; 0: waiting does not help.
+	RetryAfterMs  int32 `protobuf:"varint,6,opt,name=retry_after_ms,json=retryAfterMs,proto3" json:"retry_after_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishError) Reset() {
+	*x = PublishError{}
+	mi := &file_broker_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishError) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishError) ProtoMessage() {}
+
+func (x *PublishError) ProtoReflect() protoreflect.Message {
+	mi := &file_broker_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishError.ProtoReflect.Descriptor instead.
+func (*PublishError) Descriptor() ([]byte, []int) {
+	return file_broker_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *PublishError) GetCode() int32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *PublishError) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *PublishError) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *PublishError) GetMetadata() map[string]string {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *PublishError) GetRetryAfterMs() int32 {
+	if x != nil {
+		return x.RetryAfterMs
+	}
+	return 0
+}
+
 type SubscribeRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Subject string                 `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`
@@ -143,7 +280,7 @@ type SubscribeRequest struct {
 
 func (x *SubscribeRequest) Reset() {
 	*x = SubscribeRequest{}
-	mi := &file_broker_proto_msgTypes[2]
+	mi := &file_broker_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -155,7 +292,7 @@ func (x *SubscribeRequest) String() string {
 func (*SubscribeRequest) ProtoMessage() {}
 
 func (x *SubscribeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_proto_msgTypes[2]
+	mi := &file_broker_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -168,7 +305,7 @@ func (x *SubscribeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeRequest.ProtoReflect.Descriptor instead.
 func (*SubscribeRequest) Descriptor() ([]byte, []int) {
-	return file_broker_proto_rawDescGZIP(), []int{2}
+	return file_broker_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *SubscribeRequest) GetSubject() string {
@@ -199,7 +336,7 @@ type MessageResponse struct {
 
 func (x *MessageResponse) Reset() {
 	*x = MessageResponse{}
-	mi := &file_broker_proto_msgTypes[3]
+	mi := &file_broker_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -211,7 +348,7 @@ func (x *MessageResponse) String() string {
 func (*MessageResponse) ProtoMessage() {}
 
 func (x *MessageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_proto_msgTypes[3]
+	mi := &file_broker_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -224,7 +361,7 @@ func (x *MessageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessageResponse.ProtoReflect.Descriptor instead.
 func (*MessageResponse) Descriptor() ([]byte, []int) {
-	return file_broker_proto_rawDescGZIP(), []int{3}
+	return file_broker_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *MessageResponse) GetBody() []byte {
@@ -265,7 +402,7 @@ type FetchRequest struct {
 
 func (x *FetchRequest) Reset() {
 	*x = FetchRequest{}
-	mi := &file_broker_proto_msgTypes[4]
+	mi := &file_broker_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -277,7 +414,7 @@ func (x *FetchRequest) String() string {
 func (*FetchRequest) ProtoMessage() {}
 
 func (x *FetchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_proto_msgTypes[4]
+	mi := &file_broker_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -290,7 +427,7 @@ func (x *FetchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRequest.ProtoReflect.Descriptor instead.
 func (*FetchRequest) Descriptor() ([]byte, []int) {
-	return file_broker_proto_rawDescGZIP(), []int{4}
+	return file_broker_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *FetchRequest) GetSubject() string {
@@ -317,7 +454,19 @@ const file_broker_proto_rawDesc = "" +
 	"\x04body\x18\x02 \x01(\fR\x04body\x12,\n" +
 	"\x11expirationSeconds\x18\x03 \x01(\x05R\x11expirationSecondsJ\x04\b\x04\x10\x05\"!\n" +
 	"\x0fPublishResponse\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\x05R\x02id\"Y\n" +
+	"\x02id\x18\x01 \x01(\x05R\x02id\"S\n" +
+	"\x15PublishStreamResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x05R\x02id\x12*\n" +
+	"\x05error\x18\x02 \x01(\v2\x14.broker.PublishErrorR\x05error\"\xfd\x01\n" +
+	"\fPublishError\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12>\n" +
+	"\bmetadata\x18\x05 \x03(\v2\".broker.PublishError.MetadataEntryR\bmetadata\x12$\n" +
+	"\x0eretry_after_ms\x18\x06 \x01(\x05R\fretryAfterMs\x1a;\n" +
+	"\rMetadataEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\x03\x10\x04\"Y\n" +
 	"\x10SubscribeRequest\x12\x18\n" +
 	"\asubject\x18\x01 \x01(\tR\asubject\x12\x1e\n" +
 	"\bafter_id\x18\x02 \x01(\x05H\x00R\aafterId\x88\x01\x01B\v\n" +
@@ -329,11 +478,12 @@ const file_broker_proto_rawDesc = "" +
 	"\fpublished_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\vpublishedAtJ\x04\b\x05\x10\x06\"8\n" +
 	"\fFetchRequest\x12\x18\n" +
 	"\asubject\x18\x01 \x01(\tR\asubject\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\x05R\x02id2\xbe\x01\n" +
+	"\x02id\x18\x02 \x01(\x05R\x02id2\x8a\x02\n" +
 	"\x06Broker\x12:\n" +
 	"\aPublish\x12\x16.broker.PublishRequest\x1a\x17.broker.PublishResponse\x12@\n" +
 	"\tSubscribe\x12\x18.broker.SubscribeRequest\x1a\x17.broker.MessageResponse0\x01\x126\n" +
-	"\x05Fetch\x12\x14.broker.FetchRequest\x1a\x17.broker.MessageResponseb\x06proto3"
+	"\x05Fetch\x12\x14.broker.FetchRequest\x1a\x17.broker.MessageResponse\x12J\n" +
+	"\rPublishStream\x12\x16.broker.PublishRequest\x1a\x1d.broker.PublishStreamResponse(\x010\x01b\x06proto3"
 
 var (
 	file_broker_proto_rawDescOnce sync.Once
@@ -347,28 +497,35 @@ func file_broker_proto_rawDescGZIP() []byte {
 	return file_broker_proto_rawDescData
 }
 
-var file_broker_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_broker_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_broker_proto_goTypes = []any{
 	(*PublishRequest)(nil),        // 0: broker.PublishRequest
 	(*PublishResponse)(nil),       // 1: broker.PublishResponse
-	(*SubscribeRequest)(nil),      // 2: broker.SubscribeRequest
-	(*MessageResponse)(nil),       // 3: broker.MessageResponse
-	(*FetchRequest)(nil),          // 4: broker.FetchRequest
-	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
+	(*PublishStreamResponse)(nil), // 2: broker.PublishStreamResponse
+	(*PublishError)(nil),          // 3: broker.PublishError
+	(*SubscribeRequest)(nil),      // 4: broker.SubscribeRequest
+	(*MessageResponse)(nil),       // 5: broker.MessageResponse
+	(*FetchRequest)(nil),          // 6: broker.FetchRequest
+	nil,                           // 7: broker.PublishError.MetadataEntry
+	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
 }
 var file_broker_proto_depIdxs = []int32{
-	5, // 0: broker.MessageResponse.published_at:type_name -> google.protobuf.Timestamp
-	0, // 1: broker.Broker.Publish:input_type -> broker.PublishRequest
-	2, // 2: broker.Broker.Subscribe:input_type -> broker.SubscribeRequest
-	4, // 3: broker.Broker.Fetch:input_type -> broker.FetchRequest
-	1, // 4: broker.Broker.Publish:output_type -> broker.PublishResponse
-	3, // 5: broker.Broker.Subscribe:output_type -> broker.MessageResponse
-	3, // 6: broker.Broker.Fetch:output_type -> broker.MessageResponse
-	4, // [4:7] is the sub-list for method output_type
-	1, // [1:4] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	3, // 0: broker.PublishStreamResponse.error:type_name -> broker.PublishError
+	7, // 1: broker.PublishError.metadata:type_name -> broker.PublishError.MetadataEntry
+	8, // 2: broker.MessageResponse.published_at:type_name -> google.protobuf.Timestamp
+	0, // 3: broker.Broker.Publish:input_type -> broker.PublishRequest
+	4, // 4: broker.Broker.Subscribe:input_type -> broker.SubscribeRequest
+	6, // 5: broker.Broker.Fetch:input_type -> broker.FetchRequest
+	0, // 6: broker.Broker.PublishStream:input_type -> broker.PublishRequest
+	1, // 7: broker.Broker.Publish:output_type -> broker.PublishResponse
+	5, // 8: broker.Broker.Subscribe:output_type -> broker.MessageResponse
+	5, // 9: broker.Broker.Fetch:output_type -> broker.MessageResponse
+	2, // 10: broker.Broker.PublishStream:output_type -> broker.PublishStreamResponse
+	7, // [7:11] is the sub-list for method output_type
+	3, // [3:7] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_broker_proto_init() }
@@ -376,14 +533,14 @@ func file_broker_proto_init() {
 	if File_broker_proto != nil {
 		return
 	}
-	file_broker_proto_msgTypes[2].OneofWrappers = []any{}
+	file_broker_proto_msgTypes[4].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_broker_proto_rawDesc), len(file_broker_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

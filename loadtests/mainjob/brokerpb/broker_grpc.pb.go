@@ -19,9 +19,10 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Broker_Publish_FullMethodName   = "/broker.Broker/Publish"
-	Broker_Subscribe_FullMethodName = "/broker.Broker/Subscribe"
-	Broker_Fetch_FullMethodName     = "/broker.Broker/Fetch"
+	Broker_Publish_FullMethodName       = "/broker.Broker/Publish"
+	Broker_Subscribe_FullMethodName     = "/broker.Broker/Subscribe"
+	Broker_Fetch_FullMethodName         = "/broker.Broker/Fetch"
+	Broker_PublishStream_FullMethodName = "/broker.Broker/PublishStream"
 )
 
 // BrokerClient is the client API for Broker service.
@@ -37,6 +38,9 @@ type BrokerClient interface {
 	Subscribe(ctx context.Context, in *SubscribeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[MessageResponse], error)
 	// Returns one message by subject and id.
 	Fetch(ctx context.Context, in *FetchRequest, opts ...grpc.CallOption) (*MessageResponse, error)
+	// Publish with many messages in flight: one answer to each request, in the order of the requests. A message that is
+	// refused is an answer, too, and the stream goes on. The order of the requests is the order of ids on each subject.
+	PublishStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PublishRequest, PublishStreamResponse], error)
 }
 
 type brokerClient struct {
@@ -86,6 +90,19 @@ func (c *brokerClient) Fetch(ctx context.Context, in *FetchRequest, opts ...grpc
 	return out, nil
 }
 
+func (c *brokerClient) PublishStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PublishRequest, PublishStreamResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Broker_ServiceDesc.Streams[1], Broker_PublishStream_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[PublishRequest, PublishStreamResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Broker_PublishStreamClient = grpc.BidiStreamingClient[PublishRequest, PublishStreamResponse]
+
 // BrokerServer is the server API for Broker service.
 // All implementations must embed UnimplementedBrokerServer
 // for forward compatibility.
@@ -99,6 +116,9 @@ type BrokerServer interface {
 	Subscribe(*SubscribeRequest, grpc.ServerStreamingServer[MessageResponse]) error
 	// Returns one message by subject and id.
 	Fetch(context.Context, *FetchRequest) (*MessageResponse, error)
+	// Publish with many messages in flight: one answer to each request, in the order of the requests. A message that is
+	// refused is an answer, too, and the stream goes on. The order of the requests is the order of ids on each subject.
+	PublishStream(grpc.BidiStreamingServer[PublishRequest, PublishStreamResponse]) error
 	mustEmbedUnimplementedBrokerServer()
 }
 
@@ -117,6 +137,9 @@ func (UnimplementedBrokerServer) Subscribe(*SubscribeRequest, grpc.ServerStreami
 }
 func (UnimplementedBrokerServer) Fetch(context.Context, *FetchRequest) (*MessageResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Fetch not implemented")
+}
+func (UnimplementedBrokerServer) PublishStream(grpc.BidiStreamingServer[PublishRequest, PublishStreamResponse]) error {
+	return status.Error(codes.Unimplemented, "method PublishStream not implemented")
 }
 func (UnimplementedBrokerServer) mustEmbedUnimplementedBrokerServer() {}
 func (UnimplementedBrokerServer) testEmbeddedByValue()                {}
@@ -186,6 +209,13 @@ func _Broker_Fetch_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Broker_PublishStream_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(BrokerServer).PublishStream(&grpc.GenericServerStream[PublishRequest, PublishStreamResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Broker_PublishStreamServer = grpc.BidiStreamingServer[PublishRequest, PublishStreamResponse]
+
 // Broker_ServiceDesc is the grpc.ServiceDesc for Broker service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -207,6 +237,12 @@ var Broker_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "Subscribe",
 			Handler:       _Broker_Subscribe_Handler,
 			ServerStreams: true,
+		},
+		{
+			StreamName:    "PublishStream",
+			Handler:       _Broker_PublishStream_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "broker.proto",

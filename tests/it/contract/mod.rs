@@ -11,6 +11,7 @@ mod flood;
 mod hostile_frames;
 mod idempotency;
 mod publish;
+mod publish_stream;
 mod resume;
 mod shutdown;
 mod slow_subscribers;

@@ -64,6 +64,11 @@ impl Client {
         self.channel.clone()
     }
 
+    /// The generated client.
+    pub fn grpc(&self) -> BrokerClient<Channel> {
+        self.grpc.clone()
+    }
+
     /// Publishes; gives the id.
     pub async fn publish(&self, subject: &str, body: impl Into<Bytes>, expiration_seconds: i32) -> Result<i32, Status> {
         let request = PublishRequest {

@@ -10,6 +10,7 @@ pub mod load;
 pub mod logs;
 pub mod oracle;
 pub mod programs;
+pub mod publish_stream;
 pub mod raw;
 
 use std::process::{Command, Stdio};

@@ -73,6 +73,26 @@ pub async fn server_streaming(
     within_patience("an answer", stream.message()).await
 }
 
+/// Calls a bidirectional method with these bytes as its messages; gives the answers and the end.
+pub async fn bidirectional(channel: Channel, path: &'static str, messages: Vec<Bytes>) -> (Vec<Bytes>, Option<Status>) {
+    let mut grpc = tonic::client::Grpc::new(channel);
+    grpc.ready().await.expect("the connection is usable");
+    let request = tonic::Request::new(tokio_stream::iter(messages));
+    let call = grpc.streaming(request, PathAndQuery::from_static(path), RawCodec);
+    let mut stream = match within_patience("headers", call).await {
+        Ok(answer) => answer.into_inner(),
+        Err(status) => return (Vec::new(), Some(status)),
+    };
+    let mut answers = Vec::new();
+    loop {
+        match within_patience("an answer", stream.message()).await {
+            Ok(Some(answer)) => answers.push(answer),
+            Ok(None) => return (answers, None),
+            Err(status) => return (answers, Some(status)),
+        }
+    }
+}
+
 /// One call as HTTP/2 frames: headers and DATA as given, nothing added but what gRPC demands.
 #[derive(Debug, Clone)]
 pub struct Frames {
@@ -197,10 +217,8 @@ pub async fn unfinished(
     let mut open = Vec::new();
     for (answer, body) in calls {
         open.push(body);
-        statuses.push(match tokio::time::timeout_at(until, answer).await {
-            Ok(answer) => Some(status_of(answer.expect("an answer")).await),
-            Err(_elapsed) => None,
-        });
+        let status = async { status_of(answer.await.expect("an answer")).await };
+        statuses.push(tokio::time::timeout_at(until, status).await.ok());
     }
     driver.abort();
     statuses
