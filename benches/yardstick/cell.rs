@@ -9,6 +9,10 @@ pub enum Cell {
     Publish,
     /// The same, fire and forget.
     PublishForget,
+    /// PublishStream, kept for 60 seconds, 8 connections with one stream each; noop answers calls of their own, 8 x 32.
+    Stream,
+    /// The same, fire and forget.
+    StreamForget,
     /// Publish, one connection, one in flight.
     PublishAlone,
     /// Publish at half the rate that the broker reached, sent when due whether or not others are answered.
@@ -58,9 +62,11 @@ pub enum Side {
 
 impl Cell {
     /// In the order in which they run.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Publish,
         Self::PublishForget,
+        Self::Stream,
+        Self::StreamForget,
         Self::PublishAlone,
         Self::PublishHalf,
         Self::Fetch,
@@ -81,6 +87,8 @@ impl Cell {
         match self {
             Self::Publish => "publish 8x32, 60 s",
             Self::PublishForget => "publish 8x32, 0 s",
+            Self::Stream => "streams 8, 60 s",
+            Self::StreamForget => "streams 8, 0 s",
             Self::PublishAlone => "publish 1x1, 60 s",
             Self::PublishHalf => "publish, half load",
             Self::Fetch => "fetch 8x32, hot",
@@ -118,6 +126,7 @@ impl Cell {
             (Self::Slow, Side::Walcast) => "with",
             (Self::Subjects, Side::Without) => "few",
             (Self::Subjects, Side::Walcast) => "many",
+            (Self::Stream | Self::StreamForget, Side::Noop) => "noop, calls",
             (_, Side::Noop) => "noop",
             (_, Side::Disk) => "fdatasync",
             (_, Side::Without | Side::Walcast) => "walcast",

@@ -11,11 +11,11 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use walcast::event::record::Record;
 use walcast::event::{EncodedMessage, Expiration, MessageId, clock};
 use walcast::proto::server::broker_server::{Broker, BrokerServer};
-use walcast::proto::server::{FetchRequest, PublishRequest, PublishResponse, SubscribeRequest};
+use walcast::proto::server::{FetchRequest, PublishRequest, PublishResponse, PublishStreamResponse, SubscribeRequest};
 
 use crate::Failure;
 use crate::load::BODY_BYTES;
@@ -62,6 +62,20 @@ fn encoded(body: &[u8]) -> Result<EncodedMessage, &'static str> {
 
 #[tonic::async_trait]
 impl Broker for Noop {
+    type PublishStreamStream = Pin<Box<dyn Stream<Item = Result<PublishStreamResponse, Status>> + Send>>;
+
+    async fn publish_stream(
+        &self,
+        request: Request<Streaming<PublishRequest>>,
+    ) -> Result<Response<Self::PublishStreamStream>, Status> {
+        let mut id = 0;
+        let answers = request.into_inner().map(move |request| {
+            id += 1;
+            request.map(|_request| PublishStreamResponse { id, error: None })
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+
     type SubscribeStream = Pin<Box<dyn Stream<Item = Result<EncodedMessage, Status>> + Send>>;
 
     async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {

@@ -51,7 +51,7 @@ const DELIVERY_P99: Figure = Figure::Delivery(Quantile::P99);
 
 /// In the order of the issue. What the whole is measured on: two cores, server and client together.
 #[rustfmt::skip]
-const FLOORS: [Floor; 20] = [
+const FLOORS: [Floor; 22] = [
     floor(1, Cell::Publish, "rate, of noop's", Value::Ratio(Figure::Rate), Bound::AtLeast(0.80),
         "a durable publish costs little beside the transport"),
     floor(1, Cell::Publish, "server CPU a publish, of noop's", Value::Ratio(Figure::Cpu), Bound::AtMost(1.5),
@@ -63,6 +63,8 @@ const FLOORS: [Floor; 20] = [
         "one fdatasync that overwrites, and three tenths of one for all else"),
     floor(1, Cell::PublishAlone, "rate, of noop's; NATS, another run", Value::Ratio(Figure::Rate), Bound::Beside(0.33),
         "NATS JetStream, file, sync always, beside a noop of the same kind: docs/performance.md"),
+    floor(2, Cell::Stream, "messages/s, of noop's calls/s", Value::Ratio(Figure::Rate), Bound::AtLeast(5.0), STREAM_REASON),
+    floor(2, Cell::StreamForget, "messages/s, of noop's calls/s", Value::Ratio(Figure::Rate), Bound::AtLeast(5.0), STREAM_REASON),
     floor(3, Cell::FanOut1, "deliveries/s, of noop's", Value::Ratio(Figure::Rate), Bound::AtLeast(0.9), FAN_OUT_REASON),
     floor(3, Cell::FanOut64, "deliveries/s, of noop's", Value::Ratio(Figure::Rate), Bound::AtLeast(0.9), FAN_OUT_REASON),
     floor(3, Cell::FanOut1000, "deliveries/s, of noop's", Value::Ratio(Figure::Rate), Bound::AtLeast(0.9), FAN_OUT_REASON),
@@ -84,6 +86,7 @@ const FLOORS: [Floor; 20] = [
         "a read of the store costs as much as its transport"),
 ];
 
+const STREAM_REASON: &str = "a message of a stream costs no headers, no task and no wake-up of its own";
 const FAN_OUT_REASON: &str = "a message is encoded once, whoever gets it";
 const SLOW_REASON: &str = "who reads slowly costs others nothing; a tenth is what such percentiles spread by";
 /// A queue that grew all the time would end in a longer run.

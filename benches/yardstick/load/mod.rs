@@ -9,6 +9,7 @@ mod idle;
 mod open_loop;
 mod slow;
 mod stamp;
+mod streams;
 mod subjects;
 
 use std::time::Duration;
@@ -73,6 +74,12 @@ pub async fn run(
     match cell {
         Cell::Publish => calls::run(server, plan, CONNECTIONS, IN_FLIGHT, calls::Publish::kept_for(60)).await,
         Cell::PublishForget => calls::run(server, plan, CONNECTIONS, IN_FLIGHT, calls::Publish::kept_for(0)).await,
+        // Beside the streams the server that does nothing answers calls of their own.
+        Cell::Stream if side == Side::Walcast => streams::run(server, plan, 60).await,
+        Cell::StreamForget if side == Side::Walcast => streams::run(server, plan, 0).await,
+        Cell::Stream | Cell::StreamForget => {
+            calls::run(server, plan, CONNECTIONS, IN_FLIGHT, calls::Publish::kept_for(0)).await
+        }
         Cell::PublishAlone => calls::run(server, plan, 1, 1, calls::Publish::kept_for(60)).await,
         Cell::PublishHalf => open_loop::publish(server, plan, offered()?).await,
         Cell::Fetch => fetch::hot(server, plan, side).await,
