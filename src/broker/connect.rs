@@ -30,9 +30,8 @@ pub(super) struct Surroundings<'a> {
 /// The rooms, ready to run.
 pub(super) struct Connected {
     pub publisher: Publisher,
-    pub committer: Committer,
-    pub releaser: Releaser,
-    pub sink: Arc<Sink>,
+    pub committer: Committer<Sink>,
+    pub releaser: Releaser<Sink>,
     pub delivery: Delivery,
     pub fanout: Fanout,
     pub readers: Readers,
@@ -64,17 +63,18 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
     let pace = CheckpointPace::new(&settings.log, checkpoint_bytes);
     let trigger = CheckpointTrigger { wake, every_bytes: pace.every_bytes(), since_bytes };
     let observed = CommitterMetrics { ingest: metrics.ingest.clone(), wal: metrics.wal.clone() };
-    let views = (Arc::clone(&tail.subjects), tail.keys.clone());
-    let (publisher, committer, releaser) =
-        Committer::new(&open::ingest_config(settings), writer, views, durable, trigger, observed);
     let index = tail.index.clone();
     let sink = Arc::new(Sink { index: index.clone(), hot: Arc::clone(&hot), delivery: delivery.clone(), projected });
+    let config = open::ingest_config(settings);
+    let views = (Arc::clone(&tail.subjects), tail.keys.clone());
+    let (publisher, committer, releaser) =
+        Committer::new(&config, writer, views, durable, trigger, Arc::clone(&sink), observed);
     let (projector, progress) = Projector::new(
         projector::Config::default(),
         tail.log.clone(),
         Arc::clone(&tail.store),
         durable_seen,
-        Arc::clone(&sink) as Arc<dyn ProjectionSink>,
+        sink as Arc<dyn ProjectionSink>,
         tail.letters.clone(),
         metrics.projector.clone(),
     );
@@ -125,7 +125,6 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
         publisher,
         committer,
         releaser,
-        sink,
         delivery,
         fanout,
         readers,

@@ -89,7 +89,6 @@ fn start(
         publisher,
         committer,
         releaser,
-        sink,
         delivery,
         fanout,
         readers,
@@ -103,7 +102,7 @@ fn start(
     supervisor.thread(tasks::COMMITTER, || committer.run()).map_err(Error::System)?;
     supervisor.thread(tasks::HOUSEKEEPER, || housekeeper.run()).map_err(Error::System)?;
     supervisor.thread(tasks::INDEXER, || indexer.run()).map_err(Error::System)?;
-    supervisor.task(tasks::RELEASER, finish(releaser.run(sink)));
+    supervisor.task(tasks::RELEASER, finish(releaser.run()));
     supervisor.task(tasks::FANOUT, finish(fanout.run()));
     supervisor.task(tasks::READERS, finish(readers.run()));
     supervisor.task(tasks::PROJECTOR, projector.run(projector_stop.clone()));

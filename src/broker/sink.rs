@@ -41,10 +41,11 @@ impl DurableSink for Sink {
         }));
     }
 
+    fn is_awaited(&self) -> bool {
+        self.delivery.has_subscribers()
+    }
+
     async fn after_acks(&self, batch: DurableBatch) {
-        if !self.delivery.has_subscribers() {
-            return;
-        }
         let frame = batch.messages.into_iter().map(|message| Live {
             subject: message.subject,
             id: message.id,

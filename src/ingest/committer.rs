@@ -13,17 +13,13 @@ use tokio::sync::{Semaphore, watch};
 use super::ack::UnreleasedAcks;
 use super::frame::{Frame, refuse_new};
 use super::publisher::{Command, Queue, Queued};
-use super::release::{Committed, CommittedMessage};
+use super::release::{Committed, CommittedMessage, DurableSink, Release};
 use super::repeats::Repeats;
 use super::{Admission, Config, FRAME_RECORDS_MAX, Keys, PublishError, Publisher, Releaser, SubjectTable};
 use crate::event::record;
 use crate::event::{Durable, clock};
 use crate::telemetry::metrics::{IngestMetrics, WalMetrics};
 use crate::wal::{AppendError, Batch, LogFailed, PushError, RoomError, Writer};
-
-/// Frames that were committed and whose acks wait for the releaser. It only hands them on, so a few are
-/// plenty; when it is behind, the committer waits rather than piling up bodies.
-const COMMITTED_FRAMES_MAX: usize = 16;
 
 /// Why the committer ended other than by an orderly stop.
 #[derive(Debug, thiserror::Error)]
@@ -41,11 +37,11 @@ pub enum CommitterError {
 
 /// The committer thread's state.
 #[derive(Debug)]
-pub struct Committer {
+pub struct Committer<S> {
     queue: Receiver<Command>,
     ended: Arc<AtomicBool>,
     slots: Arc<Semaphore>,
-    committed: Sender<Committed>,
+    release: Release<S>,
     durable: watch::Sender<Durable>,
     writer: Writer,
     batch: Batch,
@@ -87,28 +83,29 @@ enum Gathered {
     Stop,
 }
 
-impl Committer {
-    /// Connects publisher, committer and releaser. `durable` is where the committed position is published.
+impl<S: DurableSink> Committer<S> {
+    /// Connects publisher, committer and releaser. `durable` is where the committed position is published, `sink` where durable
+    /// messages go.
     pub fn new(
         config: &Config,
         writer: Writer,
         (subjects, keys): (Arc<SubjectTable>, Keys),
         durable: watch::Sender<Durable>,
         checkpoint: CheckpointTrigger,
+        sink: Arc<S>,
         metrics: CommitterMetrics,
-    ) -> (Publisher, Self, Releaser) {
+    ) -> (Publisher, Self, Releaser<S>) {
         let queue = Queue::new(config.in_flight_publishes);
-        let (committed, committed_out) = flume::bounded(COMMITTED_FRAMES_MAX);
         let admission = Admission::new(config.in_flight_bytes, config.admission_wait);
         let publisher = Publisher::new(queue.clone(), admission.clone(), config);
-        let releaser = Releaser::new(committed_out, Arc::clone(&subjects), admission.clone());
+        let (release, releaser) = Release::new(Arc::clone(&subjects), admission.clone(), sink);
         metrics.wal.appended.set(writer.appended().get().cast_signed());
         let batch = Batch::new(config.frame_bytes_max);
         let committer = Self {
             queue: queue.receiver,
             ended: queue.ended,
             slots: queue.slots,
-            committed,
+            release,
             durable,
             writer,
             batch,
@@ -220,8 +217,12 @@ impl Committer {
         };
         self.observe(started.elapsed());
         self.durable.send_replace(durable);
-        // The releaser ends after this thread only; if it is gone, so is the process.
-        drop(self.committed.send(Committed { durable, frame, messages, acks }));
+        let committed = Committed { durable, frame, messages, acks };
+        if self.queue.is_empty() {
+            self.release.at_once(committed);
+        } else {
+            self.release.hand_over(committed);
+        }
         Ok(())
     }
 
@@ -237,7 +238,7 @@ impl Committer {
     fn release_repeated(&self, acks: UnreleasedAcks) {
         if !acks.is_empty() {
             let (durable, frame) = (*self.durable.borrow(), self.writer.next_frame());
-            drop(self.committed.send(Committed { durable, frame, messages: Vec::new(), acks }));
+            self.release.at_once(Committed { durable, frame, messages: Vec::new(), acks });
         }
     }
 
@@ -274,7 +275,7 @@ impl Committer {
     }
 }
 
-impl Drop for Committer {
+impl<S> Drop for Committer<S> {
     /// However it ends, nobody waits for it any longer: replies that are dropped say that it is gone.
     fn drop(&mut self) {
         self.ended.store(true, Ordering::SeqCst);

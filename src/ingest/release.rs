@@ -1,12 +1,14 @@
-//! The releaser: what happens to a frame once it is durable.
+//! What happens to a frame once it is durable: it becomes visible, then it is answered, then it is delivered.
 //!
-//! It runs beside the committer, so that waking the publishers of one frame does not delay the fdatasync
-//! of the next.
+//! Under load the releaser does it, beside the committer, so that waking the publishers of one frame does not
+//! delay the fdatasync of the next. When nothing else waits there is no next one, and the committer answers by
+//! itself: a publisher that is alone is spared the wake-up of one more thread.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
-use flume::Receiver;
+use flume::{Receiver, Sender};
 
 use super::ack::UnreleasedAcks;
 use super::{Admission, Publish, SubjectKey, SubjectTable};
@@ -71,43 +73,121 @@ pub trait DurableSink: Send + Sync + 'static {
     /// Before the acks: makes the messages visible to Fetch, so that publishers can read their own writes.
     fn before_acks(&self, batch: &DurableBatch);
 
+    /// Whether [`Self::after_acks`] has anything to do for a frame. Asked when it is acknowledged: a no is final for it.
+    fn is_awaited(&self) -> bool;
+
     /// After the acks: delivers to subscribers. May wait for the fan-out, never for a subscriber.
     async fn after_acks(&self, batch: DurableBatch);
 }
 
-/// The releaser's state.
+/// Frames that were committed and whose acks wait for the releaser. It only hands them on, so a few are
+/// plenty; when it is behind, the committer waits rather than piling up bodies.
+const FRAMES_MAX: usize = 16;
+
+/// What the committer hands to the releaser.
 #[derive(Debug)]
-pub struct Releaser {
-    committed: Receiver<Committed>,
-    subjects: Arc<SubjectTable>,
-    admission: Admission,
+enum Handed {
+    /// Nobody has been answered.
+    Committed(Committed),
+    /// All are answered; subscribers wait for it.
+    Acknowledged(DurableBatch),
 }
 
-impl Releaser {
-    pub(super) fn new(committed: Receiver<Committed>, subjects: Arc<SubjectTable>, admission: Admission) -> Self {
-        Self { committed, subjects, admission }
+/// Makes a frame visible and answers its publishers.
+#[derive(Debug)]
+struct Acknowledge<S> {
+    subjects: Arc<SubjectTable>,
+    admission: Admission,
+    sink: Arc<S>,
+    /// Frames that were handed over and are not answered yet.
+    unanswered: AtomicUsize,
+}
+
+impl<S: DurableSink> Acknowledge<S> {
+    /// Gives what subscribers wait for.
+    fn frame(&self, Committed { durable, frame, messages, acks }: Committed) -> Option<DurableBatch> {
+        if messages.is_empty() {
+            // Repeated publishes: their records have been through here before.
+            acks.release(durable);
+            return None;
+        }
+        let returned = messages.iter().map(|message| message.charge as usize).sum();
+        let messages: Vec<DurableMessage> = messages.into_iter().map(|message| message.encode(frame)).collect();
+        let batch = DurableBatch { durable, messages };
+        self.sink.before_acks(&batch);
+        // Only now is an id known as published: whoever sees it finds the message.
+        for message in &batch.messages {
+            self.subjects.mark_durable(message.key, message.id);
+        }
+        self.subjects.set_marked_through(durable);
+        self.admission.give_back(returned);
+        acks.release(durable);
+        // Asked last, as the trait has it.
+        self.sink.is_awaited().then_some(batch)
+    }
+}
+
+/// The committer's end.
+#[derive(Debug)]
+pub(super) struct Release<S> {
+    acknowledge: Arc<Acknowledge<S>>,
+    frames: Sender<Handed>,
+}
+
+impl<S: DurableSink> Release<S> {
+    /// Both ends.
+    pub fn new(subjects: Arc<SubjectTable>, admission: Admission, sink: Arc<S>) -> (Self, Releaser<S>) {
+        let (frames, handed) = flume::bounded(FRAMES_MAX);
+        let acknowledge = Arc::new(Acknowledge { subjects, admission, sink, unanswered: AtomicUsize::new(0) });
+        (Self { acknowledge: Arc::clone(&acknowledge), frames }, Releaser { acknowledge, handed })
     }
 
+    /// Hands a frame to the releaser.
+    pub fn hand_over(&self, committed: Committed) {
+        self.acknowledge.unanswered.fetch_add(1, Ordering::Relaxed);
+        self.send(Handed::Committed(committed));
+    }
+
+    /// Answers the publishers of a frame on this thread, unless an earlier frame is not answered yet.
+    pub fn at_once(&self, committed: Committed) {
+        // Answers are given in log order. Acquire: what the releaser did for earlier frames comes before this.
+        if self.acknowledge.unanswered.load(Ordering::Acquire) > 0 {
+            return self.hand_over(committed);
+        }
+        if let Some(batch) = self.acknowledge.frame(committed) {
+            self.send(Handed::Acknowledged(batch));
+        }
+    }
+
+    fn send(&self, handed: Handed) {
+        // The releaser ends after this thread only; if it is gone, so is the process.
+        drop(self.frames.send(handed));
+    }
+}
+
+/// The releaser's state.
+#[derive(Debug)]
+pub struct Releaser<S> {
+    acknowledge: Arc<Acknowledge<S>>,
+    handed: Receiver<Handed>,
+}
+
+impl<S: DurableSink> Releaser<S> {
     /// Runs until the committer has ended and everything it committed was handed on.
-    pub async fn run(self, sink: Arc<impl DurableSink>) {
-        while let Ok(Committed { durable, frame, messages, acks }) = self.committed.recv_async().await {
-            if messages.is_empty() {
-                // Repeated publishes: their records have been through here before.
-                acks.release(durable);
-                continue;
+    pub async fn run(self) {
+        let Self { acknowledge, handed } = self;
+        while let Ok(handed) = handed.recv_async().await {
+            let batch = match handed {
+                Handed::Acknowledged(batch) => Some(batch),
+                Handed::Committed(committed) => {
+                    let batch = acknowledge.frame(committed);
+                    acknowledge.unanswered.fetch_sub(1, Ordering::Release);
+                    batch
+                }
+            };
+            if let Some(batch) = batch {
+                acknowledge.sink.after_acks(batch).await;
             }
-            let returned = messages.iter().map(|message| message.charge as usize).sum();
-            let messages: Vec<DurableMessage> = messages.into_iter().map(|message| message.encode(frame)).collect();
-            let batch = DurableBatch { durable, messages };
-            sink.before_acks(&batch);
-            // Only now is an id known as published: whoever sees it finds the message.
-            for message in &batch.messages {
-                self.subjects.mark_durable(message.key, message.id);
-            }
-            self.subjects.set_marked_through(durable);
-            self.admission.give_back(returned);
-            acks.release(durable);
-            sink.after_acks(batch).await;
         }
     }
 }

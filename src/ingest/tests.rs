@@ -109,6 +109,10 @@ impl DurableSink for Recorder {
         self.before.lock().extend(seen);
     }
 
+    fn is_awaited(&self) -> bool {
+        true
+    }
+
     async fn after_acks(&self, batch: DurableBatch) {
         self.after.lock().extend(batch.messages.iter().map(|message| message.sequence.get()));
     }
@@ -153,20 +157,27 @@ fn rig(max_bytes: u64) -> Rig {
     let trigger = CheckpointTrigger { wake, every_bytes: Arc::new(AtomicU64::new(u64::MAX)), since_bytes: 0 };
     let (durable, _) = watch::channel(log.durable());
     let observed = CommitterMetrics { ingest: metrics.ingest, wal: metrics.wal };
-    let (publisher, committer, releaser) =
-        Committer::new(&config, writer, (Arc::clone(&subjects), keys.clone()), durable, trigger, observed);
     let recorder = Arc::new(Recorder::default());
+    let (publisher, committer, releaser) = Committer::new(
+        &config,
+        writer,
+        (Arc::clone(&subjects), keys.clone()),
+        durable,
+        trigger,
+        Arc::clone(&recorder),
+        observed,
+    );
     Rig {
         _directory: directory,
         publisher,
         subjects,
         keys,
         log,
-        recorder: Arc::clone(&recorder),
+        recorder,
         disk,
         committer: std::thread::spawn(|| committer.run()),
         #[expect(clippy::disallowed_methods, reason = "the rig joins it")]
-        releaser: tokio::spawn(releaser.run(recorder)),
+        releaser: tokio::spawn(releaser.run()),
     }
 }
 

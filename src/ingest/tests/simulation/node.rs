@@ -52,7 +52,7 @@ type Answer = Pin<Box<dyn Future<Output = Result<MessageId, PublishError>>>>;
 pub struct Node {
     publisher: Publisher,
     /// None once the log has failed.
-    committer: Option<Committer>,
+    committer: Option<Committer<Sink>>,
     carried: Option<Queued>,
     releaser: Pin<Box<dyn Future<Output = ()>>>,
     sink: Arc<Sink>,
@@ -79,6 +79,10 @@ impl DurableSink for Sink {
             let (subject, id) = (message.subject.as_str().to_owned(), message.id.get());
             self.seen.lock().push(Seen { sequence: message.sequence.get(), subject, id, body: None });
         }
+    }
+
+    fn is_awaited(&self) -> bool {
+        true
     }
 
     async fn after_acks(&self, _batch: DurableBatch) {}
@@ -129,18 +133,19 @@ impl Node {
         let (wake, _woken) = flume::bounded(1);
         let trigger = CheckpointTrigger { wake, every_bytes: Arc::new(AtomicU64::new(u64::MAX)), since_bytes: 0 };
         let (durable, _) = watch::channel(log.durable());
+        let sink = Arc::new(Sink { seen: Mutex::default() });
         let (publisher, committer, releaser) = Committer::new(
             &config,
             opened.writer,
             (Arc::clone(&subjects), keys.clone()),
             durable,
             trigger,
+            Arc::clone(&sink),
             metrics.clone(),
         );
-        let sink = Arc::new(Sink { seen: Mutex::default() });
         Ok(Self {
             checkpointer: Checkpointer::new(files, ids.to_owned(), log.log_id()),
-            releaser: Box::pin(releaser.run(Arc::clone(&sink))),
+            releaser: Box::pin(releaser.run()),
             publisher,
             committer: Some(committer),
             carried: None,
