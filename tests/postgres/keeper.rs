@@ -42,10 +42,16 @@ pub fn hand_over(path: &Path) {
     }
 }
 
+/// Where databases are to keep their files, if it was said: a rig that times the broker keeps them off its disk.
+fn folder_of_databases() -> Option<PathBuf> {
+    std::env::var_os("DATABASES_DIR").map(PathBuf::from)
+}
+
 /// A folder of this process that others may pass.
 fn root() -> &'static Path {
     static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
-        let root = PathBuf::from(format!("/tmp/{FOLDER_PREFIX}{}", std::process::id()));
+        let root = folder_of_databases().unwrap_or_else(|| PathBuf::from("/tmp"));
+        let root = root.join(format!("{FOLDER_PREFIX}{}", std::process::id()));
         fs::create_dir_all(&root).expect("a folder");
         fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).expect("it is ours");
         // In a session of its own: Ctrl-C is not for it. Its input ends when this process does.

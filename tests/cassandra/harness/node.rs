@@ -119,8 +119,7 @@ impl Node {
     fn start(setup: Setup) -> Self {
         installed();
         let prefix = format!("cassandra-{}-", std::process::id());
-        let folder =
-            tempfile::Builder::new().prefix(&prefix).tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+        let folder = tempfile::Builder::new().prefix(&prefix).tempdir_in(folders()).expect("a folder");
         let (port, storage_port) = (programs::port(), programs::port());
         let clock_ahead_seconds = Mutex::new(setup.clock_ahead_seconds);
         let node = Self { setup, folder, port, storage_port, child: Mutex::new(None), clock_ahead_seconds };
@@ -337,13 +336,18 @@ fn installed() {
     assert!(java.exists(), "{} is not there: run `tests/services/install cassandra`", java.display());
 }
 
+/// Where nodes keep their files. A rig that times the broker keeps them off its disk.
+fn folders() -> PathBuf {
+    std::env::var_os("DATABASES_DIR").map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from)
+}
+
 fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// The shared node's folder outlives its process, because statics are not dropped: the next run removes it.
 fn remove_left_over() {
-    let folders = fs::read_dir(env!("CARGO_TARGET_TMPDIR")).expect("there").filter_map(Result::ok);
+    let folders = fs::read_dir(folders()).expect("there").filter_map(Result::ok);
     for folder in folders {
         let name = folder.file_name().to_string_lossy().into_owned();
         let owner = name.strip_prefix("cassandra-").and_then(|rest| rest.split('-').next());
