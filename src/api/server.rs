@@ -10,7 +10,7 @@ use super::BrokerService;
 use super::edge::{Edge, EdgeConfig};
 use super::lifecycle::{Lifecycle, Phase};
 use super::meter::Meter;
-use super::transport::{self, Connections, Deadline, Http2};
+use super::transport::{self, Connections, Deadline, Http2, Threads};
 use crate::event::limits::BODY_BYTES_CEILING;
 use crate::proto::DESCRIPTORS;
 use crate::proto::server::broker_server::BrokerServer;
@@ -62,6 +62,9 @@ pub enum ServeError {
     /// The contract's descriptors do not make a reflection service: a broken build.
     #[error("build the reflection service: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// The system gives no threads for connections.
+    #[error("start the threads of connections: {0}")]
+    Threads(#[from] std::io::Error),
 }
 
 /// Serves until `stop` is cancelled and every connection has ended.
@@ -102,7 +105,9 @@ pub async fn serve(
         stop: stop.clone(),
     };
     let http2 = http2(&config);
-    let serving = transport::serve(&http2, connections.accept(), Edge::new(Deadline(routes), edge), stop);
+    let threads = Threads::start()?;
+    let edge = Edge::new(Deadline(routes), edge);
+    let serving = transport::serve(&http2, &threads, connections.accept(), edge, stop);
     let health = report_health(reporter, lifecycle);
     tokio::pin!(serving, health);
     tokio::select! {

@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 
+use super::threads::Seat;
 use crate::telemetry::metrics::{ApiMetrics, Refusal};
 
 /// The length of HTTP/2's connection preface (RFC 9113, 3.4): who has sent it speaks HTTP/2.
@@ -42,7 +43,7 @@ struct Accepting {
 
 impl Connections {
     /// The connections as they come. Never ends: an error to accept is waited out.
-    pub fn accept(self) -> impl Stream<Item = Connection> {
+    pub fn accept(self) -> impl Stream<Item = Accepted> {
         let permits = Arc::new(Semaphore::new(self.connections_max.min(Semaphore::MAX_PERMITS)));
         stream::unfold(Accepting { connections: self, permits, failing: false }, |mut accepting| async move {
             let connection = accepting.next().await;
@@ -52,7 +53,7 @@ impl Connections {
 }
 
 impl Accepting {
-    async fn next(&mut self) -> Connection {
+    async fn next(&mut self) -> Accepted {
         loop {
             match self.connections.listener.accept().await {
                 Ok((stream, _peer)) => {
@@ -66,7 +67,7 @@ impl Accepting {
                         // The peer is gone already; reading will say so.
                         tracing::debug!(%error, "set TCP_NODELAY");
                     }
-                    return Connection::new(stream, permit, &self.connections);
+                    return Accepted::new(stream, permit, &self.connections);
                 }
                 Err(error) => {
                     if !self.failing {
@@ -80,25 +81,53 @@ impl Accepting {
     }
 }
 
+/// A TCP connection that has no thread yet.
+#[derive(Debug)]
+pub struct Accepted {
+    stream: TcpStream,
+    handshake_timeout: Duration,
+    counted: Counted,
+}
+
+/// A connection that counts.
+#[derive(Debug)]
+struct Counted {
+    metrics: ApiMetrics,
+    _permit: OwnedSemaphorePermit,
+}
+
 /// A TCP connection that must begin in time.
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
     /// Until the preface was read: bytes so far, and until when.
     handshake: Option<(usize, Pin<Box<Sleep>>)>,
-    metrics: ApiMetrics,
-    _permit: OwnedSemaphorePermit,
+    counted: Counted,
+    _seat: Seat,
 }
 
-impl Connection {
+impl Accepted {
     fn new(stream: TcpStream, permit: OwnedSemaphorePermit, connections: &Connections) -> Self {
         connections.metrics.connections.inc();
-        let deadline = Box::pin(tokio::time::sleep(connections.handshake_timeout));
-        Self { stream, handshake: Some((0, deadline)), metrics: connections.metrics.clone(), _permit: permit }
+        let counted = Counted { metrics: connections.metrics.clone(), _permit: permit };
+        Self { stream, handshake_timeout: connections.handshake_timeout, counted }
+    }
+
+    /// Moves the connection to a thread.
+    ///
+    /// # Errors
+    /// What the system says when it does not watch the socket there; the connection is closed.
+    pub(super) fn take(self, seat: Seat) -> io::Result<Connection> {
+        let Self { stream, handshake_timeout, counted } = self;
+        let stream = stream.into_std()?;
+        let _there = seat.handle.enter();
+        let stream = TcpStream::from_std(stream)?;
+        let deadline = Box::pin(tokio::time::sleep(handshake_timeout));
+        Ok(Connection { stream, handshake: Some((0, deadline)), counted, _seat: seat })
     }
 }
 
-impl Drop for Connection {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.metrics.connections.dec();
     }
@@ -118,7 +147,7 @@ impl AsyncRead for Connection {
             if *bytes >= PREFACE_BYTES {
                 this.handshake = None;
             } else if read.is_pending() && deadline.as_mut().poll(context).is_ready() {
-                this.metrics.refused(Refusal::Handshake);
+                this.counted.metrics.refused(Refusal::Handshake);
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "no HTTP/2 preface in time")));
             }
         }

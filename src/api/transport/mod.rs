@@ -11,7 +11,9 @@ mod deadline;
 mod serve;
 mod socket;
 mod streams;
+mod threads;
 
 pub use connections::Connections;
 pub use deadline::Deadline;
 pub use serve::{Http2, serve};
+pub use threads::Threads;

@@ -15,9 +15,10 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::body::Body;
 use tower::Service;
 
-use super::connections::Connection;
+use super::connections::{Accepted, Connection};
 use super::socket::{self, Gathering};
 use super::streams::{Drain, Streams, WithStreams};
+use super::threads::Threads;
 
 /// What the peer's HPACK table may hold, as RFC 7541 has it from the start.
 const HEADER_TABLE_BYTES: u32 = 4096;
@@ -77,8 +78,13 @@ const CLOSE_MAX: Duration = Duration::from_secs(5);
 
 /// Serves `service` on every connection until `stop`; then accepts no further one, lets the calls there are end, and
 /// returns when all connections have, after [`CLOSE_MAX`] at most.
-pub async fn serve<S>(http2: &Http2, incoming: impl Stream<Item = Connection>, service: S, stop: CancellationToken)
-where
+pub async fn serve<S>(
+    http2: &Http2,
+    threads: &Threads,
+    incoming: impl Stream<Item = Accepted>,
+    service: S,
+    stop: CancellationToken,
+) where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
@@ -91,9 +97,16 @@ where
             tokio::select! {
                 () = &mut stop => break,
                 Some(ended) = open.join_next(), if !open.is_empty() => report(ended),
-                Some(connection) = incoming.next() => {
-                    let drain = draining.clone().cancelled_owned();
-                    open.spawn(serve_connection(http2, connection, service.clone(), drain));
+                Some(accepted) = incoming.next() => {
+                    let seat = threads.seat();
+                    let handle = seat.handle.clone();
+                    match accepted.take(seat) {
+                        Ok(connection) => {
+                            let drain = draining.clone().cancelled_owned();
+                            open.spawn_on(serve_connection(http2, connection, service.clone(), drain), &handle);
+                        }
+                        Err(error) => tracing::warn!(%error, "a connection is closed: it cannot be served"),
+                    }
                 }
             }
         }
