@@ -15,6 +15,7 @@ mod publish_stream;
 mod server;
 mod service;
 mod transport;
+mod unary;
 
 pub use lifecycle::{Lifecycle, Phase};
 pub use server::{ServeError, ServerConfig, serve};

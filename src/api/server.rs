@@ -1,5 +1,6 @@
 //! The gRPC server: every limit of HTTP/2 set by us, none left to a library's default.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -11,6 +12,7 @@ use super::edge::{Edge, EdgeConfig};
 use super::lifecycle::{Lifecycle, Phase};
 use super::meter::Meter;
 use super::transport::{self, Connections, Deadline, Http2, Threads};
+use super::unary::Unary;
 use crate::event::limits::BODY_BYTES_CEILING;
 use crate::proto::DESCRIPTORS;
 use crate::proto::server::broker_server::BrokerServer;
@@ -79,8 +81,10 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
     let lifecycle = service.lifecycle.clone();
-    let broker = BrokerServer::new(service)
-        .max_decoding_message_size(config.body_bytes_max + REQUEST_OVERHEAD_BYTES)
+    let service = Arc::new(service);
+    let request_bytes_max = config.body_bytes_max + REQUEST_OVERHEAD_BYTES;
+    let broker = BrokerServer::from_arc(Arc::clone(&service))
+        .max_decoding_message_size(request_bytes_max)
         // A message may have been published when the limit was higher.
         .max_encoding_message_size(BODY_BYTES_CEILING + RESPONSE_OVERHEAD_BYTES);
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -105,8 +109,9 @@ pub async fn serve(
         stop: stop.clone(),
     };
     let http2 = http2(&config);
+    let calls = Unary { service, request_bytes_max, others: routes };
     let threads = Threads::start()?;
-    let edge = Edge::new(Deadline(routes), edge);
+    let edge = Edge::new(Deadline(calls), edge);
     let serving = transport::serve(&http2, &threads, connections.accept(), edge, stop);
     let health = report_health(reporter, lifecycle);
     tokio::pin!(serving, health);

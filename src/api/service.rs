@@ -84,16 +84,39 @@ pub(super) fn rejection(error: &PublishError) -> Rejection {
     }
 }
 
-#[tonic::async_trait]
-impl Broker for BrokerService {
-    async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
+impl BrokerService {
+    /// Publishes, and counts what is refused.
+    ///
+    /// # Errors
+    /// The status of the contract.
+    pub(super) async fn answer_publish(&self, request: Request<PublishRequest>) -> Result<PublishResponse, Status> {
         match self.try_publish(request).await {
-            Ok(id) => Ok(Response::new(PublishResponse { id: id.to_wire() })),
+            Ok(id) => Ok(PublishResponse { id: id.to_wire() }),
             Err((rejection, status)) => {
                 self.metrics.rejected(rejection);
                 Err(status)
             }
         }
+    }
+
+    /// Fetches.
+    ///
+    /// # Errors
+    /// The status of the contract.
+    pub(super) async fn answer_fetch(&self, request: FetchRequest) -> Result<EncodedMessage, Status> {
+        self.check_serving()?;
+        let FetchRequest { subject, id } = request;
+        let subject = Subject::new(subject).map_err(errors::invalid_subject)?;
+        let id = MessageId::from_wire(id).ok_or_else(errors::never_published)?;
+        self.fetch.fetch(&subject, id).await.map_err(|error| errors::fetch(&error))
+    }
+}
+
+/// As tonic calls it. Publish and Fetch come here only when their request is compressed (see [`super::unary`]).
+#[tonic::async_trait]
+impl Broker for BrokerService {
+    async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
+        self.answer_publish(request).await.map(Response::new)
     }
 
     type PublishStreamStream = PublishAnswers;
@@ -124,12 +147,7 @@ impl Broker for BrokerService {
     }
 
     async fn fetch(&self, request: Request<FetchRequest>) -> Result<Response<EncodedMessage>, Status> {
-        self.check_serving()?;
-        let FetchRequest { subject, id } = request.into_inner();
-        let subject = Subject::new(subject).map_err(errors::invalid_subject)?;
-        let id = MessageId::from_wire(id).ok_or_else(errors::never_published)?;
-        let fetched = self.fetch.fetch(&subject, id).await;
-        fetched.map(Response::new).map_err(|error| errors::fetch(&error))
+        self.answer_fetch(request.into_inner()).await.map(Response::new)
     }
 }
 
