@@ -30,8 +30,11 @@ type PublishRequest struct {
 	Body []byte `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`
 	// 0: fire and forget. Above 0: Fetch finds the message for that many seconds.
 	ExpirationSeconds int32 `protobuf:"varint,3,opt,name=expirationSeconds,proto3" json:"expirationSeconds,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// 1 to 255 bytes of UTF-8 without control characters; empty: none. A publish with the key of an earlier one on the same
+	// subject is a retry of it, and is answered with its id. Clients without the field may send metadata `idempotency-key`.
+	IdempotencyKey string `protobuf:"bytes,4,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *PublishRequest) Reset() {
@@ -83,6 +86,13 @@ func (x *PublishRequest) GetExpirationSeconds() int32 {
 		return x.ExpirationSeconds
 	}
 	return 0
+}
+
+func (x *PublishRequest) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
 }
 
 type PublishResponse struct {
@@ -329,7 +339,9 @@ type MessageResponse struct {
 	Id      int32  `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
 	Subject string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
 	// When the broker took the message, by the clock of its node.
-	PublishedAt   *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=published_at,json=publishedAt,proto3" json:"published_at,omitempty"`
+	PublishedAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=published_at,json=publishedAt,proto3" json:"published_at,omitempty"`
+	// The `traceparent` of the publish's metadata (W3C Trace Context), if it had a valid one and the log still has the message.
+	Traceparent   string `protobuf:"bytes,5,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -392,6 +404,13 @@ func (x *MessageResponse) GetPublishedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *MessageResponse) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
+	}
+	return ""
+}
+
 type FetchRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Subject       string                 `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`
@@ -448,11 +467,12 @@ var File_broker_proto protoreflect.FileDescriptor
 
 const file_broker_proto_rawDesc = "" +
 	"\n" +
-	"\fbroker.proto\x12\x06broker\x1a\x1fgoogle/protobuf/timestamp.proto\"r\n" +
+	"\fbroker.proto\x12\x06broker\x1a\x1fgoogle/protobuf/timestamp.proto\"\x95\x01\n" +
 	"\x0ePublishRequest\x12\x18\n" +
 	"\asubject\x18\x01 \x01(\tR\asubject\x12\x12\n" +
 	"\x04body\x18\x02 \x01(\fR\x04body\x12,\n" +
-	"\x11expirationSeconds\x18\x03 \x01(\x05R\x11expirationSecondsJ\x04\b\x04\x10\x05\"!\n" +
+	"\x11expirationSeconds\x18\x03 \x01(\x05R\x11expirationSeconds\x12'\n" +
+	"\x0fidempotency_key\x18\x04 \x01(\tR\x0eidempotencyKey\"!\n" +
 	"\x0fPublishResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x05R\x02id\"S\n" +
 	"\x15PublishStreamResponse\x12\x0e\n" +
@@ -470,12 +490,13 @@ const file_broker_proto_rawDesc = "" +
 	"\x10SubscribeRequest\x12\x18\n" +
 	"\asubject\x18\x01 \x01(\tR\asubject\x12\x1e\n" +
 	"\bafter_id\x18\x02 \x01(\x05H\x00R\aafterId\x88\x01\x01B\v\n" +
-	"\t_after_id\"\x94\x01\n" +
+	"\t_after_id\"\xb0\x01\n" +
 	"\x0fMessageResponse\x12\x12\n" +
 	"\x04body\x18\x01 \x01(\fR\x04body\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x05R\x02id\x12\x18\n" +
 	"\asubject\x18\x03 \x01(\tR\asubject\x12=\n" +
-	"\fpublished_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\vpublishedAtJ\x04\b\x05\x10\x06\"8\n" +
+	"\fpublished_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\vpublishedAt\x12 \n" +
+	"\vtraceparent\x18\x05 \x01(\tR\vtraceparent\"8\n" +
 	"\fFetchRequest\x12\x18\n" +
 	"\asubject\x18\x01 \x01(\tR\asubject\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x05R\x02id2\x8a\x02\n" +
