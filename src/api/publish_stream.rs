@@ -8,9 +8,11 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use futures_util::Stream;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Sleep;
 use tonic::{Status, Streaming};
 
 use super::lifecycle::Phase;
@@ -31,6 +33,9 @@ const REFUSED_MAX: usize = 64;
 /// Requests that are taken at once, before other streams have their turn: about half a millisecond.
 const TAKEN_AT_ONCE: usize = 1024;
 
+/// How long a stream without room waits before it looks again: some frames of the log, each of which gives room back.
+const ROOM_RETRY: Duration = Duration::from_millis(2);
+
 /// The answers of one stream.
 pub struct PublishAnswers {
     service: BrokerService,
@@ -42,8 +47,8 @@ pub struct PublishAnswers {
     open: Open,
     /// Did not fit into the open batch.
     held: Option<Publish>,
-    /// The wait for room for the open batch, which does not change meanwhile.
-    room: Option<Pin<Box<dyn Future<Output = BatchRoom> + Send>>>,
+    /// Runs while there is no room for the open batch, which does not change meanwhile.
+    no_room: Option<Pin<Box<Sleep>>>,
     groups: VecDeque<Group>,
     /// What the batches in `groups` are charged.
     in_flight: usize,
@@ -117,7 +122,7 @@ impl PublishAnswers {
             requests: Some(requests),
             open: Open::default(),
             held: None,
-            room: None,
+            no_room: None,
             groups: VecDeque::new(),
             in_flight: 0,
             refused: 0,
@@ -175,32 +180,39 @@ impl PublishAnswers {
             }
             // Nothing more will be answered, and what came after these was not published either.
             Err(error @ (PublishError::LogFailed | PublishError::ShuttingDown)) => {
+                let unanswered = self.groups.iter().map(|group| group.publishes - group.answered).sum();
+                self.count_refused(unanswered, &error);
                 self.groups.clear();
                 self.in_flight = 0;
                 self.stop_taking(errors::publish(&error));
                 self.discard();
             }
             Err(error) => {
-                for _ in 0..group.publishes {
-                    self.service.metrics.rejected(rejection(&error));
-                }
+                let publishes = group.publishes;
                 group.answers = Answers::All(refusal(&errors::publish(&error)));
+                self.count_refused(publishes, &error);
             }
+        }
+    }
+
+    fn count_refused(&self, publishes: usize, error: &PublishError) {
+        for _ in 0..publishes {
+            self.service.metrics.rejected(rejection(error));
         }
     }
 
     /// Takes the requests that are there, as far as the bounds allow, and queues them. Whether a group was added.
     fn take_requests(&mut self, context: &mut Context<'_>, left: &mut usize) -> bool {
         let groups = self.groups.len();
-        if self.room.is_some() {
+        if self.no_room.is_some() {
             self.queue(context);
         }
-        if self.room.is_none()
+        if self.no_room.is_none()
             && let Some(publish) = self.held.take()
         {
             self.put(publish, context);
         }
-        while self.room.is_none() && self.held.is_none() && self.refused < REFUSED_MAX {
+        while self.no_room.is_none() && self.held.is_none() && self.refused < REFUSED_MAX {
             let Some(requests) = &mut self.requests else { break };
             if *left == 0 {
                 context.waker().wake_by_ref();
@@ -272,23 +284,25 @@ impl PublishAnswers {
                 self.groups.push_back(Group { answers, refused, answered: 0, publishes, charge });
             }
             Err(error) => {
+                self.count_refused(publishes, &error);
                 self.stop_taking(errors::publish(&error));
                 self.discard();
             }
         }
     }
 
+    /// Room for a batch of this charge. Not by a place in a queue of waiters: room that was given to a stream whose client
+    /// does not read, so that nobody polls it, would be held for as long as the client likes, and the other streams stand still.
     fn poll_room(&mut self, charge: u32, context: &mut Context<'_>) -> Poll<BatchRoom> {
-        let publisher = &self.service.publisher;
-        if self.room.is_none()
-            && let Some(room) = publisher.try_room(charge)
-        {
-            return Poll::Ready(room);
+        loop {
+            if let Some(room) = self.service.publisher.try_room(charge) {
+                self.no_room = None;
+                return Poll::Ready(room);
+            }
+            let wait = self.no_room.get_or_insert_with(|| Box::pin(tokio::time::sleep(ROOM_RETRY)));
+            ready!(wait.as_mut().poll(context));
+            self.no_room = None;
         }
-        let wait = self.room.get_or_insert_with(|| Box::pin(publisher.room(charge)));
-        let room = ready!(wait.as_mut().poll(context));
-        self.room = None;
-        Poll::Ready(room)
     }
 
     /// Takes no more requests; when what was queued is answered the stream ends with `status`.
@@ -301,7 +315,7 @@ impl PublishAnswers {
     fn discard(&mut self) {
         self.open = Open::default();
         self.held = None;
-        self.room = None;
+        self.no_room = None;
     }
 
     /// The broker stops: what was taken is still queued if there is room for it at once, and answered; then the stream ends.

@@ -64,7 +64,7 @@ pub enum ServeError {
     /// The contract's descriptors do not make a reflection service: a broken build.
     #[error("build the reflection service: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
-    /// The system gives no threads for connections.
+    /// The system gives no descriptors for the threads of connections.
     #[error("start the threads of connections: {0}")]
     Threads(#[from] std::io::Error),
 }

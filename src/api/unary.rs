@@ -156,7 +156,6 @@ impl Unfinished {
     fn add(&mut self, data: Bytes, bytes_max: usize) -> Result<(), Status> {
         *self = match std::mem::take(self) {
             Self::Nothing => Self::One(data),
-            Self::One(first) if first.is_empty() => Self::One(data),
             Self::One(first) => {
                 let mut all = BytesMut::with_capacity(first.len() + data.len());
                 all.extend_from_slice(&first);
@@ -168,7 +167,15 @@ impl Unfinished {
                 Self::Several(all)
             }
         };
-        self.announced(bytes_max).map(drop)
+        let announced = self.announced(bytes_max)?;
+        if let Self::One(first) = self
+            && first.len() < COPIED_BELOW_BYTES
+            && announced.is_none_or(|length| first.len() < PREFIX_BYTES + length)
+        {
+            // The rest may be long in coming.
+            *self = Self::Several(BytesMut::from(&first[..]));
+        }
+        Ok(())
     }
 
     fn bytes(&self) -> &[u8] {

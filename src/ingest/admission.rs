@@ -67,11 +67,6 @@ impl Admission {
         Arc::clone(&self.permits).try_acquire_many_owned(charge).ok()
     }
 
-    /// Waits for `charge` bytes, however long it takes.
-    pub(super) async fn admit_owned(&self, charge: u32) -> OwnedSemaphorePermit {
-        Arc::clone(&self.permits).acquire_many_owned(charge).await.expect("the permits are never closed")
-    }
-
     /// Gives bytes back.
     pub fn give_back(&self, bytes: usize) {
         if bytes > 0 {

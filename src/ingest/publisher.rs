@@ -214,7 +214,8 @@ impl Publisher {
         self.inner.stopped.load(Ordering::Acquire) || self.inner.ended.load(Ordering::SeqCst)
     }
 
-    /// Publishes, and answers when the message is durable; a retry, known by its key, when the first is. Dropped before that, the message may or may not be published.
+    /// Publishes, and answers when the message is durable; a retry, known by its key, when the first is. Dropped before that,
+    /// the message may or may not be published.
     ///
     /// # Errors
     /// [`PublishError`]. Except for [`PublishError::LogFailed`] nothing was published and no id was taken.
@@ -223,13 +224,14 @@ impl Publisher {
         if self.has_ended() {
             return Err(self.gone());
         }
-        // Here and not on the committer's thread: only those who use keys pay, and side by side.
+        let charge = inner.admission.charge(publish.text_bytes(), publish.body.len());
+        let admitted = inner.admission.admit(charge).await?;
+        // Here and not on the committer's thread: only those who use keys pay, and side by side. Admitted before: bodies that are being hashed
+        // are memory as well.
         let print = match &publish.key {
             Some(key) => Some(Fingerprint::of_publish(publish.subject.as_str(), key.as_str(), &publish.body).await),
             None => None,
         };
-        let charge = inner.admission.charge(publish.text_bytes(), publish.body.len());
-        let admitted = inner.admission.admit(charge).await?;
         let slot = match inner.slots.try_acquire() {
             Ok(slot) => slot,
             Err(_none) => tokio::time::timeout(inner.wait_max, inner.slots.acquire())

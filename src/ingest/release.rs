@@ -203,3 +203,63 @@ impl CommittedMessage {
         DurableMessage { sequence: self.sequence, subject, key: self.key, id: self.id, place, expires_at, encoded }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::ingest::ack::Outcome;
+
+    /// Takes nothing.
+    #[derive(Debug)]
+    struct Nobody;
+
+    #[async_trait]
+    impl DurableSink for Nobody {
+        fn before_acks(&self, _batch: &DurableBatch) {}
+
+        fn is_awaited(&self) -> bool {
+            false
+        }
+
+        async fn after_acks(&self, _batch: DurableBatch) {
+            unreachable!("nobody waits");
+        }
+    }
+
+    type Answer = oneshot::Receiver<Result<MessageId, crate::ingest::PublishError>>;
+
+    fn frame(sequence: u64) -> (Committed, Answer) {
+        let (reply, answer) = oneshot::channel();
+        let mut acks = UnreleasedAcks::with_capacity(1);
+        acks.push(Sequence::new(sequence), Outcome::Published(MessageId::new(1).expect("an id")), reply);
+        let durable = Durable(Sequence::new(sequence));
+        let frame = FramePlace { segment: Sequence::new(1), offset: 4096 };
+        (Committed { durable, frame, messages: Vec::new(), acks }, answer)
+    }
+
+    #[test]
+    fn a_frame_is_answered_at_once_unless_an_earlier_one_is_not_answered_yet() {
+        let admission = Admission::new(1_000, std::time::Duration::ZERO);
+        let (release, releaser) = Release::new(Arc::new(SubjectTable::new(10)), admission, Arc::new(Nobody));
+        let (first, mut first_answer) = frame(1);
+        release.at_once(first);
+        assert!(first_answer.try_recv().is_ok(), "nothing is before it");
+
+        let ((second, mut second_answer), (third, mut third_answer)) = (frame(2), frame(3));
+        release.hand_over(second);
+        release.at_once(third);
+        assert!(second_answer.try_recv().is_err() && third_answer.try_recv().is_err(), "the releaser has not run");
+        let mut running = Box::pin(releaser.run());
+        assert!(running.as_mut().now_or_never().is_none());
+        assert!(second_answer.try_recv().is_ok() && third_answer.try_recv().is_ok());
+
+        let (fourth, mut fourth_answer) = frame(4);
+        release.at_once(fourth);
+        assert!(fourth_answer.try_recv().is_ok(), "the releaser has caught up");
+        drop(release);
+        assert!(running.now_or_never().is_some(), "it ends with the committer");
+    }
+}

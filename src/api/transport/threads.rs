@@ -11,6 +11,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
+/// Reads of files that calls of one thread may have at once; further ones wait. More than the log (16) and the embedded store
+/// allow all calls together.
+const BLOCKING_MAX: usize = 64;
+
 /// The threads, which end when this is dropped.
 #[derive(Debug)]
 pub struct Threads(Vec<Thread>);
@@ -34,7 +38,7 @@ impl Threads {
     /// One thread for each processor that the process may use.
     ///
     /// # Errors
-    /// What the system says when it gives no thread.
+    /// What the system says when it gives no descriptors for it.
     pub fn start() -> io::Result<Self> {
         Self::of(std::thread::available_parallelism().map_or(1, NonZeroUsize::get))
     }
@@ -44,6 +48,7 @@ impl Threads {
             // One worker: the current-thread runtime would write to its wake-up descriptor for every wake-up.
             let runtime = Builder::new_multi_thread()
                 .worker_threads(1)
+                .max_blocking_threads(BLOCKING_MAX)
                 .thread_name(format!("connections-{number}"))
                 .enable_all()
                 .build()?;
