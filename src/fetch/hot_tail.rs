@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::event::{EncodedMessage, MessageId, UnixMicros};
 use crate::ingest::SubjectKey;
 
-/// Fetch reads one of these while the releaser fills another.
+/// Fetch reads one of these while another is filled.
 const SHARDS: usize = 16;
 
 /// What an entry costs beside its encoded bytes, in the map, in the queue and in allocation headers.
@@ -41,7 +41,7 @@ struct Order {
     bytes: usize,
 }
 
-/// The hot tail. Filled in log order by one task, read by all.
+/// The hot tail. Filled in log order, by the releaser or the committer in turn (`ingest::release`), read by all.
 #[derive(Debug)]
 pub struct HotTail {
     hasher: RandomState,

@@ -71,12 +71,9 @@ impl IngestMetrics {
                 "walcast_stream_queue_bytes",
                 "Bytes of publishes of streams, admitted and not yet durable; in walcast_queue_bytes as well.",
             ),
-            queue_bytes: define.gauge(
-                "walcast_queue_bytes",
-                "Bytes of publishes admitted and not yet durable, fanned out and projected.",
-            ),
+            queue_bytes: define.gauge("walcast_queue_bytes", "Bytes of publishes admitted and not yet durable."),
             queue_publishes: define
-                .gauge("walcast_queue_publishes", "Publishes admitted and not yet durable, fanned out and projected."),
+                .gauge("walcast_queue_publishes", "Publishes that wait for the log; a batch of a stream is one."),
             batch_records: define.histogram("walcast_batch_records", "Records in a batch of the log.", &RECORDS),
             batch_bytes: define.histogram("walcast_batch_bytes", "Bytes in a batch of the log.", &BYTES),
             subjects: define.gauge("walcast_subjects", "Subjects that were published on."),
