@@ -60,8 +60,8 @@ impl UnreleasedAcks {
         self.acks.is_empty() && self.batches.is_empty()
     }
 
-    /// Adds the acks of a batch; `last` is the last record that it became or repeats. Without a record nothing waits for the disk, and the batch is
-    /// answered now: with errors only.
+    /// Adds the acks of a batch; `last` is the last record that it became or repeats. Without a record nothing waits for the
+    /// disk, and the batch is answered now: with errors only.
     pub fn push_batch(&mut self, last: Option<Sequence>, outcomes: Outcomes, reply: BatchReply) {
         let Some(last) = last else {
             assert!(outcomes.all_refused(), "an ack without a record");

@@ -3,14 +3,12 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
-use flume::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::idempotency::Fingerprint;
-use super::publisher::{Command, Publisher, Queued};
+use super::publisher::{Publisher, Queued};
 use super::{Publish, PublishError};
 use crate::event::limits::RECORD_OVERHEAD_BYTES;
 use crate::event::{IdempotencyKey, MessageId};
@@ -251,24 +249,15 @@ impl Publisher {
     /// # Errors
     /// [`PublishError::LogFailed`], [`PublishError::ShuttingDown`]: nothing of it is published.
     pub fn publish_batch(&self, batch: PublishBatch, room: BatchRoom) -> Result<QueuedAnswer, PublishError> {
-        let inner = self.inner();
         if self.has_ended() {
             return Err(self.gone());
         }
         let BatchRoom { share, admitted, slot } = room;
         let (sender, answer) = oneshot::channel();
         let reply = BatchReply { sender, share };
-        match inner.queue.try_send(Command::Publish(Queued::Batch(QueuedBatch { batch, reply }))) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => return Err(PublishError::QueueFull { max: inner.queue_max }),
-            Err(TrySendError::Disconnected(_)) => return Err(self.gone()),
-        }
+        self.enqueue(Queued::Batch(QueuedBatch { batch, reply }))?;
         slot.forget();
         admitted.forget();
-        // As in `publish`: one of the two sees the other.
-        if inner.ended.load(Ordering::SeqCst) {
-            inner.unread.drain().for_each(drop);
-        }
         Ok(QueuedAnswer { answer, publisher: self.clone() })
     }
 

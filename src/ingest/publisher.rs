@@ -226,8 +226,8 @@ impl Publisher {
         }
         let charge = inner.admission.charge(publish.text_bytes(), publish.body.len());
         let admitted = inner.admission.admit(charge).await?;
-        // Here and not on the committer's thread: only those who use keys pay, and side by side. Admitted before: bodies that are being hashed
-        // are memory as well.
+        // Here and not on the committer's thread: only those who use keys pay, and side by side. Admitted before: bodies
+        // that are being hashed are memory as well.
         let print = match &publish.key {
             Some(key) => Some(Fingerprint::of_publish(publish.subject.as_str(), key.as_str(), &publish.body).await),
             None => None,
@@ -242,19 +242,26 @@ impl Publisher {
         };
         // From here to the answer nothing waits, so a publish is either queued with its room or not at all.
         let (reply, answer) = oneshot::channel();
-        match inner.queue.try_send(Command::Publish(Queued::One(QueuedOne { publish, print, charge, reply }))) {
+        self.enqueue(Queued::One(QueuedOne { publish, print, charge, reply }))?;
+        slot.forget();
+        admitted.keep();
+        answer.await.unwrap_or_else(|_dropped| Err(self.gone()))
+    }
+
+    /// Queues what has a slot and its bytes of admission, which are the committer's to give back from then on.
+    pub(super) fn enqueue(&self, queued: Queued) -> Result<(), PublishError> {
+        let inner = &*self.inner;
+        match inner.queue.try_send(Command::Publish(queued)) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => return Err(PublishError::QueueFull { max: inner.queue_max }),
             Err(TrySendError::Disconnected(_)) => return Err(self.gone()),
         }
-        slot.forget();
-        admitted.keep();
         // Queued after the committer's last look, it would wait for ever. In this order one of the two sees
         // the other: the committer sets `ended` and then empties the queue.
         if inner.ended.load(Ordering::SeqCst) {
             inner.unread.drain().for_each(drop);
         }
-        answer.await.unwrap_or_else(|_dropped| Err(self.gone()))
+        Ok(())
     }
 
     /// Refuses new publishes and lets the committer end once what is queued is durable.

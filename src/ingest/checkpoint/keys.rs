@@ -118,7 +118,7 @@ pub fn restore(
     now: UnixMicros,
 ) -> Result<Option<KeysCheckpoint>, CheckpointError> {
     read(files, directory, |entry| {
-        if !window.is_past(entry.at, now) {
+        if !window.is_expired(entry.at, now) {
             window.remember(entry, now);
         }
     })

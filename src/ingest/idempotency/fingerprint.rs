@@ -39,20 +39,23 @@ impl Fingerprint {
                 tokio::task::yield_now().await;
             }
         }
-        Self { body: truncated(hash), ..Self::new(subject, key, b"") }
+        Self { name: name(subject, key), body: truncated(hash) }
     }
 
     /// The same at once.
     pub fn new(subject: &str, key: &str, body: &[u8]) -> Self {
-        // A subject has at most 255 bytes; its length keeps ("ab", "c") and ("a", "bc") apart.
-        let name = Sha256::new().chain_update([subject.len() as u8]).chain_update(subject).chain_update(key);
-        Self { name: truncated(name), body: truncated(Sha256::new().chain_update(body)) }
+        Self { name: name(subject, key), body: truncated(Sha256::new().chain_update(body)) }
     }
 
     /// Of a record; None if it has no key.
     pub fn of(record: &Record<'_>) -> Option<Self> {
         record.idempotency_key.map(|key| Self::new(record.subject, key, record.body))
     }
+}
+
+fn name(subject: &str, key: &str) -> Hash {
+    // A subject has at most 255 bytes; its length keeps ("ab", "c") and ("a", "bc") apart.
+    truncated(Sha256::new().chain_update([subject.len() as u8]).chain_update(subject).chain_update(key))
 }
 
 fn truncated(hash: Sha256) -> Hash {

@@ -82,19 +82,14 @@ impl Window {
         self.put(&entry.print, number);
     }
 
-    /// Keeps the key of a record of the log, if it has one and that is not past at `now`. Records must come in order.
+    /// Keeps the key of a record of the log, if it has one and that has not expired at `now`. Records must come in order.
     pub fn replay(&mut self, sequence: Sequence, record: &Record<'_>, now: UnixMicros) {
-        if record.idempotency_key.is_none() || self.is_past(record.published_at, now) {
+        if record.idempotency_key.is_none() || self.is_expired(record.published_at, now) {
             return;
         }
         if let Some(print) = Fingerprint::of(record) {
             self.remember(Entry { print, sequence, at: record.published_at, id: record.id }, now);
         }
-    }
-
-    /// Whether the key of a record that was published then has expired at `now`: it need not be restored.
-    pub fn is_past(&self, published_at: UnixMicros, now: UnixMicros) -> bool {
-        self.is_expired(published_at, now)
     }
 
     /// Drops expired keys from the oldest on, no more than `at_most`. One whose time is still to come holds up those behind
@@ -118,9 +113,10 @@ impl Window {
         self.ring.snapshot()
     }
 
+    /// Whether the key of a record that was published `at` is no longer known at `now`.
     /// A time that is still to come, because the clock went back, is not past: the key is known until the clock has caught
     /// up and the window has passed.
-    fn is_expired(&self, at: UnixMicros, now: UnixMicros) -> bool {
+    pub fn is_expired(&self, at: UnixMicros, now: UnixMicros) -> bool {
         at.elapsed_at(now) >= self.config.keep_for
     }
 

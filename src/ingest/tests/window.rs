@@ -106,7 +106,7 @@ fn run(steps: &[Step], keys_max: usize) -> Result<(), TestCaseError> {
                 let mut restored = Window::new(config);
                 let snapshot = window.snapshot();
                 for entry in snapshot.entries() {
-                    if !restored.is_past(entry.at, at) {
+                    if !restored.is_expired(entry.at, at) {
                         restored.remember(*entry, at);
                     }
                 }
