@@ -126,7 +126,8 @@ where
     }
 }
 
-fn method(path: &str) -> Method {
+/// The method that a path names.
+pub(super) fn method(path: &str) -> Method {
     match path {
         "/broker.Broker/Publish" => Method::Publish,
         "/broker.Broker/PublishStream" => Method::PublishStream,

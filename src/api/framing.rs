@@ -1,12 +1,12 @@
 //! Where the messages of a gRPC stream end: each stands after a flag of one byte and its length in four.
 
-/// Bytes before each message.
-const HEADER_BYTES: usize = 5;
+/// In front of each message: whether it is compressed, `u8`, and its length, `u32` big endian (gRPC over HTTP/2).
+pub const PREFIX_BYTES: usize = 5;
 
 /// Follows the messages of one stream.
 #[derive(Debug, Default)]
 pub struct Framing {
-    header: [u8; HEADER_BYTES],
+    header: [u8; PREFIX_BYTES],
     /// Bytes of the message that were read, with those of its header.
     read: usize,
 }
@@ -15,14 +15,14 @@ impl Framing {
     /// Reads on; returns how many bytes there are of a message that is not whole.
     pub fn unfinished_after(&mut self, mut data: &[u8]) -> usize {
         while !data.is_empty() {
-            let whole = if self.read < HEADER_BYTES { HEADER_BYTES } else { self.whole() };
+            let whole = if self.read < PREFIX_BYTES { PREFIX_BYTES } else { self.whole() };
             let (taken, rest) = data.split_at((whole - self.read).min(data.len()));
-            if self.read < HEADER_BYTES {
+            if self.read < PREFIX_BYTES {
                 self.header[self.read..self.read + taken.len()].copy_from_slice(taken);
             }
             self.read += taken.len();
             data = rest;
-            if self.read >= HEADER_BYTES && self.read == self.whole() {
+            if self.read >= PREFIX_BYTES && self.read == self.whole() {
                 self.read = 0;
             }
         }
@@ -32,7 +32,7 @@ impl Framing {
     /// Bytes of the message and its header.
     fn whole(&self) -> usize {
         let [_flag, length @ ..] = self.header;
-        HEADER_BYTES + u32::from_be_bytes(length) as usize
+        PREFIX_BYTES + u32::from_be_bytes(length) as usize
     }
 }
 

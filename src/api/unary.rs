@@ -21,12 +21,11 @@ use tonic::body::Body;
 use tonic::metadata::MetadataMap;
 use tower::Service;
 
-use super::{BrokerService, errors};
+use super::framing::PREFIX_BYTES;
+use super::{BrokerService, edge, errors};
+use crate::telemetry::metrics::Method;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// In front of each message: whether it is compressed, `u8`, and its length, `u32` big endian (gRPC over HTTP/2).
-const PREFIX_BYTES: usize = 5;
 
 /// Requests below this are copied out of what was read from the socket. A part of it keeps all of it in memory, which
 /// is up to 16 KiB: four times the request at most, where it is not copied.
@@ -67,8 +66,8 @@ where
             return Call::Other(self.others.call(request));
         }
         let (service, bytes_max) = (Arc::clone(&self.service), self.request_bytes_max);
-        match request.uri().path() {
-            "/broker.Broker/Publish" => Call::Unary(Box::pin(async move {
+        match edge::method(request.uri().path()) {
+            Method::Publish => Call::Unary(Box::pin(async move {
                 let (parts, body) = request.into_parts();
                 let request = decode(read(body, bytes_max).await?)?;
                 let metadata = MetadataMap::from_headers(parts.headers);
@@ -79,7 +78,7 @@ where
                     })
                 })
             })),
-            "/broker.Broker/Fetch" => Call::Unary(Box::pin(async move {
+            Method::Fetch => Call::Unary(Box::pin(async move {
                 let request = decode(read(request.into_body(), bytes_max).await?)?;
                 let message = service.answer_fetch(request).await?;
                 Ok(framed(message.len(), |buffer| buffer.put_slice(message.as_bytes())))
