@@ -7,7 +7,9 @@ use tokio::task::JoinSet;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::support::{Mounted, Setup, error_reason, eventually, random_bytes, raw, within_patience};
+use crate::support::{
+    Mounted, Setup, broker_on_a_small_disk, error_reason, eventually, random_bytes, raw, within_patience,
+};
 
 fn is_full_for_now(status: &Status) {
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
@@ -125,11 +127,7 @@ async fn too_many_bytes_in_flight_are_refused_without_taking_ids() {
 /// The disk fills up with other things while the broker runs, and is emptied again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_fills_up_refuses_publishes_only_and_until_there_is_room() {
-    let setup = Setup::new();
-    let disk = Mounted::tmpfs(&setup, "size=32M");
-    let ballast = disk.at().join("ballast");
-    let setup = setup.data_dir(disk.at().join("data")).store("none").set("limits.body_bytes", "64KiB");
-    let broker = setup.set("log.segment_bytes", "1MiB").expect_log("full").expect_log("space").start().await;
+    let (_disk, broker, ballast) = broker_on_a_small_disk().await;
     let client = broker.client().await;
     let mut subscription = client.subscribe("s").await;
     let body = random_bytes(1, 60 * 1024);

@@ -6,7 +6,7 @@ use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 use walcast::proto::client::PublishRequest;
 
-use crate::support::{Broker, Client, Mounted, Setup, error_reason, eventually, random_bytes};
+use crate::support::{Broker, Client, Setup, broker_on_a_small_disk, error_reason, eventually, random_bytes};
 
 const HEADER: &str = "idempotency-key";
 
@@ -249,11 +249,7 @@ async fn the_oldest_keys_are_forgotten_when_there_are_too_many() {
 /// A full disk refuses what is new; what was taken before is still said, and what was refused left no key behind.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_still_answers_retries() {
-    let setup = Setup::new();
-    let disk = Mounted::tmpfs(&setup, "size=32M");
-    let ballast = disk.at().join("ballast");
-    let setup = setup.data_dir(disk.at().join("data")).store("none").set("limits.body_bytes", "64KiB");
-    let broker = setup.set("log.segment_bytes", "1MiB").expect_log("full").expect_log("space").start().await;
+    let (_disk, broker, ballast) = broker_on_a_small_disk().await;
     let client = broker.client().await;
     assert_eq!(publish(&client, "s", "k", "body").await.expect("accepted"), 1);
     // More than there is: the write stops where the disk ends.

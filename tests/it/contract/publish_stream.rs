@@ -8,7 +8,7 @@ use tonic_types::StatusExt as _;
 use walcast::proto::client::{FetchRequest, PublishRequest};
 
 use crate::support::publish_stream::request;
-use crate::support::{Broker, Mounted, Setup, body_of, error_reason, eventually, random_bytes, raw};
+use crate::support::{Broker, Setup, body_of, broker_on_a_small_disk, error_reason, eventually, random_bytes, raw};
 
 const PATH: &str = "/broker.Broker/PublishStream";
 const MIB: usize = 1024 * 1024;
@@ -258,11 +258,7 @@ async fn a_thousand_streams_publish_at_once_and_one_too_many_is_told_to_come_bac
 /// The disk fills up under an open stream, and is emptied again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_the_messages_and_not_the_stream() {
-    let setup = Setup::new();
-    let disk = Mounted::tmpfs(&setup, "size=32M");
-    let ballast = disk.at().join("ballast");
-    let setup = setup.data_dir(disk.at().join("data")).store("none").set("limits.body_bytes", "64KiB");
-    let broker = setup.set("log.segment_bytes", "1MiB").expect_log("full").expect_log("space").start().await;
+    let (_disk, broker, ballast) = broker_on_a_small_disk().await;
     let client = broker.client().await;
     let mut stream = client.publish_stream().await;
     let body = random_bytes(1, 60 * 1024);

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::Setup;
+use super::{Broker, Setup};
 
 /// A small disk in the test's folder; it is gone before the folder is.
 #[derive(Debug)]
@@ -47,6 +47,17 @@ impl Mounted {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "this test must be allowed to mount (root, or `unshare -rm`): {said}");
     }
+}
+
+/// A broker without a store on a disk of 32 MiB of its own, and the file with which a test fills that disk. The disk must
+/// outlive the broker.
+pub async fn broker_on_a_small_disk() -> (Mounted, Broker, PathBuf) {
+    let setup = Setup::new();
+    let disk = Mounted::tmpfs(&setup, "size=32M");
+    let ballast = disk.at().join("ballast");
+    let setup = setup.data_dir(disk.at().join("data")).store("none").set("limits.body_bytes", "64KiB");
+    let broker = setup.set("log.segment_bytes", "1MiB").expect_log("full").expect_log("space").start().await;
+    (disk, broker, ballast)
 }
 
 impl Drop for Mounted {

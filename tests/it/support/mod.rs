@@ -18,7 +18,7 @@ use std::time::Duration;
 
 pub use broker::{Broker, Setup, Stopped};
 pub use client::{Client, Subscription, body_of, error_reason, random_bytes};
-pub use disk::Mounted;
+pub use disk::{Mounted, broker_on_a_small_disk};
 
 /// Nothing that a test waits for takes this long, even on a loaded machine. Not a performance bound.
 pub const PATIENCE: Duration = Duration::from_secs(60);
