@@ -233,6 +233,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         now: UnixMicros,
     ) -> Result<Option<StoredMessage>, StoreError>;
 
+    /// The same on the calling thread, for a store in this process: one who is on a thread that may block already asks here, and
+    /// saves a trip to another one. None for a store across a network.
+    fn local(&self) -> Option<&dyn LocalStore> {
+        None
+    }
+
     /// The messages of `subject` with ids above `after` that are not expired at `now`, in the order of their ids: up to
     /// `messages_max`, and none more once their bodies have `bytes_max` bytes. Nothing is left out between two of them, so
     /// an empty answer means that there are no more.
@@ -260,4 +266,18 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`StoreError`] if the store cannot be used.
     async fn expire(&self, now: UnixMicros) -> Result<(), StoreError>;
+}
+
+/// The reads of a store in this process. Blocks: for threads where that is allowed.
+pub trait LocalStore {
+    /// As [`Store::fetch`].
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot tell.
+    fn fetch_here(
+        &self,
+        subject: &Subject,
+        id: MessageId,
+        now: UnixMicros,
+    ) -> Result<Option<StoredMessage>, StoreError>;
 }

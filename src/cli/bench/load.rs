@@ -4,12 +4,14 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::super::{Failure, client};
-use super::options::LoadOptions;
+use super::options::{LoadOptions, Loop};
 use super::plan::{Due, Plan};
 use super::progress;
 use super::record::{Calls, Record, Tally};
@@ -47,15 +49,16 @@ pub async fn run(unit: &str, options: &LoadOptions, clients: &[Client], plan: &P
     let mut callers = JoinSet::new();
     let records: Vec<Arc<Record>> = clients.iter().map(|_| Arc::default()).collect();
     for (client, record) in clients.iter().zip(&records) {
-        for _ in 0..options.callers() {
-            let caller = Caller {
-                client: client.clone(),
-                plan: plan.clone(),
-                call: call.clone(),
-                record: Arc::clone(record),
-                tally: Arc::clone(&tally),
-            };
-            callers.spawn(caller.run());
+        let caller = Caller {
+            client: client.clone(),
+            plan: plan.clone(),
+            call: call.clone(),
+            record: Arc::clone(record),
+            tally: Arc::clone(&tally),
+        };
+        match options.kind() {
+            Loop::Closed(in_flight) => (0..in_flight).for_each(|_| drop(callers.spawn(caller.clone().one_by_one()))),
+            Loop::Open(_) => drop(callers.spawn(caller.when_due(options.callers() as usize))),
         }
     }
     progress::show(unit, &tally, callers.join_all()).await;
@@ -64,6 +67,7 @@ pub async fn run(unit: &str, options: &LoadOptions, clients: &[Client], plan: &P
     all
 }
 
+#[derive(Clone)]
 struct Caller<C> {
     client: Client,
     plan: Plan,
@@ -73,17 +77,39 @@ struct Caller<C> {
 }
 
 impl<C: Call> Caller<C> {
-    async fn run(mut self) {
+    /// A closed loop: the next call when the last one is answered.
+    async fn one_by_one(mut self) {
         while let Some(due) = self.plan.next().await {
-            let outcome = self.call.call(&mut self.client, &due).await;
-            let outcome = outcome.map_err(|status| status.code());
-            self.tally.add(outcome.is_ok());
-            if due.measured {
-                self.call.record(&due, &self.record).add(due.at, outcome);
+            self.make(due).await;
+        }
+    }
+
+    /// An open loop: each call when it is due, with so many at once. One task for a whole connection: with one for each
+    /// call, hundreds wait for the next that is due, and to choose and wake one of them costs as much as a call.
+    async fn when_due(self, in_flight: usize) {
+        let mut calls = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                due = self.plan.next(), if calls.len() < in_flight => {
+                    let Some(due) = due else { break };
+                    let mut caller = self.clone();
+                    calls.push(async move { caller.make(due).await });
+                }
+                Some(()) = calls.next() => {}
             }
-            if outcome == Err(Code::Unavailable) {
-                tokio::time::sleep(REST).await;
-            }
+        }
+        while calls.next().await.is_some() {}
+    }
+
+    async fn make(&mut self, due: Due) {
+        let outcome = self.call.call(&mut self.client, &due).await;
+        let outcome = outcome.map_err(|status| status.code());
+        self.tally.add(outcome.is_ok());
+        if due.measured {
+            self.call.record(&due, &self.record).add(due.at, outcome);
+        }
+        if outcome == Err(Code::Unavailable) {
+            tokio::time::sleep(REST).await;
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::event::{Expiration, MessageId, Projected, Sequence, Subject, UnixMicros};
-use crate::projector::{ApplyError, HighWaterMark, Row, Store, StoreBatch};
+use crate::projector::{ApplyError, HighWaterMark, Row, Store, StoreBatch, StoredMessage};
 
 /// The log that the checks' stores belong to.
 pub(super) const LOG: u128 = 0x5EED_0001;
@@ -78,10 +78,25 @@ pub(super) async fn mark(store: &dyn Store, text: &str) -> Result<Option<u32>, S
     Ok(mark.map(MessageId::get))
 }
 
+/// A fetch; a store that reads on the calling thread as well must say the same there.
+async fn fetch(
+    store: &dyn Store,
+    subject: &Subject,
+    id: MessageId,
+    now: UnixMicros,
+) -> Result<Option<StoredMessage>, String> {
+    let found = store.fetch(subject, id, now).await.map_err(|error| error.to_string())?;
+    if let Some(local) = store.local() {
+        let here = local.fetch_here(subject, id, now).map_err(|error| error.to_string())?;
+        equal(&format!("message {id} on the calling thread"), &here, &found)?;
+    }
+    Ok(found)
+}
+
 /// Passes if the store gives the row back as it was at `now`.
 pub(super) async fn holds(store: &dyn Store, row: &Row, now: UnixMicros) -> Result<(), String> {
     let what = format!("message {} of {:?} at {}", row.id, row.subject.as_str(), now.as_micros());
-    let found = store.fetch(&row.subject, row.id, now).await.map_err(|error| error.to_string())?;
+    let found = fetch(store, &row.subject, row.id, now).await?;
     let found = found.ok_or_else(|| format!("{what} is not there"))?;
     if found.body != row.body {
         let (got, sent) = (found.body.len(), row.body.len());
@@ -92,8 +107,7 @@ pub(super) async fn holds(store: &dyn Store, row: &Row, now: UnixMicros) -> Resu
 
 /// Passes if the store has no such message at `now`.
 pub(super) async fn lacks(store: &dyn Store, text: &str, number: u32, now: UnixMicros) -> Result<(), String> {
-    let found = store.fetch(&subject(text)?, id(number)?, now).await.map_err(|error| error.to_string())?;
-    match found {
+    match fetch(store, &subject(text)?, id(number)?, now).await? {
         None => Ok(()),
         Some(_) => Err(format!("message {number} of {text:?} is there at {}", now.as_micros())),
     }

@@ -25,7 +25,7 @@ use async_trait::async_trait;
 use tokio::sync::{Mutex, Semaphore};
 
 use self::engine::{Engine, Writer};
-use super::{ApplyError, Row, Store, StoreBatch, StoreError, StoredMessage};
+use super::{ApplyError, LocalStore, Row, Store, StoreBatch, StoreError, StoredMessage};
 use crate::event::{MessageId, Projected, Subject, UnixMicros};
 
 pub use config::Config;
@@ -126,6 +126,10 @@ impl Store for EmbeddedStore {
         self.read(move |engine| engine.fetch(&key, now)).await
     }
 
+    fn local(&self) -> Option<&dyn LocalStore> {
+        Some(self)
+    }
+
     async fn after(
         &self,
         subject: &Subject,
@@ -147,6 +151,17 @@ impl Store for EmbeddedStore {
 
     async fn expire(&self, now: UnixMicros) -> Result<(), StoreError> {
         self.write(move |engine, writer| engine.expire(writer, now)).await
+    }
+}
+
+impl LocalStore for EmbeddedStore {
+    fn fetch_here(
+        &self,
+        subject: &Subject,
+        id: MessageId,
+        now: UnixMicros,
+    ) -> Result<Option<StoredMessage>, StoreError> {
+        self.engine.fetch(&codec::row_key(subject, id), now)
     }
 }
 
