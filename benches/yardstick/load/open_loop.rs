@@ -3,7 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use flume::Sender;
+use flume::{Receiver, Sender};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use tokio::task::JoinSet;
 
 use super::calls::{Call, Publish, Turn};
@@ -13,11 +15,11 @@ use crate::Failure;
 use crate::figures::{Figure, Latencies, Measured, latencies};
 use crate::server::ServerProcess;
 
-/// Calls that are due and wait for a free caller; beyond, the pacer waits too, and they stay due from when they were.
+/// Calls that are due and wait for room on a connection; beyond, the pacer waits too, and they stay due from when they were.
 const WAITING_MAX: usize = 65_536;
 /// Sleeping is exact to about this; closer times are waited for together.
 const PACE: Duration = Duration::from_micros(100);
-/// Callers on each connection of publishes at half load: four times what was in flight at full load.
+/// Calls at once on each connection of publishes at half load: four times what was in flight at full load.
 const CALLERS: usize = 128;
 
 /// What came of an open loop.
@@ -48,7 +50,7 @@ pub async fn publish(server: &ServerProcess, plan: &Plan, rate: f64) -> Result<M
         .with(Figure::PeakMemory, server.peak_memory_mib()?))
 }
 
-/// What a caller has: its calls, the latencies of those that count, and when the last of them was answered.
+/// What a connection has: its calls, the latencies of those that count, and when the last of them was answered.
 type OfCaller = (u64, Latencies, Option<Instant>);
 
 /// When which call is due.
@@ -77,7 +79,7 @@ impl Schedule {
     }
 }
 
-/// Makes `rate` calls a second, each when it is due, with so many callers on each connection; the first error ends all.
+/// Makes `rate` calls a second, each when it is due, with so many at once on each connection; the first error ends all.
 pub async fn offer<C: Call>(
     clients: &[Client],
     callers: usize,
@@ -88,23 +90,8 @@ pub async fn offer<C: Call>(
     let (sender, turns) = flume::bounded(WAITING_MAX);
     let schedule = Schedule::new(rate, plan)?;
     let mut tasks: JoinSet<Result<OfCaller, Failure>> = JoinSet::new();
-    for caller in 0..callers * clients.len() {
-        let mut client = clients[caller % clients.len()].clone();
-        let (turns, call) = (turns.clone(), call.clone());
-        tasks.spawn(async move {
-            let (mut calls, mut latency_us, mut last) = (0, latencies()?, None);
-            while let Ok(turn) = turns.recv_async().await {
-                call.call(&mut client, &turn).await?;
-                calls += 1;
-                if turn.measured {
-                    let answered = Instant::now();
-                    let micros = answered.saturating_duration_since(turn.due).as_micros();
-                    latency_us.saturating_record(u64::try_from(micros).unwrap_or(u64::MAX));
-                    last = Some(answered);
-                }
-            }
-            Ok((calls, latency_us, last))
-        });
+    for client in clients {
+        tasks.spawn(when_due(client.clone(), turns.clone(), callers, call.clone()));
     }
     drop(turns);
     let pacer = std::thread::spawn(move || pace(&schedule, &sender));
@@ -122,6 +109,43 @@ pub async fn offer<C: Call>(
     }
     let took = last.ok_or("no call counted")? - schedule.turn(schedule.warm_up).due;
     Ok(Offered { calls, measured, latency_us, took, kept: measured as f64 / rate / took.as_secs_f64() })
+}
+
+/// Makes the calls of a connection, each when it is due, with so many at once. In one task: with one for each call, hundreds
+/// wait for the next that is due, and to choose and wake one of them costs as much as a call.
+async fn when_due<C: Call>(
+    client: Client,
+    turns: Receiver<Turn>,
+    in_flight: usize,
+    call: C,
+) -> Result<OfCaller, Failure> {
+    let (mut calls, mut latency_us, mut last) = (0, latencies()?, None);
+    let mut running = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            turn = turns.recv_async(), if running.len() < in_flight => {
+                let Ok(turn) = turn else { break };
+                let (mut client, call) = (client.clone(), call.clone());
+                running.push(async move { call.call(&mut client, &turn).await.map(|()| turn) });
+            }
+            Some(done) = running.next() => last = last.max(counted(done?, &mut calls, &mut latency_us)),
+        }
+    }
+    while let Some(done) = running.next().await {
+        last = last.max(counted(done?, &mut calls, &mut latency_us));
+    }
+    Ok((calls, latency_us, last))
+}
+
+/// Counts a call that was answered now; when that was, if it counts.
+fn counted(turn: Turn, calls: &mut u64, latency_us: &mut Latencies) -> Option<Instant> {
+    *calls += 1;
+    let answered = Instant::now();
+    turn.measured.then(|| {
+        let micros = answered.saturating_duration_since(turn.due).as_micros();
+        latency_us.saturating_record(u64::try_from(micros).unwrap_or(u64::MAX));
+        answered
+    })
 }
 
 /// Hands out each call when it is due. A thread of its own: timers of the runtime are exact to a millisecond only.
