@@ -45,7 +45,10 @@ pub(super) struct Connected {
 /// Connects the rooms.
 pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connected {
     let Surroundings { settings, metrics, lifecycle, reporter } = *surroundings;
-    let OpenData { writer, tail, indexer, checkpointer, checkpointed, checkpoint_bytes } = data;
+    let OpenData { writer, tail, indexer, checkpointer, checkpointed, checkpoint_bytes, recovered } = data;
+    metrics.node.recovery_duration.set(recovered.elapsed.as_secs_f64());
+    metrics.node.recovered_records.set(recovered.records.cast_signed());
+    metrics.node.torn_bytes.set(recovered.torn_bytes.cast_signed());
     let (durable, durable_seen) = watch::channel(tail.log.durable());
     let (projected, projected_seen) = watch::channel(tail.projected);
     let (wake, woken) = flume::bounded(1);
@@ -98,6 +101,7 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
         checkpointed,
         pressed_bytes: settings.log.max_bytes.saturating_sub(2 * settings.log.segment_bytes),
         failed: false,
+        metrics: metrics.node.checkpoints.clone(),
         wake: woken,
     };
     let service = BrokerService {

@@ -12,6 +12,7 @@ use crate::config::LogSettings;
 use crate::event::{Projected, Sequence, clock};
 use crate::index::Index;
 use crate::ingest::{Checkpoint, CheckpointError, Checkpointer, Keys, SubjectTable};
+use crate::telemetry::metrics::CheckpointMetrics;
 use crate::wal::{Log, LogFailed, VerifyError};
 
 /// How often the log is looked at when nothing else asks for it: `log.keep_for` passes without anybody's doing. Also
@@ -91,6 +92,8 @@ pub struct Housekeeper {
     pub pressed_bytes: u64,
     /// Whether the last checkpoint failed.
     pub failed: bool,
+    /// Counts checkpoints.
+    pub metrics: CheckpointMetrics,
     /// Asks for a checkpoint; disconnected at the end.
     pub wake: Receiver<()>,
 }
@@ -160,7 +163,10 @@ impl Housekeeper {
 
     fn checkpoint(&mut self) -> Result<Checkpoint, CheckpointError> {
         let projected = *self.projected.borrow();
-        let taken = self.checkpointer.take(&self.subjects, &self.keys, projected)?;
+        let started = Instant::now();
+        let taken = self.checkpointer.take(&self.subjects, &self.keys, projected);
+        let taken = taken.inspect_err(|_| self.metrics.failed())?;
+        self.metrics.taken(started.elapsed());
         self.pace.after(taken.bytes);
         tracing::debug!(sequence = %taken.taken_at, subjects = taken.subjects, "took an ids checkpoint");
         self.checkpointed = taken.taken_at;

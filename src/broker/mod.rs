@@ -4,6 +4,7 @@
 
 mod connect;
 mod descriptors;
+mod disk;
 mod error;
 mod error_kind;
 mod housekeeping;

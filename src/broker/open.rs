@@ -176,6 +176,19 @@ pub struct OpenData {
     pub checkpointed: Sequence,
     /// Its size in bytes, with that of the keys.
     pub checkpoint_bytes: u64,
+    /// What the start had to do.
+    pub recovered: Recovered,
+}
+
+/// What a start had to do.
+#[derive(Debug, Clone, Copy)]
+pub struct Recovered {
+    /// For this long.
+    pub elapsed: Duration,
+    /// Records behind the checkpoints that were read: none after an orderly stop.
+    pub records: u64,
+    /// Bytes of a frame that was being written when the broker ended.
+    pub torn_bytes: u64,
 }
 
 /// The log with its views.
@@ -236,17 +249,20 @@ pub async fn open(settings: &Settings) -> Result<OpenData, OpenDataError> {
         // It has at least what the log no longer holds, or the projector ends the broker.
         None => Projected(trimmed.sequence()),
     };
-    let Replayed { keys, keys_bytes } = replayed?;
+    let Replayed { keys, keys_bytes, records } = replayed?;
     let letters = DeadLetters::open(Arc::clone(&files), settings.dead_letters_dir(), LetterBounds::default())?;
     let (index, indexer) = Index::open(Arc::clone(&files), settings.index_dir(), log.clone())?;
     let checkpointer = Checkpointer::new(files, settings.ids_dir(), log.log_id());
-    report(&opened.recovery, checkpoint, (&subjects, &keys), projected, started.elapsed());
+    let torn_bytes = opened.recovery.torn_tail.as_ref().map_or(0, |torn| torn.bytes);
+    let recovered = Recovered { elapsed: started.elapsed(), records, torn_bytes };
+    report(&opened.recovery, checkpoint, (&subjects, &keys), projected, recovered);
     Ok(OpenData {
         writer: opened.writer,
         tail: Tail { log, subjects, keys, store, projected, letters, index },
         indexer,
         checkpointer,
         checkpointed,
+        recovered,
         checkpoint_bytes: checkpoint.map_or(0, |checkpoint| checkpoint.bytes) + keys_bytes,
     })
 }
@@ -325,7 +341,7 @@ fn report(
     checkpoint: Option<Checkpoint>,
     (subjects, keys): (&SubjectTable, &Keys),
     projected: Projected,
-    elapsed: Duration,
+    recovered: Recovered,
 ) {
     if let Some(torn) = &recovery.torn_tail {
         tracing::info!(
@@ -345,7 +361,8 @@ fn report(
         subjects = subjects.len(),
         idempotency_keys = keys.held(),
         bytes_checked = recovery.bytes_checked,
-        elapsed_ms = elapsed.as_millis() as u64,
+        records_read = recovered.records,
+        elapsed_ms = recovered.elapsed.as_millis() as u64,
         "opened the data directory"
     );
 }

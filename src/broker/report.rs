@@ -6,6 +6,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use super::disk;
 use crate::api::Lifecycle;
 use crate::api::admin::{Part, Report};
 use crate::config::Settings;
@@ -14,8 +15,9 @@ use crate::event::Projected;
 use crate::fetch::HotTail;
 use crate::index::Index;
 use crate::ingest::{Keys, Publisher, SubjectTable};
-use crate::projector::ProjectorHandle;
+use crate::projector::{LetterBounds, ProjectorHandle};
 use crate::telemetry::Metrics;
+use crate::telemetry::metrics::{Limit, NodeMetrics};
 use crate::wal::Log;
 
 /// The rooms of a running broker.
@@ -56,6 +58,8 @@ pub struct Reporter {
 impl Reporter {
     /// A report without rooms.
     pub fn new(metrics: Metrics, settings: Settings, lifecycle: Lifecycle) -> Self {
+        metrics.projector.show_kind(settings.store.kind.name());
+        show_limits(&metrics.node, &settings);
         Self { metrics, settings, lifecycle, started: Instant::now(), rooms: OnceLock::new() }
     }
 
@@ -66,26 +70,32 @@ impl Reporter {
 
     /// Reads the gauges that nothing moves in between.
     fn refresh(&self, rooms: &Rooms) {
-        let Metrics { ingest, wal, delivery, projector, fetch, .. } = &self.metrics;
+        let Metrics { ingest, wal, delivery, projector, fetch, node, .. } = &self.metrics;
         let Positions { trimmed, projected, durable } = rooms.positions();
         wal.durable.set(signed(durable));
         wal.trimmed.set(signed(trimmed));
         wal.bytes.set(signed(rooms.log.bytes()));
         wal.files.set(signed(rooms.log.files() as u64));
         projector.projected.set(signed(projected));
+        wal.failed.set(i64::from(rooms.log.is_failed()));
         projector.lag_records.set(signed(durable - projected));
+        projector.lag_seconds.set(if durable > projected { rooms.projector.lag_seconds() } else { 0.0 });
+        projector.store_up.set(i64::from(rooms.projector.store_answers()));
         ingest.queue_bytes.set(signed(rooms.publisher.admission().in_flight() as u64));
         ingest.stream_bytes.set(signed(rooms.publisher.stream_bytes() as u64));
         ingest.queue_publishes.set(signed(rooms.publisher.queued() as u64));
         ingest.subjects.set(signed(rooms.subjects.len() as u64));
         ingest.subjects_near_last_id.set(signed(rooms.subjects.near_last_id() as u64));
         ingest.keys.set(signed(rooms.keys.held() as u64));
+        delivery.queue_frames.set(signed(rooms.delivery.queued_frames() as u64));
+        delivery.lag_messages.set(i64::from(rooms.delivery.lag_messages()));
         delivery.topics.set(signed(rooms.delivery.topics() as u64));
         delivery.unread_bytes.set(signed(rooms.delivery.unread_bytes() as u64));
         fetch.hot_tail_bytes.set(signed(rooms.hot.bytes() as u64));
         fetch.index_memory_bytes.set(signed(rooms.index.memory_bytes() as u64));
         fetch.index_file_bytes.set(signed(rooms.index.file_bytes()));
         fetch.index_gap_records.set(signed(rooms.index.gap_records()));
+        node.checkpoints.show_age();
     }
 }
 
@@ -106,12 +116,35 @@ impl Rooms {
     }
 }
 
+/// What the gauges are bounded by; of `limits.connections` what the system allows is known only later.
+fn show_limits(node: &NodeMetrics, settings: &Settings) {
+    let limits = &settings.limits;
+    node.limit(Limit::LogBytes, settings.log.max_bytes);
+    for (limit, value) in [
+        (Limit::InFlightBytes, limits.in_flight_bytes),
+        (Limit::InFlightPublishes, limits.in_flight_publishes),
+        (Limit::PublishStreams, limits.publish_streams),
+        (Limit::Subjects, limits.subjects),
+        (Limit::IdempotencyKeys, limits.idempotency_keys),
+        (Limit::Subscribers, limits.subscribers),
+        (Limit::DeliveryBytes, limits.delivery_bytes),
+        (Limit::HotTailBytes, limits.hot_tail_bytes),
+        (Limit::Connections, limits.connections),
+        (Limit::DeadLetters, LetterBounds::default().letters),
+    ] {
+        node.limit(limit, value as u64);
+    }
+}
+
 fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 impl Report for Reporter {
     fn metrics(&self) -> String {
+        let disk = disk::of(&self.settings.data_dir).unwrap_or_default();
+        self.metrics.wal.disk_free.set(signed(disk.free));
+        self.metrics.wal.disk_total.set(signed(disk.total));
         if let Some(rooms) = self.rooms.get() {
             self.refresh(rooms);
         }

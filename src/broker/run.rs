@@ -17,6 +17,8 @@ use super::supervisor::{Supervisor, tasks};
 use crate::api::{self, Connections, Lifecycle, Phase, ServerConfig, admin};
 use crate::config::Settings;
 use crate::telemetry::Metrics;
+use crate::telemetry::logging;
+use crate::telemetry::metrics::Limit;
 
 /// Runs the broker until a signal or a failure.
 ///
@@ -28,6 +30,7 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     let admin_listener = listen("admin_listen", settings.admin_listen).await?;
     let lifecycle = Lifecycle::default();
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
+    logging::count_lines(metrics.node.warnings.clone(), metrics.node.errors.clone());
     let reporter = Arc::new(Reporter::new(metrics.clone(), settings.clone(), lifecycle.clone()));
     let grpc = listener.local_addr().map_err(Error::System)?;
     let admin = admin_listener.local_addr().map_err(Error::System)?;
@@ -106,9 +109,11 @@ fn start(
     supervisor.task(tasks::FANOUT, finish(fanout.run()));
     supervisor.task(tasks::READERS, finish(readers.run()));
     supervisor.task(tasks::PROJECTOR, projector.run(projector_stop.clone()));
+    let connections_max = descriptors::connections(settings.limits.connections);
+    metrics.node.limit(Limit::Connections, connections_max as u64);
     let connections = Connections {
         listener,
-        connections_max: descriptors::connections(settings.limits.connections),
+        connections_max,
         handshake_timeout: settings.limits.handshake_timeout,
         metrics: metrics.api.clone(),
     };

@@ -46,12 +46,13 @@ impl DurableSink for Sink {
     }
 
     async fn after_acks(&self, batch: DurableBatch) {
+        let published_at = batch.published_at;
         let frame = batch.messages.into_iter().map(|message| Live {
             subject: message.subject,
             id: message.id,
             encoded: message.encoded,
         });
-        self.delivery.deliver(frame.collect()).await;
+        self.delivery.deliver(frame.collect(), published_at).await;
     }
 }
 

@@ -11,7 +11,7 @@ use super::registry::Registry;
 use super::ring::Unread;
 use super::subscription::Shared;
 use super::{Config, History, SubscribeError, Subscription};
-use crate::event::{EncodedMessage, MessageId, Subject};
+use crate::event::{EncodedMessage, MessageId, Subject, UnixMicros, clock};
 use crate::telemetry::metrics::DeliveryMetrics;
 
 /// Frames that wait for the fan-out. It never waits for a subscriber, so it is behind only when the
@@ -32,7 +32,7 @@ pub struct Live {
 /// What the fan-out is told, in order.
 #[derive(Debug)]
 enum ToFanout {
-    Frame(Vec<Live>),
+    Frame { messages: Vec<Live>, published_at: UnixMicros },
     Close,
 }
 
@@ -65,7 +65,8 @@ impl Delivery {
         let (frames, frames_out) = flume::bounded(FRAMES_MAX);
         let subscribers_max = config.subscribers_max;
         let registry = Registry::new(config);
-        let (orders, readers) = Readers::new(Arc::clone(&history), subscribers_max, registry.closing());
+        let (orders, readers) =
+            Readers::new(Arc::clone(&history), subscribers_max, registry.closing(), metrics.clone());
         let shared = Arc::new(Shared { registry, history, orders, metrics, behind: AtomicUsize::new(0) });
         let fanout = Fanout { shared: Arc::clone(&shared), frames: frames_out };
         (Self { shared, frames }, fanout, readers)
@@ -103,10 +104,10 @@ impl Delivery {
         self.shared.registry.topics() > 0
     }
 
-    /// Hands a frame to the fan-out, in log order.
-    pub async fn deliver(&self, frame: Vec<Live>) {
+    /// Hands a frame, whose messages were published at that time, to the fan-out, in log order.
+    pub async fn deliver(&self, messages: Vec<Live>, published_at: UnixMicros) {
         // The fan-out ends after every sender only.
-        drop(self.frames.send_async(ToFanout::Frame(frame)).await);
+        drop(self.frames.send_async(ToFanout::Frame { messages, published_at }).await);
     }
 
     /// Ends all streams once they have read everything that was handed to the fan-out before.
@@ -129,6 +130,18 @@ impl Delivery {
         self.shared.registry.topics()
     }
 
+    /// Frames that wait for the fan-out.
+    pub fn queued_frames(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Messages that the subscriber which is furthest behind has not taken. Looks at every subscriber, so for a scrape only:
+    /// 10,000 of them on as many subjects cost about 2 ms.
+    pub fn lag_messages(&self) -> u32 {
+        let Shared { registry, history, .. } = &*self.shared;
+        registry.lag_messages(|subject| history.last_id(subject))
+    }
+
     /// Unread bytes of all subjects.
     pub fn unread_bytes(&self) -> usize {
         self.shared.registry.bytes()
@@ -140,7 +153,11 @@ impl Fanout {
     pub async fn run(self) {
         while let Ok(told) = self.frames.recv_async().await {
             match told {
-                ToFanout::Frame(frame) => self.fan_out(frame),
+                ToFanout::Frame { messages, published_at } => {
+                    self.fan_out(messages);
+                    let took = published_at.elapsed_at(clock::now());
+                    self.shared.metrics.duration.observe(took.as_secs_f64());
+                }
                 ToFanout::Close => self.shared.registry.close(),
             }
         }

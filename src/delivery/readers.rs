@@ -5,6 +5,7 @@
 //! work through the orders in turn.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use flume::{Receiver, Sender, TrySendError};
 use futures_util::future::join_all;
@@ -12,6 +13,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::history::{Ask, Chunk, FromLog, History, HistoryError};
+use crate::telemetry::metrics::DeliveryMetrics;
 
 /// Chunks that are read from the store at once: half of the eight connections for reads, so that Fetch has the others.
 const STORE_READS_MAX: usize = 4;
@@ -30,6 +32,7 @@ pub(super) type Reply = Result<Chunk, HistoryError>;
 struct Order {
     ask: Ask,
     reply: oneshot::Sender<Reply>,
+    since: Instant,
 }
 
 /// Where orders are left; a clone is the same.
@@ -40,7 +43,7 @@ impl Orders {
     /// Leaves an order. The chunk comes, or the channel closes when the broker shuts down.
     pub fn leave(&self, ask: Ask) -> oneshot::Receiver<Reply> {
         let (reply, chunk) = oneshot::channel();
-        match self.0.try_send(Order { ask, reply }) {
+        match self.0.try_send(Order { ask, reply, since: Instant::now() }) {
             // Without readers the channel closes, which is what there is to tell.
             Ok(()) | Err(TrySendError::Disconnected(_)) => {}
             Err(TrySendError::Full(order)) => answer(order, Err(HistoryError::Busy)),
@@ -55,25 +58,31 @@ pub struct Readers {
     history: Arc<dyn History>,
     orders: Receiver<Order>,
     closed: CancellationToken,
+    metrics: DeliveryMetrics,
 }
 
 impl Readers {
     /// Connects the place for orders with the workers, which give up when `closed` is cancelled.
-    pub(super) fn new(history: Arc<dyn History>, subscribers_max: usize, closed: CancellationToken) -> (Orders, Self) {
+    pub(super) fn new(
+        history: Arc<dyn History>,
+        subscribers_max: usize,
+        closed: CancellationToken,
+        metrics: DeliveryMetrics,
+    ) -> (Orders, Self) {
         // One order a subscription, and as many again of those that have gone and are soon passed over.
         let (left, orders) = flume::bounded(subscribers_max.saturating_mul(2));
-        (Orders(left), Self { history, orders, closed })
+        (Orders(left), Self { history, orders, closed, metrics })
     }
 
     /// Runs until every handle is gone.
     pub async fn run(self) {
-        let Self { history, orders, closed } = self;
+        let Self { history, orders, closed, metrics } = self;
         // Each of them had a place among the orders.
         let (left, for_store) = flume::bounded(orders.capacity().unwrap_or(1));
-        let logs = (0..log_reads_max()).map(|_| read_log(&*history, &orders, left.clone(), &closed));
+        let logs = (0..log_reads_max()).map(|_| read_log(&*history, &orders, left.clone(), (&closed, &metrics)));
         let logs = join_all(logs.collect::<Vec<_>>());
         drop(left);
-        let stores = join_all((0..STORE_READS_MAX).map(|_| read_store(&*history, &for_store, &closed)));
+        let stores = join_all((0..STORE_READS_MAX).map(|_| read_store(&*history, &for_store, (&closed, &metrics))));
         futures_util::future::join(logs, stores).await;
     }
 }
@@ -83,14 +92,17 @@ async fn read_log(
     history: &dyn History,
     orders: &Receiver<Order>,
     for_store: Sender<(Order, u32)>,
-    closed: &CancellationToken,
+    (closed, metrics): (&CancellationToken, &DeliveryMetrics),
 ) {
     while let Ok(order) = orders.recv_async().await {
         if order.reply.is_closed() {
             continue;
         }
         match unless_closed(closed, history.read_log(&order.ask)).await {
-            Some(Ok(FromLog::Chunk(chunk))) => answer(order, Ok(chunk)),
+            Some(Ok(FromLog::Chunk(chunk))) => {
+                metrics.catch_up_read(order.since.elapsed());
+                answer(order, Ok(chunk));
+            }
             // Those who ask the store end after this.
             Some(Ok(FromLog::NothingBefore(first))) => drop(for_store.send_async((order, first)).await),
             Some(Err(error)) => answer(order, Err(error)),
@@ -99,13 +111,20 @@ async fn read_log(
     }
 }
 
-async fn read_store(history: &dyn History, orders: &Receiver<(Order, u32)>, closed: &CancellationToken) {
+async fn read_store(
+    history: &dyn History,
+    orders: &Receiver<(Order, u32)>,
+    (closed, metrics): (&CancellationToken, &DeliveryMetrics),
+) {
     while let Ok((order, before)) = orders.recv_async().await {
         if order.reply.is_closed() {
             continue;
         }
         match unless_closed(closed, history.read_store(&order.ask, before)).await {
-            Some(chunk) => answer(order, chunk),
+            Some(chunk) => {
+                metrics.catch_up_read(order.since.elapsed());
+                answer(order, chunk);
+            }
             None => drop(order),
         }
     }

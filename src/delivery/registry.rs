@@ -174,6 +174,20 @@ impl Registry {
         }
     }
 
+    /// The most that a subscriber has not taken of its subject, whose last id `last_id` gives.
+    pub fn lag_messages(&self, last_id: impl Fn(&Subject) -> u32) -> u32 {
+        let mut most = 0;
+        for shard in &self.shards {
+            let topics: Vec<Arc<Topic>> = shard.read().values().cloned().collect();
+            for topic in topics {
+                // The lock is free again before the next look-up.
+                let settled = topic.ring.lock().settled_by_all();
+                most = most.max(last_id(&topic.subject).saturating_sub(settled));
+            }
+        }
+        most
+    }
+
     /// Ends every stream; nobody joins any more.
     pub fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);

@@ -39,6 +39,8 @@ struct Reader {
     next: u64,
     /// Ids up to here were handed out, or are not for the subscriber.
     settled: u32,
+    /// Whether `settled` was told: between the join and that nobody knows how far behind it is.
+    placed: bool,
     waker: Option<Waker>,
 }
 
@@ -80,7 +82,7 @@ impl Ring {
 
     /// Registers a subscriber: it reads what is pushed from now on, once it says what it does not need of it.
     pub fn join(&mut self) -> Place {
-        let reader = Reader { next: self.end(), settled: 0, waker: None };
+        let reader = Reader { next: self.end(), settled: 0, placed: false, waker: None };
         match self.free.pop() {
             Some(at) => {
                 self.readers[at] = Some(reader);
@@ -97,7 +99,7 @@ impl Ring {
     pub fn go_live(&mut self, place: Place, settled: u32) -> bool {
         let first = self.first;
         let reader = self.reader(place);
-        reader.settled = settled;
+        (reader.settled, reader.placed) = (settled, true);
         reader.next != PARKED && reader.next >= first
     }
 
@@ -110,6 +112,23 @@ impl Ring {
     /// Keeps nothing for a subscriber any more.
     pub fn park(&mut self, place: Place) {
         self.reader(place).next = PARKED;
+    }
+
+    /// Notes how far a subscriber is that reads history.
+    pub fn settle(&mut self, place: Place, settled: u32) {
+        let reader = self.reader(place);
+        (reader.settled, reader.placed) = (settled, true);
+    }
+
+    /// The id up to which every subscriber is served.
+    pub fn settled_by_all(&self) -> u32 {
+        self.readers
+            .iter()
+            .flatten()
+            .filter(|reader| reader.placed)
+            .map(|reader| reader.settled)
+            .min()
+            .unwrap_or(u32::MAX)
     }
 
     /// Forgets a subscriber.

@@ -114,7 +114,10 @@ impl Subscription {
     }
 
     fn leave_live(&mut self, hand_over: HandOver) {
-        self.shared.registry.with_ring(&self.topic, |ring| ring.park(self.place));
+        self.shared.registry.with_ring(&self.topic, |ring| {
+            ring.park(self.place);
+            ring.settle(self.place, hand_over.settled());
+        });
         self.shared.behind.fetch_add(1, Ordering::Relaxed);
         self.shared.metrics.behind.inc();
         self.mode = Mode::Behind(Box::new(Behind { hand_over, ordered: None }));
@@ -208,6 +211,8 @@ impl Subscription {
             let error = format!("what was read after {last_delivered} is not what was asked for");
             return Err(self.contradiction(last_delivered, error));
         }
+        let settled = behind.hand_over.settled();
+        self.shared.registry.with_ring(&self.topic, |ring| ring.settle(self.place, settled));
         let metrics = &self.shared.metrics;
         metrics.deliveries.inc_by(self.chunk.len() as u64);
         metrics.catch_up_messages.inc_by(self.chunk.len() as u64);

@@ -25,6 +25,11 @@ impl UnixMicros {
         self.0.div_euclid(MICROS_PER_SECOND)
     }
 
+    /// Seconds since the epoch, exact to a microsecond for the next two centuries.
+    pub const fn as_seconds_f64(self) -> f64 {
+        self.0 as f64 / MICROS_PER_SECOND as f64
+    }
+
     /// Nanoseconds beyond [`Self::as_seconds`], 0 to 999,999,000.
     pub const fn subsec_nanos(self) -> i32 {
         // At most 999,999 * 1000, so it fits.

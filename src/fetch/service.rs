@@ -1,7 +1,7 @@
 //! The decision which of the cases of the contract a (subject, id) is.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
@@ -65,8 +65,8 @@ enum Found {
 /// What the files of this process have.
 struct InFiles {
     in_log: Result<Lookup, IndexError>,
-    /// None if it was not asked: the log has the message, or the store is not in this process.
-    in_store: Option<Result<Option<StoredMessage>, StoreError>>,
+    /// How long it took, and what it found; None if it was not asked: the log has the message, or the store is not in this process.
+    in_store: Option<(Duration, Result<Option<StoredMessage>, StoreError>)>,
 }
 
 /// Answers fetches; a clone is the same.
@@ -158,8 +158,11 @@ impl Fetch {
             return Ok(Found::InLog(bytes));
         }
         let stored = match in_store {
-            Some(local) => local?,
-            None if self.store.keeps_history() => self.store.fetch(subject, id, now).await?,
+            Some((took, read)) => {
+                self.metrics.store_read(took, read.is_ok());
+                read?
+            }
+            None if self.store.keeps_history() => self.read_store(subject, id, now).await?,
             None => None,
         };
         if let Some(stored) = stored {
@@ -188,11 +191,28 @@ impl Fetch {
             let in_log = index.message(&subject, id, last);
             let in_store = match &in_log {
                 Ok(Lookup::Found(_)) => None,
-                _ => store.local().map(|local| local.fetch_here(&subject, id, now)),
+                _ => store.local().map(|local| {
+                    let started = Instant::now();
+                    let read = local.fetch_here(&subject, id, now);
+                    (started.elapsed(), read)
+                }),
             };
             InFiles { in_log, in_store }
         });
         read.await.map_err(|panicked| ended(&panicked))
+    }
+
+    /// Asks a store across a network.
+    async fn read_store(
+        &self,
+        subject: &Subject,
+        id: MessageId,
+        now: UnixMicros,
+    ) -> Result<Option<StoredMessage>, StoreError> {
+        let started = Instant::now();
+        let read = self.store.fetch(subject, id, now).await;
+        self.metrics.store_read(started.elapsed(), read.is_ok());
+        read
     }
 
     /// A message that the store did not take.

@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -165,6 +166,8 @@ impl BatchReply {
 pub(super) struct QueuedBatch {
     pub batch: PublishBatch,
     pub reply: BatchReply,
+    /// When it was queued.
+    pub since: Instant,
 }
 
 /// Room for one batch; dropped, it is given back.
@@ -255,7 +258,7 @@ impl Publisher {
         let BatchRoom { share, admitted, slot } = room;
         let (sender, answer) = oneshot::channel();
         let reply = BatchReply { sender, share };
-        self.enqueue(Queued::Batch(QueuedBatch { batch, reply }))?;
+        self.enqueue(Queued::Batch(QueuedBatch { batch, reply, since: Instant::now() }))?;
         slot.forget();
         admitted.forget();
         Ok(QueuedAnswer { answer, publisher: self.clone() })

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use flume::{Receiver, Sender, TryRecvError};
 use tokio::sync::{Semaphore, watch};
@@ -203,7 +203,7 @@ impl<S: DurableSink> Committer<S> {
                 return Ok(());
             }
         }
-        let frame = self.writer.next_frame();
+        let (frame, oldest, started) = (self.writer.next_frame(), queued.first().map(Queued::since), Instant::now());
         let (messages, acks) = self.encode(queued)?;
         if messages.is_empty() {
             self.release_repeated(acks);
@@ -211,7 +211,6 @@ impl<S: DurableSink> Committer<S> {
         }
         let appended = self.writer.next_sequence().plus(u64::from(self.batch.records())).previous();
         self.metrics.wal.appended.set(appended.get().cast_signed());
-        let started = Instant::now();
         let durable = match self.writer.append(&self.batch) {
             Ok(durable) => durable,
             Err(failed) => {
@@ -219,7 +218,7 @@ impl<S: DurableSink> Committer<S> {
                 return Err(CommitterError::Log(failed));
             }
         };
-        self.observe(started.elapsed());
+        self.observe(oldest.unwrap_or(started), started, &messages);
         self.durable.send_replace(durable);
         let committed = Committed { durable, frame, messages, acks };
         let lone = committed.messages.len() <= LONE_RECORDS_MAX && !more && self.queue.is_empty();
@@ -267,8 +266,15 @@ impl<S: DurableSink> Committer<S> {
         Ok((frame.messages, frame.acks))
     }
 
-    fn observe(&mut self, fsync: Duration) {
-        self.metrics.wal.fsync_duration.observe(fsync.as_secs_f64());
+    /// A frame has become durable. Once a frame, not once a message.
+    fn observe(&mut self, oldest: Instant, started: Instant, messages: &[CommittedMessage]) {
+        let wal = &self.metrics.wal;
+        self.metrics.ingest.queue_wait.observe(started.duration_since(oldest).as_secs_f64());
+        wal.commit_duration.observe(started.elapsed().as_secs_f64());
+        wal.fsync_duration.observe(self.writer.last_sync().as_secs_f64());
+        if let Some(last) = messages.last() {
+            wal.durable_timestamp.set(last.published_at.as_seconds_f64());
+        }
         self.metrics.ingest.batch_records.observe(f64::from(self.batch.records()));
         self.metrics.ingest.batch_bytes.observe(self.batch.bytes() as f64);
         self.checkpoint.since_bytes += self.batch.bytes() as u64;

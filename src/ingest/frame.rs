@@ -36,14 +36,14 @@ impl Frame<'_> {
     /// Gives ids to what is new of `queued`, and adds its records and acks. What repeats an earlier record gets no id.
     pub fn add(&mut self, queued: Queued) -> Result<(), PushError<RecordError>> {
         match queued {
-            Queued::One(QueuedOne { publish, print, charge, reply }) => {
+            Queued::One(QueuedOne { publish, print, charge, reply, .. }) => {
                 match self.add_one(Batched { publish, print, charge })? {
                     Added::New(sequence, outcome) => self.acks.push(sequence, outcome, reply),
                     Added::Repeats(sequence, outcome) => self.acks.push_repeated(sequence, outcome, reply),
                     Added::Refused(error) => drop(reply.send(Err(error))),
                 }
             }
-            Queued::Batch(QueuedBatch { batch, reply }) => {
+            Queued::Batch(QueuedBatch { batch, reply, .. }) => {
                 let mut outcomes = Outcomes::with_capacity(batch.len());
                 let mut last = None;
                 for batched in batch.publishes {
@@ -102,7 +102,7 @@ pub(super) fn refuse_new(
                     None => drop(reply.send(Err(error.clone()))),
                 }
             }
-            Queued::Batch(QueuedBatch { batch, reply }) => {
+            Queued::Batch(QueuedBatch { batch, reply, .. }) => {
                 admission.give_back(batch.charge() as usize);
                 let Some(repeats) = repeats.filter(|_| batch.has_key()) else {
                     reply.send(Err(error.clone()));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use flume::{Receiver, Sender, TrySendError};
@@ -61,6 +61,8 @@ pub(super) struct QueuedOne {
     /// Bytes of admission to give back.
     pub charge: u32,
     pub reply: Reply,
+    /// When it was queued.
+    pub since: Instant,
 }
 
 /// What takes one place in the queue.
@@ -76,6 +78,14 @@ impl Queued {
         match self {
             Self::One(_) => 1,
             Self::Batch(QueuedBatch { batch, .. }) => batch.len(),
+        }
+    }
+
+    /// When it was queued: of two the earlier is in front.
+    pub fn since(&self) -> Instant {
+        match self {
+            Self::One(one) => one.since,
+            Self::Batch(batch) => batch.since,
         }
     }
 
@@ -242,7 +252,7 @@ impl Publisher {
         };
         // From here to the answer nothing waits, so a publish is either queued with its room or not at all.
         let (reply, answer) = oneshot::channel();
-        self.enqueue(Queued::One(QueuedOne { publish, print, charge, reply }))?;
+        self.enqueue(Queued::One(QueuedOne { publish, print, charge, reply, since: Instant::now() }))?;
         slot.forget();
         admitted.keep();
         answer.await.unwrap_or_else(|_dropped| Err(self.gone()))

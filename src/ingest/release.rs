@@ -63,6 +63,8 @@ pub struct DurableMessage {
 pub struct DurableBatch {
     /// Covers every message of the batch.
     pub durable: Durable,
+    /// When they were published.
+    pub published_at: UnixMicros,
     /// At least one.
     pub messages: Vec<DurableMessage>,
 }
@@ -106,14 +108,14 @@ struct Acknowledge<S> {
 impl<S: DurableSink> Acknowledge<S> {
     /// Gives what subscribers wait for.
     fn frame(&self, Committed { durable, frame, messages, acks }: Committed) -> Option<DurableBatch> {
-        if messages.is_empty() {
+        let Some(published_at) = messages.first().map(|message| message.published_at) else {
             // Repeated publishes: their records have been through here before.
             acks.release(durable);
             return None;
-        }
+        };
         let returned = messages.iter().map(|message| message.charge as usize).sum();
         let messages: Vec<DurableMessage> = messages.into_iter().map(|message| message.encode(frame)).collect();
-        let batch = DurableBatch { durable, messages };
+        let batch = DurableBatch { durable, published_at, messages };
         self.sink.before_acks(&batch);
         // Only now is an id known as published: whoever sees it finds the message.
         for message in &batch.messages {

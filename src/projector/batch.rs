@@ -33,6 +33,7 @@ pub struct BatchBuilder {
     records: usize,
     bytes: usize,
     oldest: Option<UnixMicros>,
+    newest: Option<UnixMicros>,
 }
 
 impl BatchBuilder {
@@ -46,6 +47,7 @@ impl BatchBuilder {
         self.bytes += bytes.len();
         let Logged::Message(record) = logged else { return Ok(()) };
         self.oldest.get_or_insert(record.published_at);
+        self.newest = Some(record.published_at);
         match self.marks.get_mut(&SubjectText(record.subject)) {
             Some(mark) => *mark = (record.id, sequence),
             None => {
@@ -86,6 +88,11 @@ impl BatchBuilder {
     /// When the first message was published; None if all records are lost.
     pub fn oldest(&self) -> Option<UnixMicros> {
         self.oldest
+    }
+
+    /// When the last message was published; None if all records are lost.
+    pub fn newest(&self) -> Option<UnixMicros> {
+        self.newest
     }
 
     /// The same without the rows that have expired at `now`; their marks stay.

@@ -1,9 +1,13 @@
 //! Log lines: structured, to standard error, so that standard output stays for data.
 
 use std::io::{self, IsTerminal as _};
+use std::sync::OnceLock;
 
-use tracing_subscriber::EnvFilter;
+use prometheus::IntCounter;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Registry, fmt};
 
 /// How lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,13 +48,37 @@ pub fn init(format: Format, filter: &str) -> Result<(), LoggingError> {
     let filter = EnvFilter::try_new(format!("{QUIET},{filter}"))
         .map_err(|reason| LoggingError::Filter { filter: filter.to_owned(), reason: reason.to_string() })?;
     let terminal = io::stderr().is_terminal();
-    let lines = tracing_subscriber::fmt().with_writer(io::stderr).with_env_filter(filter).with_ansi(terminal);
-    let set = match format {
-        Format::Text => lines.finish().try_init(),
-        Format::Auto if terminal => lines.finish().try_init(),
-        Format::Auto | Format::Json => lines.json().flatten_event(true).with_current_span(false).finish().try_init(),
+    let lines = fmt::layer().with_writer(io::stderr).with_ansi(terminal);
+    let text = format == Format::Text || (format == Format::Auto && terminal);
+    let lines: Box<dyn Layer<Registry> + Send + Sync> = match text {
+        true => Box::new(lines.and_then(LineCounter).with_filter(filter)),
+        false => Box::new(
+            lines.json().flatten_event(true).with_current_span(false).and_then(LineCounter).with_filter(filter),
+        ),
     };
-    set.map_err(|_| LoggingError::AlreadySet)
+    tracing_subscriber::registry().with(lines).try_init().map_err(|_| LoggingError::AlreadySet)
+}
+
+/// Where lines of level WARN and ERROR are counted. A static, as the lines of a process are.
+static COUNTERS: OnceLock<[IntCounter; 2]> = OnceLock::new();
+
+/// Counts the lines of level WARN and ERROR that are written from now on. The first node of a process has them.
+pub fn count_lines(warnings: IntCounter, errors: IntCounter) {
+    COUNTERS.get_or_init(|| [warnings, errors]);
+}
+
+/// Counts lines beside whoever writes them, behind the same filter.
+struct LineCounter;
+
+impl<S: Subscriber> Layer<S> for LineCounter {
+    fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+        let Some([warnings, errors]) = COUNTERS.get() else { return };
+        match *event.metadata().level() {
+            Level::ERROR => errors.inc(),
+            Level::WARN => warnings.inc(),
+            _ => {}
+        }
+    }
 }
 
 #[cfg(test)]

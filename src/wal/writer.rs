@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crate::event::{Durable, Sequence};
 
@@ -22,6 +23,7 @@ pub struct Writer {
     active: Active,
     appended: Sequence,
     preparer: Option<JoinHandle<()>>,
+    last_sync: Duration,
 }
 
 /// The segment that is being written.
@@ -37,7 +39,7 @@ pub(super) struct Active {
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, active: Active, preparer: Option<JoinHandle<()>>) -> Self {
-        Self { appended: shared.durable().sequence(), shared, active, preparer }
+        Self { appended: shared.durable().sequence(), shared, active, preparer, last_sync: Duration::ZERO }
     }
 
     /// The sequence that the next record gets.
@@ -75,6 +77,11 @@ impl Writer {
         Ok(())
     }
 
+    /// How long the last fdatasync of [`Self::append`] took.
+    pub fn last_sync(&self) -> Duration {
+        self.last_sync
+    }
+
     /// Appends the batch's records as one frame, with one write and one fdatasync. `Ok` means durable.
     ///
     /// # Errors
@@ -94,7 +101,9 @@ impl Writer {
             active.file.write_all_at(frame, active.end).map(|()| frame.len())
         });
         let frame_bytes = written.map_err(|error| self.shared.fail("write to", &active.path, error))?;
+        let started = Instant::now();
         active.file.sync_data().map_err(|error| self.shared.fail("sync", &active.path, error))?;
+        self.last_sync = started.elapsed();
 
         self.active.end += frame_bytes as u64;
         self.appended = self.appended.plus(u64::from(batch.records()));

@@ -15,6 +15,8 @@ pub(super) struct Replayed {
     pub keys: Keys,
     /// Size of their file in bytes.
     pub keys_bytes: u64,
+    /// Records behind the checkpoints.
+    pub records: u64,
 }
 
 /// Restores the keys from their checkpoint in `directory`, and raises marks and keys by what the log holds behind the
@@ -37,10 +39,11 @@ pub(super) fn replay(
     }
     // Without the file no record up to the marks had a key.
     let keyed = found.map_or(marked, |found| found.taken_at);
-    let mut marks = Marks::new(subjects);
+    let (mut marks, mut records) = (Marks::new(subjects), 0);
     let mut reader = log.reader(marked.min(keyed))?;
     while let Some(frame) = reader.next()? {
         for (sequence, bytes) in frame.iter() {
+            records += 1;
             let logged = record::decode(&bytes).map_err(|source| OpenDataError::Record { sequence, source })?;
             if sequence > marked {
                 marks.raise(&logged)?;
@@ -54,7 +57,7 @@ pub(super) fn replay(
     }
     marks.finish();
     subjects.set_marked_through(log.durable());
-    Ok(Replayed { keys: Keys::new(window), keys_bytes: found.map_or(0, |found| found.bytes) })
+    Ok(Replayed { keys: Keys::new(window), keys_bytes: found.map_or(0, |found| found.bytes), records })
 }
 
 /// Raises the marks by what the log holds after the checkpoint.

@@ -22,6 +22,8 @@ pub(super) struct ReadBatch {
     pub(super) batch: StoreBatch,
     /// When the first message was published; now, if all of the run is lost.
     pub(super) oldest: UnixMicros,
+    /// When the last one was; None if all of the run is lost, or not read.
+    pub(super) newest: Option<UnixMicros>,
 }
 
 impl BatchReader {
@@ -52,8 +54,14 @@ impl BatchReader {
         if gathered.records() == 0 {
             return None;
         }
-        let oldest = gathered.oldest().unwrap_or_else(clock::now);
-        Some(ReadBatch { batch: gathered.finish(previous, Projected(self.reader.position())), oldest })
+        let (oldest, newest) = (gathered.oldest().unwrap_or_else(clock::now), gathered.newest());
+        let batch = gathered.finish(previous, Projected(self.reader.position()));
+        Some(ReadBatch { batch, oldest, newest })
+    }
+
+    /// When the first message that was filled in was published.
+    pub(super) fn oldest(&self) -> Option<UnixMicros> {
+        self.gathered.oldest()
     }
 
     fn is_full(&self) -> bool {

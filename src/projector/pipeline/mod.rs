@@ -34,6 +34,7 @@ use tracing::{info, warn};
 use self::batch::{BatchReader, ReadBatch};
 use self::source::Source;
 use super::{Applier, ApplierError, ApplyError, DeadLetters, Patience, Pauses, Store};
+use crate::event::record::{self, Logged};
 use crate::event::{Durable, Projected, UnixMicros, clock};
 use crate::telemetry::metrics::ProjectorMetrics;
 use crate::wal::Log;
@@ -92,6 +93,8 @@ pub struct Progress {
     pub projected: Option<Projected>,
     /// What the store said when it last failed, while it is being tried again.
     pub stalled: Option<String>,
+    /// When the oldest record was published that is known to be durable and not in the store.
+    pub oldest: Option<UnixMicros>,
 }
 
 /// Watches the projector; cheap to clone.
@@ -104,6 +107,18 @@ impl ProjectorHandle {
     /// The state now.
     pub fn progress(&self) -> Progress {
         self.progress.borrow().clone()
+    }
+
+    /// Whether the store answered last.
+    pub fn store_answers(&self) -> bool {
+        let progress = self.progress.borrow();
+        progress.projected.is_some() && progress.stalled.is_none()
+    }
+
+    /// Seconds since the oldest record was published that is known to be durable and not in the store; 0 if none is.
+    pub fn lag_seconds(&self) -> f64 {
+        let oldest = self.progress.borrow().oldest;
+        oldest.map_or(0.0, |oldest| oldest.elapsed_at(clock::now()).as_secs_f64())
     }
 
     /// Waits until `done` holds, and returns that state; None if the projector has ended before.
@@ -182,7 +197,7 @@ impl Projector {
                 }
                 continue;
             }
-            while !source.fill().await? && TimerInstant::now() < next_batch_at && !shutdown.is_cancelled() {
+            while !self.fill(&mut source).await? && TimerInstant::now() < next_batch_at && !shutdown.is_cancelled() {
                 tokio::select! {
                     () = sleep_until(next_batch_at.min(TimerInstant::now() + GATHER_STEP)) => {}
                     () = shutdown.cancelled() => {}
@@ -203,8 +218,39 @@ impl Projector {
                     }
                     Err(error) => return Err(error),
                 };
+                // What was read meanwhile waits from now on.
+                self.waits_since(source.oldest());
             }
         }
+    }
+
+    async fn fill(&self, source: &mut Source) -> Result<bool, ProjectorError> {
+        let full = source.fill().await;
+        self.waits_since(source.oldest());
+        full
+    }
+
+    /// Notes what a scrape computes the lag from, without waking those who wait for progress.
+    fn waits_since(&self, oldest: Option<UnixMicros>) {
+        self.progress.send_if_modified(|progress| {
+            progress.oldest = oldest;
+            false
+        });
+    }
+
+    /// When the first record of the log was published: before the store has told its position it may need everything.
+    async fn first_in_log(&self) -> Option<UnixMicros> {
+        let log = self.log.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let frame = log.reader(log.trimmed().sequence()).ok()?.next().ok()??;
+            let mut records = frame.iter();
+            records.find_map(|(_, bytes)| match record::decode(&bytes) {
+                Ok(Logged::Message(record)) => Some(record.published_at),
+                _ => None,
+            })
+        });
+        // Only a figure: what cannot be read is told by who needs it.
+        read.await.ok().flatten()
     }
 
     /// The store's position, once it tells it.
@@ -221,7 +267,12 @@ impl Projector {
                     self.report(projected);
                     return Ok(projected);
                 }
-                Err(error) if error.retryable() => self.stall(&error, &mut pauses).await,
+                Err(error) if error.retryable() => {
+                    if self.progress.borrow().oldest.is_none() {
+                        self.waits_since(self.first_in_log().await);
+                    }
+                    self.stall(&error, &mut pauses).await;
+                }
                 Err(error) => return Err(ProjectorError::Store(error)),
             }
         }
@@ -274,7 +325,8 @@ impl Projector {
     async fn commit(&self, read: ReadBatch) -> Result<Projected, ProjectorError> {
         let batch = Arc::new(read.batch);
         let started = Instant::now();
-        let patience = Waiting { projector: self, oldest: read.oldest };
+        let patience = Waiting { projector: self };
+        self.waits_since(Some(read.oldest));
         let applier = Applier { store: &*self.store, letters: &self.letters, patience: &patience };
         #[cfg(feature = "fault-controls")]
         before_apply(&applier, &batch).await?;
@@ -283,12 +335,11 @@ impl Projector {
         crash_points::pass(CrashPoint::Committed);
         self.metrics.batch_duration.observe(started.elapsed().as_secs_f64());
         self.metrics.batch_rows.observe(batch.rows.len() as f64);
-        self.report(batch.projected);
-        if self.lag_records(batch.projected) == 0 {
-            self.metrics.lag_seconds.set(0.0);
-        } else {
-            self.lag_seconds(read.oldest);
+        self.metrics.age.observe(read.oldest.elapsed_at(clock::now()).as_secs_f64());
+        if let Some(newest) = read.newest {
+            self.metrics.projected_timestamp.set(newest.as_seconds_f64());
         }
+        self.report(batch.projected);
         self.sink.projected(batch.projected);
         #[cfg(feature = "fault-controls")]
         crash_points::pass(CrashPoint::Saved);
@@ -341,21 +392,11 @@ impl Projector {
 
     fn report(&self, projected: Projected) {
         self.metrics.projected.set(projected.sequence().get().cast_signed());
-        self.lag_records(projected);
-        let was_stalled = self.progress.send_replace(Progress { projected: Some(projected), stalled: None }).stalled;
+        let progress = Progress { projected: Some(projected), stalled: None, oldest: None };
+        let was_stalled = self.progress.send_replace(progress).stalled;
         if was_stalled.is_some() {
             info!(%projected, "the store answers again; projection goes on");
         }
-    }
-
-    fn lag_records(&self, projected: Projected) -> u64 {
-        let lag = self.log.durable().sequence().get().saturating_sub(projected.sequence().get());
-        self.metrics.lag_records.set(lag.cast_signed());
-        lag
-    }
-
-    fn lag_seconds(&self, oldest: UnixMicros) {
-        self.metrics.lag_seconds.set(oldest.elapsed_at(clock::now()).as_secs_f64());
     }
 }
 
@@ -373,15 +414,12 @@ async fn before_apply(applier: &Applier<'_>, batch: &Arc<StoreBatch>) -> Result<
 /// Waits while a batch is tried, and shows it.
 struct Waiting<'a> {
     projector: &'a Projector,
-    oldest: UnixMicros,
 }
 
 #[async_trait]
 impl Patience for Waiting<'_> {
-    async fn wait(&self, error: &(dyn fmt::Display + Sync), at: Projected, pauses: &mut Pauses) {
+    async fn wait(&self, error: &(dyn fmt::Display + Sync), _at: Projected, pauses: &mut Pauses) {
         self.projector.metrics.retries.inc();
-        self.projector.lag_seconds(self.oldest);
-        self.projector.lag_records(at);
         self.projector.stall(error, pauses).await;
     }
 

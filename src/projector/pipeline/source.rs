@@ -2,7 +2,7 @@
 
 use super::ProjectorError;
 use super::batch::{BatchReader, ReadBatch};
-use crate::event::{Projected, clock};
+use crate::event::{Projected, UnixMicros, clock};
 use crate::projector::StoreBatch;
 use crate::wal::Log;
 
@@ -31,6 +31,14 @@ impl Source {
         full
     }
 
+    /// When the first record was published that was taken in and is in no batch yet.
+    pub(super) fn oldest(&self) -> Option<UnixMicros> {
+        match self {
+            Self::Records(reader) => reader.as_ref()?.oldest(),
+            Self::Positions(_) => None,
+        }
+    }
+
     /// The batch from `projected` on, unless there is nothing in it.
     pub(super) fn take(&mut self, projected: Projected) -> Option<ReadBatch> {
         match self {
@@ -38,7 +46,7 @@ impl Source {
             Self::Positions(log) => {
                 let next = Projected(log.durable().sequence());
                 let batch = StoreBatch { previous: projected, projected: next, ..StoreBatch::default() };
-                (next > projected).then(|| ReadBatch { batch, oldest: clock::now() })
+                (next > projected).then(|| ReadBatch { batch, oldest: clock::now(), newest: None })
             }
         }
     }

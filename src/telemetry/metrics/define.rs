@@ -2,7 +2,8 @@
 
 use prometheus::core::Collector;
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
 };
 
 /// Everything below is called with names and labels that are constants of this folder.
@@ -13,6 +14,10 @@ pub(super) const SECONDS: [f64; 20] = [
     0.0001, 0.0002, 0.0004, 0.0008, 0.0016, 0.0032, 0.0064, 0.0128, 0.0256, 0.0512, 0.1024, 0.2048, 0.4096, 0.8192,
     1.6384, 3.2768, 6.5536, 13.1072, 26.2144, 60.0,
 ];
+
+/// The same in powers of four, for what is rare or slow: a reader looks for the order of magnitude.
+pub(super) const SECONDS_COARSE: [f64; 11] =
+    [0.0001, 0.0004, 0.0016, 0.0064, 0.0256, 0.1024, 0.4096, 1.6384, 6.5536, 26.2144, 60.0];
 
 /// Numbers of records, 1 to 65,536 in powers of four.
 pub(super) const RECORDS: [f64; 9] = [1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0];
@@ -68,6 +73,14 @@ impl<'a> Definitions<'a> {
     /// The positions, shared by the rooms that move them.
     pub fn position(&self) -> IntGaugeVec {
         self.gauges("walcast_position", "Position in the log, as a sequence number of records.", &["position"])
+    }
+
+    /// When the record at a position was published, shared by the rooms that move them.
+    pub fn position_timestamp(&self) -> GaugeVec {
+        let name = "walcast_position_timestamp_seconds";
+        let help =
+            "When the record at the position was published, in seconds since 1970; 0 before the first since the start.";
+        self.register(GaugeVec::new(Opts::new(name, help), &["position"]).expect(VALID))
     }
 
     /// CPU, memory and descriptors of this process.

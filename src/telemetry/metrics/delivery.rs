@@ -1,8 +1,10 @@
 //! Subscribers and what was sent to them.
 
-use prometheus::{IntCounter, IntGauge};
+use std::time::Duration;
 
-use super::define::Definitions;
+use prometheus::{Histogram, IntCounter, IntGauge};
+
+use super::define::{Definitions, SECONDS, SECONDS_COARSE};
 
 /// Why the broker ended a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +28,12 @@ pub struct DeliveryMetrics {
     pub topics: IntGauge,
     /// Messages handed to subscribers' queues; add once per batch.
     pub deliveries: IntCounter,
+    /// Seconds from the publish of a frame's messages until all their subscribers have them to read.
+    pub duration: Histogram,
+    /// Frames that wait for the fan-out.
+    pub queue_frames: IntGauge,
+    /// Messages that the subscriber has not taken that is furthest behind.
+    pub lag_messages: IntGauge,
     /// Unread bytes of all subscribers.
     pub unread_bytes: IntGauge,
     /// Subscribers that read history.
@@ -38,6 +46,7 @@ pub struct DeliveryMetrics {
     pub catch_up_messages: IntCounter,
     /// Bytes of them, as they are sent.
     pub catch_up_bytes: IntCounter,
+    catch_up_read_duration: Histogram,
     ended: [IntCounter; ENDS.len()],
 }
 
@@ -52,6 +61,17 @@ impl DeliveryMetrics {
             active_subscribers: define.gauge("active_subscribers", "Subscriptions that are open."),
             topics: define.gauge("walcast_subscribed_subjects", "Subjects that have a subscriber."),
             deliveries: define.counter("walcast_deliveries_total", "Messages handed to subscribers, each one counted."),
+            duration: define.histogram(
+                "walcast_delivery_duration_seconds",
+                "Seconds from the publish of a batch's messages until they are handed to their subscribers.",
+                &SECONDS,
+            ),
+            queue_frames: define
+                .gauge("walcast_delivery_queue_batches", "Batches of the log that wait for the fan-out."),
+            lag_messages: define.gauge(
+                "walcast_delivery_lag_messages",
+                "Messages that the subscriber which is furthest behind has not taken.",
+            ),
             unread_bytes: define.gauge(
                 "walcast_delivery_queue_bytes",
                 "Bytes of messages that subscribers have not read yet, all subscribers together.",
@@ -76,8 +96,18 @@ impl DeliveryMetrics {
                 "walcast_delivery_catch_up_bytes_total",
                 "Bytes of messages handed to subscribers from the log or the store.",
             ),
+            catch_up_read_duration: define.histogram(
+                "walcast_delivery_catch_up_read_duration_seconds",
+                "Seconds to read a chunk of history for a subscriber from the log or the store, waiting included.",
+                &SECONDS_COARSE,
+            ),
             ended: ENDS.map(|reason| ended.with_label_values(&[reason])),
         }
+    }
+
+    /// Counts a chunk of history that was read.
+    pub fn catch_up_read(&self, duration: Duration) {
+        self.catch_up_read_duration.observe(duration.as_secs_f64());
     }
 
     /// Counts a stream that the broker ended.

@@ -1,8 +1,10 @@
 //! Where Fetch found what it answered.
 
-use prometheus::{IntCounter, IntGauge};
+use std::time::Duration;
 
-use super::define::Definitions;
+use prometheus::{Histogram, IntCounter, IntGauge};
+
+use super::define::{Definitions, SECONDS_COARSE};
 
 /// What answered a Fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +27,8 @@ const SOURCES: [&str; 5] = ["hot", "log", "store", "expired", "never_published"]
 #[derive(Debug, Clone)]
 pub struct FetchMetrics {
     fetches: [IntCounter; SOURCES.len()],
+    store_read_duration: Histogram,
+    store_read_failures: IntCounter,
     /// Bytes of messages in memory.
     pub hot_tail_bytes: IntGauge,
     /// Bytes of the log's index in memory.
@@ -41,12 +45,29 @@ impl FetchMetrics {
             define.counters("walcast_fetches_total", "Fetches that were answered, by what answered.", &["source"]);
         Self {
             fetches: SOURCES.map(|source| fetches.with_label_values(&[source])),
+            store_read_duration: define.histogram(
+                "walcast_store_read_duration_seconds",
+                "Seconds until the store had answered the read of a message for Fetch, or failed to.",
+                &SECONDS_COARSE,
+            ),
+            store_read_failures: define.counter(
+                "walcast_store_read_failures_total",
+                "Reads of a message for Fetch that the store did not answer.",
+            ),
             hot_tail_bytes: define
                 .gauge("walcast_hot_tail_bytes", "Bytes of recent messages kept in memory for Fetch."),
             index_memory_bytes: define.gauge("walcast_index_memory_bytes", "Bytes of the log's index in memory."),
             index_file_bytes: define.gauge("walcast_index_file_bytes", "Bytes of the log's index in files."),
             index_gap_records: define
                 .gauge("walcast_index_gap_records", "Records of the log that are not indexed yet."),
+        }
+    }
+
+    /// Counts a read of one message from the store.
+    pub fn store_read(&self, duration: Duration, answered: bool) {
+        self.store_read_duration.observe(duration.as_secs_f64());
+        if !answered {
+            self.store_read_failures.inc();
         }
     }
 

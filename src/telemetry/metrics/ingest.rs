@@ -2,7 +2,7 @@
 
 use prometheus::{Histogram, IntCounter, IntGauge};
 
-use super::define::{BYTES, Definitions, RECORDS};
+use super::define::{BYTES, Definitions, RECORDS, SECONDS};
 
 /// Why a publish got no id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub struct IngestMetrics {
     pub queue_bytes: IntGauge,
     /// Publishes that hold a permit.
     pub queue_publishes: IntGauge,
+    /// Seconds that the oldest publish of a batch had waited in the queue, one observation per fdatasync.
+    pub queue_wait: Histogram,
     /// Records of a batch, one observation per fdatasync.
     pub batch_records: Histogram,
     /// Bytes of a batch, one observation per fdatasync.
@@ -74,6 +76,11 @@ impl IngestMetrics {
             queue_bytes: define.gauge("walcast_queue_bytes", "Bytes of publishes admitted and not yet durable."),
             queue_publishes: define
                 .gauge("walcast_queue_publishes", "Publishes that wait for the log; a batch of a stream is one."),
+            queue_wait: define.histogram(
+                "walcast_queue_wait_seconds",
+                "Seconds that the oldest publish of a batch waited for the committer.",
+                &SECONDS,
+            ),
             batch_records: define.histogram("walcast_batch_records", "Records in a batch of the log.", &RECORDS),
             batch_bytes: define.histogram("walcast_batch_bytes", "Bytes in a batch of the log.", &BYTES),
             subjects: define.gauge("walcast_subjects", "Subjects that were published on."),

@@ -9,6 +9,7 @@ mod define;
 mod delivery;
 mod fetch;
 mod ingest;
+mod node;
 mod projector;
 mod wal;
 
@@ -18,6 +19,7 @@ pub use api::{ApiMetrics, Method, Refusal, code_name};
 pub use delivery::{DeliveryMetrics, StreamEnded};
 pub use fetch::{FetchMetrics, Source};
 pub use ingest::{IngestMetrics, Rejection};
+pub use node::{CheckpointMetrics, Limit, NodeMetrics};
 pub use projector::ProjectorMetrics;
 pub use wal::WalMetrics;
 
@@ -39,6 +41,8 @@ pub struct Metrics {
     pub projector: ProjectorMetrics,
     /// Where Fetch found what it answered.
     pub fetch: FetchMetrics,
+    /// Limits, checkpoints, the start, log lines.
+    pub node: NodeMetrics,
 }
 
 impl Metrics {
@@ -48,14 +52,15 @@ impl Metrics {
         let define = Definitions::new(&registry);
         define.process();
         define.build_info(version);
-        let position = define.position();
+        let (position, timestamp) = (define.position(), define.position_timestamp());
         Self {
             api: ApiMetrics::new(&define),
             ingest: IngestMetrics::new(&define),
-            wal: WalMetrics::new(&define, &position),
+            wal: WalMetrics::new(&define, &position, &timestamp),
             delivery: DeliveryMetrics::new(&define),
-            projector: ProjectorMetrics::new(&define, &position),
+            projector: ProjectorMetrics::new(&define, &position, &timestamp),
             fetch: FetchMetrics::new(&define),
+            node: NodeMetrics::new(&define),
             registry,
         }
     }

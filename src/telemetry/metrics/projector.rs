@@ -1,14 +1,24 @@
 //! From the log to the store.
 
-use prometheus::{Gauge, Histogram, IntCounter, IntGauge, IntGaugeVec};
+use prometheus::{Gauge, GaugeVec, Histogram, IntCounter, IntGauge, IntGaugeVec};
 
-use super::define::{Definitions, RECORDS, SECONDS};
+use super::define::{Definitions, RECORDS, SECONDS, SECONDS_COARSE};
+
+/// The kinds of store, in the words of the configuration.
+const KINDS: [&str; 4] = ["embedded", "postgres", "cassandra", "none"];
 
 /// Handles of the projector.
 #[derive(Debug, Clone)]
 pub struct ProjectorMetrics {
     /// The last record that the store has committed.
     pub projected: IntGauge,
+    /// When the last projected record was published, in seconds since 1970; set once a batch.
+    pub projected_timestamp: Gauge,
+    /// 1 if the store answered last.
+    pub store_up: IntGauge,
+    kinds: [IntGauge; KINDS.len()],
+    /// Age in seconds of the oldest record of each batch when the store has it.
+    pub age: Histogram,
     /// Records that are durable and not projected.
     pub lag_records: IntGauge,
     /// Age in seconds of the oldest record that is durable and not projected; 0 if there is none.
@@ -26,9 +36,20 @@ pub struct ProjectorMetrics {
 }
 
 impl ProjectorMetrics {
-    pub(super) fn new(define: &Definitions<'_>, position: &IntGaugeVec) -> Self {
+    pub(super) fn new(define: &Definitions<'_>, position: &IntGaugeVec, timestamp: &GaugeVec) -> Self {
+        let kinds =
+            define.gauges("walcast_store_info", "1 for the kind of store that runs, 0 for the others.", &["kind"]);
         Self {
             projected: position.with_label_values(&["projected"]),
+            projected_timestamp: timestamp.with_label_values(&["projected"]),
+            store_up: define
+                .gauge("walcast_store_up", "1 if the store answered projection last, 0 while it is waited for."),
+            kinds: KINDS.map(|kind| kinds.with_label_values(&[kind])),
+            age: define.histogram(
+                "walcast_projection_age_seconds",
+                "Age of the oldest record of a batch when the store had it.",
+                &SECONDS_COARSE,
+            ),
             lag_records: define.gauge("walcast_projector_lag_records", "Records that are durable and not projected."),
             lag_seconds: define.fraction(
                 "walcast_projector_lag_seconds",
@@ -47,6 +68,13 @@ impl ProjectorMetrics {
             ),
             dead_letters: define
                 .gauge("walcast_projector_dead_letters", "Messages that the store did not take, set aside."),
+        }
+    }
+
+    /// Shows which kind of store runs, by its word of the configuration.
+    pub fn show_kind(&self, kind: &str) {
+        for (name, gauge) in KINDS.iter().zip(&self.kinds) {
+            gauge.set(i64::from(*name == kind));
         }
     }
 }

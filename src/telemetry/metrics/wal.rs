@@ -1,6 +1,6 @@
 //! Positions, fsync and files of the log.
 
-use prometheus::{Histogram, IntGauge, IntGaugeVec};
+use prometheus::{Gauge, GaugeVec, Histogram, IntGauge, IntGaugeVec};
 
 use super::define::{Definitions, SECONDS};
 
@@ -13,27 +13,50 @@ pub struct WalMetrics {
     pub durable: IntGauge,
     /// The last record that the log no longer holds.
     pub trimmed: IntGauge,
+    /// When the last durable record was published, in seconds since 1970; set once a frame.
+    pub durable_timestamp: Gauge,
     /// Seconds of each fdatasync.
     pub fsync_duration: Histogram,
+    /// Seconds from the encoding of a frame to its durability.
+    pub commit_duration: Histogram,
+    /// 1 once a write or an fdatasync has failed.
+    pub failed: IntGauge,
     /// Bytes of all segment files.
     pub bytes: IntGauge,
     /// Segment files.
     pub files: IntGauge,
+    /// Bytes of the log's file system that are free for the broker.
+    pub disk_free: IntGauge,
+    /// Bytes of that file system.
+    pub disk_total: IntGauge,
 }
 
 impl WalMetrics {
-    pub(super) fn new(define: &Definitions<'_>, position: &IntGaugeVec) -> Self {
+    pub(super) fn new(define: &Definitions<'_>, position: &IntGaugeVec, timestamp: &GaugeVec) -> Self {
         Self {
             appended: position.with_label_values(&["appended"]),
             durable: position.with_label_values(&["durable"]),
             trimmed: position.with_label_values(&["trimmed"]),
+            durable_timestamp: timestamp.with_label_values(&["durable"]),
             fsync_duration: define.histogram(
                 "walcast_fsync_duration_seconds",
                 "Seconds of an fdatasync of the log.",
                 &SECONDS,
             ),
+            commit_duration: define.histogram(
+                "walcast_commit_duration_seconds",
+                "Seconds to encode a batch, append it to the log and sync it.",
+                &SECONDS,
+            ),
+            failed: define.gauge("walcast_log_failed", "1 once the log has failed and takes nothing any more, else 0."),
             bytes: define.gauge("walcast_log_bytes", "Bytes of all segment files of the log."),
             files: define.gauge("walcast_log_files", "Segment files of the log."),
+            disk_free: define.gauge(
+                "walcast_disk_free_bytes",
+                "Bytes that are free for the broker in the file system of the data directory.",
+            ),
+            disk_total: define
+                .gauge("walcast_disk_total_bytes", "Bytes of the file system of the data directory, free or not."),
         }
     }
 }
