@@ -38,6 +38,8 @@ mod resuming;
 #[cfg(test)]
 mod retries;
 #[cfg(test)]
+mod series;
+#[cfg(test)]
 mod start_up;
 #[cfg(test)]
 mod store_command;

@@ -70,7 +70,12 @@ async fn publish_delivery_and_projection_move_their_series() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn limits_and_the_disk_are_those_of_the_broker() {
-    let broker = Setup::new().set("limits.in_flight_publishes", "44444").set("log.max_bytes", "96MiB").start().await;
+    let broker = Setup::new()
+        .set("limits.in_flight_publishes", "44444")
+        .set("log.max_bytes", "96MiB")
+        .set("log.keep_bytes", "0")
+        .start()
+        .await;
     assert_eq!(broker.metric("walcast_limit{limit=\"in_flight_publishes\"}").await, 44_444.0);
     assert_eq!(broker.metric("walcast_limit{limit=\"log_bytes\"}").await, f64::from(96 << 20));
     let every_limit = broker.get("/metrics").await.expect("scraped").body;

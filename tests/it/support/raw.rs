@@ -52,10 +52,15 @@ impl Decoder for RawCodec {
 
 /// Calls a unary method with these bytes as its message.
 pub async fn unary(channel: Channel, path: &'static str, message: impl Into<Bytes>) -> Result<Bytes, Status> {
+    unary_at(channel, path.to_owned(), message).await
+}
+
+/// The same for a path that is made up.
+pub async fn unary_at(channel: Channel, path: String, message: impl Into<Bytes>) -> Result<Bytes, Status> {
     let mut grpc = tonic::client::Grpc::new(channel).max_decoding_message_size(usize::MAX);
     grpc.ready().await.expect("the connection is usable");
     let request = tonic::Request::new(message.into());
-    let call = grpc.unary(request, PathAndQuery::from_static(path), RawCodec);
+    let call = grpc.unary(request, path.parse::<PathAndQuery>().expect("a path"), RawCodec);
     within_patience("an answer", call).await.map(tonic::Response::into_inner)
 }
 
