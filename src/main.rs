@@ -33,6 +33,7 @@ fn serve(effective: Effective) -> Result<(), Failure> {
     let ended = runtime.block_on(broker::run(settings));
     // What is left are connections beyond the grace period and blocking reads that nobody waits for.
     runtime.shutdown_background();
+    logging::finish();
     ended.map_err(|error| {
         let exit = match error.kind() {
             broker::ErrorKind::Damaged => Exit::Damaged,

@@ -2,6 +2,7 @@
 //!
 //! Owns the lifecycle. Must never contain what a room does.
 
+mod announce;
 mod connect;
 mod descriptors;
 mod disk;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::announce::Start;
 use super::connect::{Connected, Surroundings, connect};
 use super::descriptors;
 use super::error::{Error, ErrorKind};
@@ -59,11 +60,13 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
         Error::Task { name: "recovery", reason, kind: ErrorKind::Failed }
     })??;
 
+    let found = Start::of(&settings, &data);
     let surroundings =
         Surroundings { settings: &settings, metrics: &metrics, lifecycle: &lifecycle, reporter: &reporter };
     let connected = connect(&surroundings, data);
     let running = start(&surroundings, connected, listener, supervisor, admin_stop)?;
     lifecycle.advance(Phase::Serving);
+    found.announce(grpc, admin);
     tracing::info!(
         %grpc,
         %admin,

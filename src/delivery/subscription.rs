@@ -269,7 +269,8 @@ impl Subscription {
 
     /// Something that the proof in `hand_over` says cannot be: a fault of the broker, told as loudly as it can be.
     fn contradiction(&self, last_delivered: u32, error: String) -> StreamEnd {
-        tracing::error!(subject = self.topic.subject.as_str(), %error, "a subscription cannot go on");
+        tracing::error!(%error, "a subscription cannot go on");
+        tracing::debug!(subject = self.topic.subject.as_str(), %error, "the subject of a subscription that cannot go on");
         StreamEnd::History { last_delivered, error: HistoryError::Log(error) }
     }
 }

@@ -162,7 +162,8 @@ fn look(index: &Index, ask: &Ask) -> Result<Answer, HistoryError> {
         && index.lost_records() == 0
     {
         let subject = ask.subject.as_str();
-        tracing::error!(subject, id = missing, "the log has messages before and after this one, and not this one");
+        tracing::error!(id = missing, "the log has messages before and after this one, and not this one");
+        tracing::debug!(subject, id = missing, "the subject of the message that the log does not have");
         return Err(HistoryError::Log(format!("message {missing} is missing in the middle of the log")));
     }
     if run.first > ask.after + 1 {

@@ -136,10 +136,7 @@ impl<S: DurableSink> Committer<S> {
     /// Waits for the first publish and commits one frame. False after an orderly stop.
     pub(super) fn turn(&mut self, carried: &mut Option<Queued>) -> Result<bool, CommitterError> {
         let Gathered::Frame { queued, stop } = self.gather(carried) else { return Ok(false) };
-        if let Err(error) = self.commit(queued, carried.is_some()) {
-            tracing::error!(%error, "the log has failed; nothing is acknowledged any more");
-            return Err(error);
-        }
+        self.commit(queued, carried.is_some())?;
         if stop {
             self.drain(carried)?;
         }

@@ -1,6 +1,7 @@
 //! What operators see of a running node: log lines and metrics.
 //!
-//! Owns the one definition of every metric and the set-up of logging. Rooms get their handles passed in.
+//! Owns the one definition of every metric and the set-up of logging: how lines look (one line each, whatever is in it), which of
+//! those that repeat are left out, and how many were written. Rooms get their handles passed in.
 //!
 //! Must never: use a global registry, take a label value from what a client sent, or know a room.
 

@@ -24,6 +24,8 @@ mod kill_nine;
 #[cfg(test)]
 mod log_failure;
 #[cfg(test)]
+mod log_lines;
+#[cfg(test)]
 mod log_repair;
 #[cfg(test)]
 mod log_replay;

@@ -1,0 +1,262 @@
+//! Log lines: structured, to standard error, so that standard output stays for data.
+//!
+//! What the lines are is in docs/logs.md; a test compares it with the source.
+
+mod one_line;
+mod throttle;
+
+use std::io::{self, IsTerminal as _};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Duration;
+
+use prometheus::IntCounter;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::layer::{Layer, SubscriberExt as _};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Registry, fmt};
+
+use self::one_line::OneLine;
+use self::throttle::Throttle;
+
+/// How lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// [`Format::Text`] if standard error is a terminal, else [`Format::Json`].
+    Auto,
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Why logging was not set up.
+#[derive(Debug, thiserror::Error)]
+pub enum LoggingError {
+    /// The directives of the filter cannot be read.
+    #[error("the log filter {filter} is not valid: {reason}")]
+    Filter {
+        /// As it was given.
+        filter: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// This process logs already.
+    #[error("logging is set up twice in this process")]
+    AlreadySet,
+}
+
+/// What libraries say that we say ourselves, once and in our words: the driver of Cassandra warns of every attempt to connect.
+/// Part of every filter, and first in it, so that a filter that names them has its way.
+const QUIET: &str = "scylla=off";
+
+/// How often it is looked whether counts of lines that were left out are due.
+const SUMMARIZE_EVERY: Duration = Duration::from_secs(1);
+
+/// What is set up, once for the process.
+static LOGGING: OnceLock<Logging> = OnceLock::new();
+
+#[derive(Debug)]
+struct Logging {
+    throttle: Arc<Throttle>,
+    text: bool,
+}
+
+/// Sets up logging for the process, once. `filter` has the form of `RUST_LOG`, such as `info,walcast::wal=debug`.
+///
+/// # Errors
+/// [`LoggingError`] if the filter is not valid or the process logs already.
+pub fn init(format: Format, filter: &str) -> Result<(), LoggingError> {
+    let filter = EnvFilter::try_new(format!("{QUIET},{filter}"))
+        .map_err(|reason| LoggingError::Filter { filter: filter.to_owned(), reason: reason.to_string() })?;
+    let text = format == Format::Text || (format == Format::Auto && io::stderr().is_terminal());
+    let throttle = Arc::new(Throttle::default());
+    let lines = lines(text, filter, Arc::clone(&throttle), io::stderr);
+    tracing_subscriber::registry().with(lines).try_init().map_err(|_| LoggingError::AlreadySet)?;
+    let summaries = Arc::clone(&throttle);
+    LOGGING.get_or_init(|| Logging { throttle, text });
+    // It ends with the process. Without it lines are left out all the same, and counted at the end.
+    let name = "log-summaries".to_owned();
+    drop(thread::Builder::new().name(name).spawn(move || {
+        loop {
+            thread::sleep(SUMMARIZE_EVERY);
+            summaries.summarize();
+        }
+    }));
+    Ok(())
+}
+
+/// Writes what is still to be said about lines that were left out. For the end of the process.
+pub fn finish() {
+    if let Some(logging) = LOGGING.get() {
+        logging.throttle.finish();
+    }
+}
+
+/// Whether lines are written for people.
+pub fn is_text() -> bool {
+    LOGGING.get().is_some_and(|logging| logging.text)
+}
+
+/// Whoever writes the lines. The spans that a line is in are part of it, and with them the id of its trace. Without colours,
+/// whose control sequences could not be told from those of somebody who wants to forge a line.
+fn lines<W>(text: bool, filter: EnvFilter, throttle: Arc<Throttle>, writer: W) -> Box<dyn Layer<Registry> + Send + Sync>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let lines = fmt::layer().with_writer(Lines(writer)).with_ansi(false);
+    match text {
+        true => Box::new(lines.map_event_format(|format| Kept { format, throttle }).with_filter(filter)),
+        false => {
+            let lines = lines.json().flatten_event(true);
+            Box::new(lines.map_event_format(|format| Kept { format, throttle }).with_filter(filter))
+        }
+    }
+}
+
+/// Makes writers that keep a line a line.
+struct Lines<W>(W);
+
+impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for Lines<W> {
+    type Writer = OneLine<W::Writer>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        OneLine(self.0.make_writer())
+    }
+}
+
+/// Where lines of level WARN and ERROR are counted. A static, as the lines of a process are.
+static COUNTERS: OnceLock<[IntCounter; 2]> = OnceLock::new();
+
+/// Counts the lines of level WARN and ERROR that are written from now on. The first node of a process has them.
+pub fn count_lines(warnings: IntCounter, errors: IntCounter) {
+    COUNTERS.get_or_init(|| [warnings, errors]);
+}
+
+fn count(level: Level) {
+    let Some([warnings, errors]) = COUNTERS.get() else { return };
+    match level {
+        Level::ERROR => errors.inc(),
+        Level::WARN => warnings.inc(),
+        _ => {}
+    }
+}
+
+/// Formats the lines that are not left out, and counts them. Not a filter of tracing-subscriber (0.3): one that refuses
+/// an event goes on refusing those that follow.
+struct Kept<F> {
+    format: F,
+    throttle: Arc<Throttle>,
+}
+
+impl<S, N, F> FormatEvent<S, N> for Kept<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, writer: Writer<'_>, event: &Event<'_>) -> std::fmt::Result {
+        if !self.throttle.passes(event) {
+            return Ok(());
+        }
+        count(*event.metadata().level());
+        self.format.format_event(context, writer, event)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_filter_is_named() {
+        let refused = init(Format::Auto, "walcast=loud").err().map(|error| error.to_string());
+        assert!(refused.is_some_and(|text| text.starts_with("the log filter walcast=loud is not valid")));
+    }
+
+    /// Where a test reads what was written.
+    #[derive(Clone, Default)]
+    struct Buffer(Arc<parking_lot::Mutex<Vec<u8>>>);
+
+    impl io::Write for Buffer {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What is written while this runs, and at the end.
+    fn written(text: bool, log: impl FnOnce()) -> String {
+        let throttle = Arc::new(Throttle::default());
+        let buffer = Buffer::default();
+        let to = buffer.clone();
+        let lines = lines(text, EnvFilter::new("debug"), Arc::clone(&throttle), move || to.clone());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), || {
+            log();
+            throttle.finish();
+        });
+        let bytes = buffer.0.lock().clone();
+        String::from_utf8(bytes).expect("text")
+    }
+
+    #[test]
+    fn nothing_that_is_logged_can_forge_a_line_or_a_field() {
+        let evil = "s\n2026-01-01T00:00:00Z ERROR walcast: forged\r\u{1b}[2J\" level=\"ERROR";
+        for text in [true, false] {
+            let lines = written(text, || {
+                tracing::debug!(subject = evil, "as a text");
+                tracing::debug!(subject = %evil, "as it displays itself");
+                tracing::debug!("in the message: {evil}");
+            });
+            assert_eq!(lines.lines().count(), 3, "{lines}");
+            assert!(!lines.contains(['\u{1b}', '\r']), "{lines:?}");
+            for line in lines.lines() {
+                match text {
+                    true => assert!(line.contains("DEBUG") && !line.starts_with("2026-01-01T00:00:00Z"), "{line}"),
+                    false => {
+                        let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+                        assert_eq!(line["level"], "DEBUG");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_has_the_trace_id_of_its_span_or_its_own() {
+        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+        for text in [true, false] {
+            let lines = written(text, || {
+                tracing::info_span!("publish", trace_id = id).in_scope(|| tracing::info!("in a span"));
+                tracing::info!(trace_id = id, "by itself");
+                tracing::info!("without");
+            });
+            let with_id: Vec<bool> = lines.lines().map(|line| line.contains(id)).collect();
+            assert_eq!(with_id, [true, true, false], "{lines}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_repeats_is_left_out_and_a_debug_line_is_not() {
+        let lines = written(true, || {
+            for number in 0..100 {
+                tracing::warn!(number, "the same");
+                tracing::debug!(number, "for who asks");
+            }
+        });
+        let count = |part: &str| lines.lines().filter(|line| line.contains(part)).count();
+        // The tenth and one: the count tells what the others were.
+        assert_eq!((count("the same"), count("for who asks")), (11, 100));
+        let last = lines.lines().last().unwrap_or_default();
+        assert!(
+            last.contains("WARN") && last.contains("90 more like it in 10 s") && last.contains("the same"),
+            "{last}"
+        );
+    }
+}
