@@ -44,6 +44,11 @@ impl Client {
         Self::try_connect_with_window(address, STREAM_WINDOW_BYTES).await.ok()
     }
 
+    /// Both: narrow, unless the broker goes away meanwhile.
+    pub async fn try_connect_narrow(address: &str) -> Option<Self> {
+        Self::try_connect_with_window(address, NARROW_WINDOW_BYTES).await.ok()
+    }
+
     async fn connect_with_window(address: &str, stream_window: u32) -> Self {
         Self::try_connect_with_window(address, stream_window).await.expect("the broker accepts")
     }
