@@ -11,6 +11,12 @@
 #[cfg(test)]
 mod api;
 #[cfg(test)]
+mod boards;
+#[cfg(test)]
+mod envoy;
+#[cfg(test)]
+mod every_query;
+#[cfg(test)]
 #[allow(dead_code, reason = "shared with the tests of Postgres, which use all of it")]
 #[path = "../postgres/keeper.rs"]
 mod keeper;

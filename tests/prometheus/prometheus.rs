@@ -32,7 +32,6 @@ impl Target {
     }
 
     /// The admin port of an Envoy, as job `envoy`.
-    #[allow(dead_code, reason = "for the tests of dashboards")]
     pub fn envoy(admin: &str) -> Self {
         Self { job: "envoy".to_owned(), address: admin.to_owned(), path: "/stats/prometheus".to_owned() }
     }

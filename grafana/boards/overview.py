@@ -1,0 +1,201 @@
+"""Overview: is it well, who calls, and how far is each position."""
+
+from kit import OF, Board, Limits, Panel, Query, one, quantiles, rate
+
+PUBLISHED = f"(sum({rate('method_count', method='Publish', status='OK')}) + sum({rate('walcast_stream_publishes_total')}))"
+FAULTS = "=~INTERNAL|UNKNOWN|UNAVAILABLE|DATA_LOSS"
+ERROR_SHARE = f"sum({rate('method_count', status=FAULTS)}) / sum({rate('method_count')})"
+ALERT = "the alert proposed for it in docs/metrics.md"
+
+NOW = [
+    Panel(
+        "Brokers up",
+        "Instances that Prometheus could scrape last time.",
+        "as many as you run.",
+        "short",
+        one(f"sum(up{{{OF}}})", "up"),
+        Limits(None, 1, "none up is an outage", low_is_bad=True),
+        "number", 3, 5,
+    ),
+    Panel(
+        "Published",
+        "Messages a second that were acknowledged: on the disk, from unary calls and streams.",
+        "your traffic.",
+        "ops",
+        one(PUBLISHED, "messages"),
+        kind="number", width=4, height=5,
+    ),
+    Panel(
+        "Calls that failed",
+        "Share of calls that ended with INTERNAL, UNKNOWN, UNAVAILABLE or DATA_LOSS: the broker's fault, not the caller's.",
+        "0.",
+        "percentunit",
+        one(ERROR_SHARE, "failed"),
+        Limits(0.0001, 0.001, f"0.1 % is {ALERT}; a tenth of it is worth a look"),
+        "number", 3, 5,
+    ),
+    Panel(
+        "Publish, 99th percentile",
+        "From the arrival of a Publish to its answer; between lie the queue and one fdatasync.",
+        "a few times the disk's fdatasync: 1 to 10 ms.",
+        "s",
+        [quantiles("method_duration", method="Publish")[1]],
+        Limits(0.02, 0.05, f"50 ms is {ALERT}"),
+        "number", 4, 5,
+        traces_of=["broker.Broker/Publish"],
+    ),
+    Panel(
+        "Subscribers",
+        "Subscriptions that are open.",
+        "your clients. A sudden fall is a network or a client release.",
+        "short",
+        one(f"sum(active_subscribers{{{OF}}})", "open"),
+        kind="number", width=3, height=5,
+    ),
+    Panel(
+        "Behind the log: the store",
+        "Age of the oldest message that is durable and not in the store yet.",
+        "well below a second. While it grows, Fetch answers from memory and from the log.",
+        "s",
+        one(f"max(walcast_projector_lag_seconds{{{OF}}})", "age"),
+        Limits(10, 60, f"60 s is {ALERT}"),
+        "number", 3, 5,
+    ),
+    Panel(
+        "Store",
+        "1 if the store answered projection last, 0 while projection waits for it.",
+        "1. At 0 publishes go on; the log grows.",
+        "bool_yes_no",
+        one(f"min(walcast_store_up{{{OF}}})", "up"),
+        Limits(None, 1, f"0 for a minute is {ALERT}", low_is_bad=True),
+        "number", 2, 5,
+    ),
+    Panel(
+        "Log failed",
+        "1 once a write or an fdatasync of the log has failed: nothing is acknowledged any more, and the broker ends.",
+        "0. Look at the disk before you start it again.",
+        "bool_yes_no",
+        one(f"max(walcast_log_failed{{{OF}}})", "failed"),
+        Limits(None, 1, f"1 is {ALERT}"),
+        "number", 2, 5,
+    ),
+]
+
+CALLS = [
+    Panel(
+        "Calls",
+        "Calls a second that ended, by method. A stream counts once, when it ends.",
+        "your traffic.",
+        "reqps",
+        one(f"sum by (method) ({rate('method_count')})", "{{method}}"),
+    ),
+    Panel(
+        "Calls that did not end with OK",
+        "By method and gRPC status. INVALID_ARGUMENT, NOT_FOUND and the like are the caller's; see docs/metrics.md for the rest.",
+        "0, but for fetches of what is expired and for streams that clients cancel.",
+        "reqps",
+        one(f"sum by (method, status) ({rate('method_count', status='!=OK')}) > 0", "{{method}} {{status}}"),
+    ),
+    Panel(
+        "How long calls take",
+        "Publish from arrival to answer, Fetch too: median and 99th percentile.",
+        "Publish: a few fdatasyncs. Fetch: far below a millisecond from memory, milliseconds from the store.",
+        "s",
+        quantiles("method_duration", by="method", method="=~Publish|Fetch"),
+        Limits(None, 0.05, f"50 ms for Publish is {ALERT}"),
+        traces_of=["broker.Broker/Publish", "broker.Broker/Fetch"],
+    ),
+    Panel(
+        "How long streams live",
+        "Median and 99th percentile of the life of streams that ended, Subscribe and PublishStream.",
+        "what your clients do; the histogram ends at a minute.",
+        "s",
+        quantiles("method_duration", by="method", method="=~Subscribe|PublishStream"),
+        traces_of=["broker.Broker/Subscribe", "broker.Broker/PublishStream"],
+    ),
+    Panel(
+        "Subscribers and streams",
+        "What is open: subscriptions, subjects that have one, PublishStream calls, connections.",
+        "steady. They come back by themselves after a restart.",
+        "short",
+        [
+            Query(f"sum(active_subscribers{{{OF}}})", "subscriptions"),
+            Query(f"sum(walcast_subscribed_subjects{{{OF}}})", "subjects with a subscriber"),
+            Query(f"sum(walcast_publish_streams{{{OF}}})", "PublishStream calls"),
+            Query(f"sum(walcast_connections{{{OF}}})", "connections"),
+        ],
+    ),
+    Panel(
+        "Refused",
+        "Publishes that got no id and connections that were not served, a second, by reason.",
+        "0. queue_full and log_full are the broker's limits, the others the callers' mistakes.",
+        "ops",
+        [
+            Query(f"sum by (reason) ({rate('walcast_publishes_rejected_total')})", "publish: {{reason}}"),
+            Query(f"sum by (reason) ({rate('walcast_connections_refused_total')})", "connection: {{reason}}"),
+        ],
+    ),
+]
+
+POSITIONS = [
+    Panel(
+        "Positions",
+        "Sequence numbers of the log: appended (written), durable (fdatasync returned), projected (in the store), trimmed (no longer in the log).",
+        "the first three on one line, growing; trimmed below them, in steps of a segment.",
+        "short",
+        one(f"walcast_position{{{OF}}}", "{{instance}} {{position}}"),
+        width=8,
+    ),
+    Panel(
+        "Distances",
+        "Records between two positions: waiting for fdatasync, waiting for the store, kept in the log for replay.",
+        "the first two near 0. Kept is what log.keep_bytes and log.keep_for ask for.",
+        "short",
+        [
+            Query(f'sum by (instance) (walcast_position{{{OF},position="{upper}"}}) - sum by (instance) (walcast_position{{{OF},position="{lower}"}})', f"{{{{instance}}}} {name}")
+            for upper, lower, name in [
+                ("appended", "durable", "to be synced"),
+                ("durable", "projected", "to be projected"),
+                ("projected", "trimmed", "kept"),
+            ]
+        ],
+    ),
+    Panel(
+        "Age of positions",
+        "How long ago the newest durable and the newest projected message were published.",
+        "small while messages come, and the same for both; both grow while nobody publishes.",
+        "s",
+        one(f"time() - (walcast_position_timestamp_seconds{{{OF}}} > 0)", "{{instance}} {{position}}"),
+    ),
+    Panel(
+        "Log lines",
+        "Lines of level warn and error that were written, a second.",
+        "0. One line is one change of state: read it.",
+        "ops",
+        one(f"sum by (instance, level) ({rate('walcast_log_lines_total')})", "{{instance}} {{level}}"),
+        Limits(None, 0.0001, "any line of level error is worth an alert (docs/metrics.md)"),
+    ),
+    Panel(
+        "Versions",
+        "Instances by version.",
+        "one version; two during a roll-out.",
+        "short",
+        one(f"count by (version) (walcast_build_info{{{OF}}})", "{{version}}"),
+        kind="bars",
+    ),
+    Panel(
+        "Uptime",
+        "Time since the start of each process.",
+        "as long ago as your last roll-out. One that is younger than the others was restarted.",
+        "s",
+        one(f"time() - process_start_time_seconds{{{OF}}}", "{{instance}}"),
+        kind="bars",
+    ),
+]
+
+BOARD = Board(
+    "walcast-overview",
+    "walcast: overview",
+    "Is it well, who calls with which result, and how far each position of the log is.",
+    [("Now", NOW), ("Calls", CALLS), ("Positions and processes", POSITIONS)],
+)

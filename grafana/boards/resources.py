@@ -1,0 +1,141 @@
+"""Resources: CPU, memory, descriptors, disk, and how much of each limit is used."""
+
+from kit import OF, Board, Limits, Panel, Query, one, rate
+
+ALERT = "the alert proposed for it in docs/metrics.md"
+# The gauge that each value of walcast_limit{limit} bounds.
+GAUGES = {
+    "log_bytes": "walcast_log_bytes",
+    "in_flight_bytes": "walcast_queue_bytes",
+    "in_flight_publishes": "walcast_queue_publishes",
+    "publish_streams": "walcast_publish_streams",
+    "subjects": "walcast_subjects",
+    "idempotency_keys": "walcast_idempotency_keys",
+    "subscribers": "active_subscribers",
+    "delivery_bytes": "walcast_delivery_queue_bytes",
+    "hot_tail_bytes": "walcast_hot_tail_bytes",
+    "connections": "walcast_connections",
+    "dead_letters": "walcast_projector_dead_letters",
+}
+
+
+def share(limit: str) -> str:
+    of_limit = f'walcast_limit{{{OF},limit="{limit}"}}'
+    return f'label_replace(max({GAUGES[limit]}{{{OF}}} / on (instance) {of_limit}), "limit", "{limit}", "", "")'
+
+
+PROCESS = [
+    Panel(
+        "CPU",
+        "Processors in use, user and system. 1 is one processor.",
+        "in step with the load.",
+        "short",
+        one(f"sum by (instance) ({rate('process_cpu_seconds_total')})"),
+    ),
+    Panel(
+        "Memory",
+        "Resident memory.",
+        "flat after the first minutes: everything that is held has a limit.",
+        "bytes",
+        one(f"sum by (instance) (process_resident_memory_bytes{{{OF}}})"),
+    ),
+    Panel(
+        "Virtual memory",
+        "Address space, which costs nothing by itself.",
+        "steady.",
+        "bytes",
+        one(f"sum by (instance) (process_virtual_memory_bytes{{{OF}}})"),
+    ),
+    Panel(
+        "What memory holds",
+        "Recent messages for Fetch, what subscribers have not read, publishes that are not durable, the log's index.",
+        "each below its limit, see below.",
+        "bytes",
+        [
+            Query(f"sum by (instance) (walcast_hot_tail_bytes{{{OF}}})", "{{instance}} hot tail"),
+            Query(f"sum by (instance) (walcast_delivery_queue_bytes{{{OF}}})", "{{instance}} unread"),
+            Query(f"sum by (instance) (walcast_queue_bytes{{{OF}}})", "{{instance}} queue"),
+            Query(f"sum by (instance) (walcast_index_memory_bytes{{{OF}}})", "{{instance}} index"),
+        ],
+        stacked=True,
+    ),
+    Panel(
+        "Descriptors, share of the limit",
+        "Open file descriptors beside what the system allows (ulimit -n). Each connection is one.",
+        "below a half.",
+        "percentunit",
+        one(f"sum by (instance) (process_open_fds{{{OF}}}) / sum by (instance) (process_max_fds{{{OF}}})"),
+        Limits(0.5, 0.8, f"80 % is {ALERT}"),
+    ),
+    Panel(
+        "Threads",
+        "Threads of the process.",
+        "steady: their number depends on the processors, not on the load.",
+        "short",
+        one(f"sum by (instance) (process_threads{{{OF}}})"),
+    ),
+]
+
+DISK = [
+    Panel(
+        "Free",
+        "Free for the broker in the file system of the data directory, share of all of it.",
+        "above a quarter.",
+        "percentunit",
+        one(
+            f"sum by (instance) (walcast_disk_free_bytes{{{OF}}}) / sum by (instance) (walcast_disk_total_bytes{{{OF}}})"
+        ),
+        Limits(0.25, 0.1, "a tenth is where file systems begin to be slow", low_is_bad=True),
+    ),
+    Panel(
+        "Free in four hours",
+        "What a straight line through the last hour says; beside it what is free now.",
+        "far above 0. At 0 publishes are refused with RESOURCE_EXHAUSTED.",
+        "bytes",
+        [
+            Query(f"sum by (instance) (predict_linear(walcast_disk_free_bytes{{{OF}}}[1h], 4 * 3600))", "{{instance}} in 4 h"),
+            Query(f"sum by (instance) (walcast_disk_free_bytes{{{OF}}})", "{{instance}} now"),
+        ],
+        Limits(None, 1, f"0 within 4 hours is {ALERT}", low_is_bad=True),
+    ),
+    Panel(
+        "The log and its index",
+        "Bytes of all segment files, and of the index beside them.",
+        "steps of a segment, around log.keep_bytes while the store keeps up.",
+        "bytes",
+        [
+            Query(f"sum by (instance) (walcast_log_bytes{{{OF}}})", "{{instance}} log"),
+            Query(f"sum by (instance) (walcast_index_file_bytes{{{OF}}})", "{{instance}} index"),
+        ],
+    ),
+    Panel(
+        "Segments",
+        "Files of the log.",
+        "steady while the store keeps up.",
+        "short",
+        one(f"sum by (instance) (walcast_log_files{{{OF}}})"),
+    ),
+    Panel(
+        "Written to the log",
+        "Bytes of batches, a second.",
+        "in step with what is published.",
+        "Bps",
+        one(f"sum by (instance) ({rate('walcast_batch_bytes_sum')})"),
+    ),
+    Panel(
+        "Limits in use",
+        "The share of each limit that is used, of the instance that uses most. A limit that is reached refuses or waits; none is passed.",
+        "below a half, but for idempotency_keys and hot_tail_bytes, which are caches and fill up.",
+        "percentunit",
+        [Query(" or ".join(share(limit) for limit in GAUGES), "{{limit}}")],
+        Limits(0.5, 0.8, f"80 % of log_bytes, in_flight_bytes and delivery_bytes is {ALERT}"),
+        "bars",
+    ),
+]
+
+BOARD = Board(
+    "walcast-resources",
+    "walcast: resources",
+    "What the process takes of the machine, and how near its limits it is.",
+    [("Process", PROCESS), ("Disk and limits", DISK)],
+)

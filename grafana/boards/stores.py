@@ -1,0 +1,150 @@
+"""Stores: what is written to the history, and where fetches are answered from."""
+
+from kit import OF, Board, Limits, Panel, Query, one, quantiles, rate
+
+ALERT = "the alert proposed for it in docs/metrics.md"
+BY_STORE = f' * on (instance) group_left (kind) (walcast_store_info{{{OF}}} == 1)'
+
+STATE = [
+    Panel(
+        "Store",
+        "1 if the store answered projection last, 0 while projection waits for it.",
+        "1. At 0 publishes go on, and Fetch answers from memory and from the log.",
+        "bool_yes_no",
+        one(f"min by (instance, kind) (walcast_store_up{{{OF}}}{BY_STORE})", "{{instance}} {{kind}}"),
+        Limits(None, 1, f"0 for a minute is {ALERT}", low_is_bad=True),
+        "number",
+    ),
+    Panel(
+        "Kinds",
+        "Instances by the kind of their store.",
+        "one kind.",
+        "short",
+        one(f"sum by (kind) (walcast_store_info{{{OF}}})", "{{kind}}"),
+        kind="bars",
+    ),
+    Panel(
+        "Dead letters, share of their limit",
+        "Messages that the store did not take, beside what dead-letters/ may hold. At 1 projection stops.",
+        "0.",
+        "percentunit",
+        one(
+            f"sum by (instance) (walcast_projector_dead_letters{{{OF}}}) / "
+            f'sum by (instance) (walcast_limit{{{OF},limit="dead_letters"}})'
+        ),
+        Limits(0.00001, 0.5, f"any is {ALERT}; half leaves time to look"),
+        "number",
+    ),
+]
+
+WRITES = [
+    Panel(
+        "Rows",
+        "Rows a second that the store has applied.",
+        "as many as messages that expire later than at once are published.",
+        "ops",
+        one(f"sum by (instance) ({rate('walcast_store_batch_rows_sum')})"),
+    ),
+    Panel(
+        "A batch",
+        "Until the store had applied a batch: median and 99th percentile.",
+        "embedded: milliseconds. Postgres and Cassandra: 10 to 100 ms.",
+        "s",
+        quantiles("walcast_store_batch_duration_seconds"),
+        Limits(1, 5, f"5 s is {ALERT}"),
+        traces_of=["project batch"],
+    ),
+    Panel(
+        "Rows a batch",
+        "Median and 99th percentile.",
+        "small without load; grows with the lag, up to the largest batch.",
+        "short",
+        quantiles("walcast_store_batch_rows"),
+    ),
+    Panel(
+        "Busy with batches",
+        "Share of the time that the store works on a batch: the sum of their durations a second.",
+        "below 0.7. At 1 the store is as fast as it gets, and the lag grows.",
+        "percentunit",
+        one(f"sum by (instance) ({rate('walcast_store_batch_duration_seconds_sum')})"),
+        Limits(0.7, 0.95, "a queue before something that is busy for 95 % of the time is 20 times as long as its service time"),
+    ),
+    Panel(
+        "Retries",
+        "Batches a second that are tried again because the store is away.",
+        "0.",
+        "ops",
+        one(f"sum by (instance) ({rate('walcast_store_retries_total')})"),
+        Limits(None, 0.001, f"any for five minutes is {ALERT}"),
+    ),
+    Panel(
+        "Setbacks",
+        "Times in the last day that the store was found behind what it had confirmed, and was brought up from the log.",
+        "0.",
+        "short",
+        one(f"sum by (instance) (increase(walcast_store_setbacks_total{{{OF}}}[1d]))"),
+        Limits(None, 1, f"any is {ALERT}"),
+    ),
+]
+
+READS = [
+    Panel(
+        "Fetches by source",
+        "A second: from memory (hot), the log, the store; expired; never published.",
+        "mostly hot. Many never_published: a client that counts wrong.",
+        "ops",
+        one(f"sum by (source) ({rate('walcast_fetches_total')})", "{{source}}"),
+        stacked=True,
+    ),
+    Panel(
+        "Answered from memory",
+        "Share of the fetches with a message that came from the hot tail.",
+        "what your readers' habits allow; limits.hot_tail_bytes raises it.",
+        "percentunit",
+        one(
+            f"sum({rate('walcast_fetches_total', source='hot')}) / "
+            f"sum({rate('walcast_fetches_total', source='=~hot|log|store')})",
+            "hot",
+        ),
+    ),
+    Panel(
+        "Fetch",
+        "From arrival to answer, over all sources.",
+        "far below a millisecond from memory.",
+        "s",
+        quantiles("method_duration", method="Fetch"),
+        traces_of=["broker.Broker/Fetch"],
+    ),
+    Panel(
+        "Reads of the store",
+        "Until the store had answered the read of a message for Fetch, or failed to.",
+        "embedded: below a millisecond. Postgres and Cassandra: milliseconds.",
+        "s",
+        quantiles("walcast_store_read_duration_seconds"),
+        Limits(0.2, 1, f"1 s is {ALERT}"),
+        traces_of=["broker.Broker/Fetch"],
+    ),
+    Panel(
+        "Failed reads",
+        "Reads of a message for Fetch, a second, that the store did not answer. The caller got UNAVAILABLE.",
+        "0.",
+        "ops",
+        one(f"sum by (instance) ({rate('walcast_store_read_failures_total')})"),
+        Limits(None, 0.001, f"any is {ALERT}"),
+    ),
+    Panel(
+        "Not indexed yet",
+        "Records of the log that the index does not have, after a crash or when index files were lost. Fetch waits for them.",
+        "0.",
+        "short",
+        one(f"sum by (instance) (walcast_index_gap_records{{{OF}}})"),
+        Limits(1, None, f"above 0 for a minute is {ALERT}"),
+    ),
+]
+
+BOARD = Board(
+    "walcast-stores",
+    "walcast: stores",
+    "The history: is the store there, how fast does it take rows, and where are fetches answered from.",
+    [("State", STATE), ("Writes", WRITES), ("Reads", READS)],
+)

@@ -1,0 +1,197 @@
+//! Every query of every panel, variable and recording rule has data on a broker under load and faults, seen by a real Prometheus.
+
+use std::time::Duration;
+
+use crate::boards::{self, Query, repository};
+use crate::envoy::Envoy;
+use crate::load::{self, Load};
+use crate::prometheus::{Plan, Prometheus, Target};
+use crate::server::Server;
+use crate::support::{Broker, eventually, programs};
+use crate::work::Work;
+
+/// Ten scrapes of the rig, as Grafana's `$__rate_interval` is at least four.
+const RATE_INTERVAL: &str = "5s";
+/// Longer than the test takes: a query counts if it has data at any time of it.
+const WHOLE_TEST: &str = "10m";
+/// A fraction of what the load asks for, so that Envoy limits some of it.
+const PUBLISHES_PER_SECOND: u32 = 30;
+
+/// What may be 0 all the time, by parts of the place: what these count are faults that this load does not make, or
+/// what is there for a moment between two scrapes. Everything else must have been above 0.
+const MAY_BE_ZERO: [&str; 22] = [
+    "Log failed",                  // ends the broker
+    "Refused B",                   // a connection refused at the limit: the load may not get there through Envoy
+    "Idempotency B",               // takes more keys than are held
+    "Queue, share of its limits",  // empty at most scrapes
+    "Queue bytes",                 // the same
+    "Failed checkpoints",          // takes a disk that fails
+    "Torn bytes",                  // takes a crash in the middle of a write
+    "Records read at the start",   // known only for the last start
+    "Near the last id",            // takes two billion ids
+    "Retries and setbacks B",      // takes a database that loses commits
+    "Setbacks",                    // the same
+    "Distances A",                 // between write and fdatasync
+    "Batches before the fan-out",  // empty at most scrapes
+    "Streams ended by the broker", // takes messages that are gone
+    "Not indexed yet",             // after a crash, until it is indexed
+    "What memory holds C",         // the queue
+    "Resets B",                    // takes a request that Envoy cuts
+    "Retries D",                   // takes a thousand retries at once
+    "Connections that failed B",   // takes a network that loses packets
+    "Ids checkpoint A",            // takes more than this load writes
+    "Connections that failed C",   // none may be under way when the broker is killed
+    "Failed reads",                // takes a read of the store in its outage
+];
+
+fn all_queries() -> (usize, Vec<Query>) {
+    let boards: Vec<_> = boards::shipped();
+    let boards: Vec<_> = boards.iter().map(|(name, board)| boards::queries(name, board, RATE_INTERVAL)).collect();
+    let panels = boards.iter().map(|board| board.panels).sum();
+    (panels, boards.into_iter().flat_map(|board| board.queries).collect())
+}
+
+/// Why a query is as good as dead; None if it is alive.
+async fn fault(prometheus: &Prometheus, query: &Query) -> Option<String> {
+    let over_all = format!("max_over_time(({})[{WHOLE_TEST}:500ms])", query.expression);
+    let series = match prometheus.query(&over_all).await {
+        Err(error) => return Some(format!("{}: {error}: {}", query.place, query.expression)),
+        Ok(series) => series,
+    };
+    let complain = |what: &str| Some(format!("{}: {what}: {}", query.place, query.expression));
+    let best = series.iter().map(crate::api::Series::value).fold(f64::NEG_INFINITY, f64::max);
+    if series.is_empty() {
+        complain("no data")
+    } else if !best.is_finite() {
+        complain("nothing but NaN or infinity")
+    } else if best < 0.0 || (best == 0.0 && !MAY_BE_ZERO.iter().any(|part| query.place.contains(part))) {
+        complain(&format!("never above 0, but {best}"))
+    } else {
+        None
+    }
+}
+
+/// Waits until no query has a fault; gives those that still have one.
+async fn faults(prometheus: &Prometheus, queries: &[Query]) -> Vec<String> {
+    let mut found = Vec::new();
+    for _ in 0..30 {
+        found.clear();
+        for query in queries {
+            found.extend(fault(prometheus, query).await);
+        }
+        if found.is_empty() {
+            break;
+        }
+        prometheus.scraped(2).await;
+    }
+    found
+}
+
+/// What the broker says in the faults of this test.
+const ANNOUNCED: [&str; 4] =
+    ["projection waits for the store", "it is set aside as a dead letter", "store", "the log was not closed in order"];
+
+/// A broker with Postgres at fixed ports: after kill -9 Envoy and Prometheus find it again.
+async fn broker(server: &Server, url: &str) -> (Broker, u16) {
+    let (grpc, admin) = (programs::port(), programs::port());
+    let mut setup = load::setup().store("postgres").arg("--postgres-url").arg(url);
+    setup = setup.set("store.postgres.connect_timeout", "1s").set("store.postgres.read_timeout", "1s");
+    setup = setup.arg("--listen").arg(format!("127.0.0.1:{grpc}"));
+    setup = setup.arg("--admin-listen").arg(format!("127.0.0.1:{admin}"));
+    for line in ANNOUNCED {
+        setup = setup.expect_log(line);
+    }
+    assert!(!server.log().is_empty());
+    (setup.start().await, grpc)
+}
+
+/// The broker is killed while Envoy calls it: Envoy tries again, and finds it unhealthy.
+async fn killed(broker: Broker, prometheus: &Prometheus) -> Broker {
+    let stopped = broker.kill_nine().await;
+    prometheus.eventually("increase(envoy_cluster_upstream_rq_retry[5s]) > 0").await;
+    prometheus.eventually("envoy_cluster_membership_healthy == 0").await;
+    let broker = stopped.start().await;
+    prometheus.eventually("envoy_cluster_membership_healthy == 1").await;
+    prometheus.scraped(1).await;
+    broker
+}
+
+/// Postgres is away until retries and lag are seen.
+async fn without_store(server: &Server, prometheus: &Prometheus) {
+    server.stop();
+    prometheus.eventually("walcast_store_up == 0 and on () increase(walcast_store_retries_total[5s]) > 0").await;
+    server.start_again();
+    prometheus.eventually("walcast_store_up == 1").await;
+}
+
+/// Rows that the database refuses for what is in them.
+async fn dead_letters(server: &Server, database: &str, broker: &Broker, prometheus: &Prometheus) {
+    let constraint = "ALTER TABLE walcast.messages ADD CONSTRAINT taste CHECK (subject <> 'odd')";
+    server.client(database).await.batch_execute(constraint).await.expect("added");
+    broker.client().await.publish_kept("odd", "refused").await;
+    prometheus.eventually("walcast_projector_dead_letters > 0").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_query_of_every_panel_has_data() {
+    let server = tokio::task::block_in_place(Server::start);
+    let database = server.database().await;
+    let (mut broker, port) = broker(&server, &server.url(&database)).await;
+    let envoy = Envoy::before(port, PUBLISHES_PER_SECOND).await;
+    let mut plan = Plan::new().scrape(Target::broker(broker.admin())).scrape(Target::envoy(envoy.admin()));
+    let rules = repository("deploy/prometheus/walcast.recording.yml");
+    if rules.exists() {
+        plan = plan.rules(rules);
+    }
+    let prometheus = plan.start().await;
+    let (mut direct, mut through_envoy) = (Load::on(broker.grpc()), Load::on(envoy.grpc()));
+    through_envoy.begin_all([Work::Publish, Work::PublishStream, Work::Subscribe, Work::Fetch]);
+    through_envoy.goes_on(1).await;
+    broker = killed(broker, &prometheus).await;
+    direct.begin_all(Work::ALL);
+    direct.goes_on(2).await;
+    without_store(&server, &prometheus).await;
+    dead_letters(&server, &database, &broker, &prometheus).await;
+    through_envoy.goes_on(1).await;
+
+    let (panels, mut queries) = all_queries();
+    for rule in prometheus.rules().await {
+        assert_eq!((&*rule.health, &*rule.last_error), ("ok", ""), "{rule:?}");
+        queries.push(Query { place: format!("rule {} (Log failed)", rule.name), expression: rule.name });
+    }
+    let faults = faults(&prometheus, &queries).await;
+    println!("panels {panels}, queries {}, with data {}", queries.len(), queries.len() - faults.len());
+    assert!(faults.is_empty(), "{faults:#?}");
+    drop((direct, through_envoy));
+    broker.kill_nine().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_queries_are_found() {
+    let broker = load::setup().start().await;
+    let mut load = Load::on(broker.grpc());
+    load.begin(Work::Publish);
+    let prometheus = Plan::new().scrape(Target::broker(broker.admin())).start().await;
+    load.goes_on(10).await;
+    let query = |expression: &str| Query { place: "control: A".to_owned(), expression: expression.to_owned() };
+    let alive = query("sum(rate(method_count{job=\"walcast\",method=\"Publish\"}[5s]))");
+    eventually("the control to be alive", || async { fault(&prometheus, &alive).await.is_none().then_some(()) }).await;
+    for (expression, complaint) in [
+        ("sum(rate(method_counts{job=\"walcast\"}[5s]))", "no data"),
+        ("sum(rate(method_count{job=\"walcast\",method=\"publish\"}[5s]))", "no data"),
+        ("sum(rate(method_count{job=\"walcast\",status=\"DATA_LOSS\"}[5s]))", "never above 0"),
+        ("histogram_quantile(0.99, sum by (le) (rate(method_duration_bucket{method=\"Fetch\"}[5s])))", "NaN"),
+        ("histogram_quantile(0.99, sum (rate(method_duration_bucket{method=\"Publish\"}[5s])))", "no data"),
+        ("sum by (rate(method_count[5s]))", "parse error"),
+    ] {
+        let found = fault(&prometheus, &query(expression)).await;
+        assert!(found.as_ref().is_some_and(|found| found.contains(complaint)), "{expression}: {found:?}");
+    }
+    // Grafana's variables must not be left over.
+    let board = serde_json::json!({ "uid": "x", "templating": { "list": [] }, "panels": [
+        { "type": "stat", "title": "T", "targets": [{ "refId": "A", "expr": "up{job=\"$job\",instance=~\"$instance\"}[$__rate_interval]" }] },
+    ] });
+    assert_eq!(boards::queries("b", &board, "5s").queries[0].expression, "up{job=\"walcast\",instance=~\".+\"}[5s]");
+    load.end(Work::Publish);
+    tokio::time::timeout(Duration::from_secs(30), broker.stop()).await.expect("it stops");
+}
