@@ -150,6 +150,8 @@ async fn every_query_of_every_panel_has_data() {
     broker = killed(broker, &prometheus).await;
     direct.begin_all(Work::ALL);
     direct.goes_on(2).await;
+    // The test wants connections of its own.
+    direct.end(Work::Connect);
     without_store(&server, &prometheus).await;
     dead_letters(&server, &database, &broker, &prometheus).await;
     through_envoy.goes_on(1).await;
