@@ -8,6 +8,7 @@ mod descriptors;
 mod disk;
 mod error;
 mod error_kind;
+mod failures;
 mod housekeeping;
 mod open;
 mod report;

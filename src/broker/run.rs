@@ -105,6 +105,7 @@ fn start(
         service,
     } = connected;
     let (grpc_stop, projector_stop) = (CancellationToken::new(), CancellationToken::new());
+    let log = housekeeper.log.clone();
     supervisor.thread(tasks::COMMITTER, || committer.run()).map_err(Error::System)?;
     supervisor.thread(tasks::HOUSEKEEPER, || housekeeper.run()).map_err(Error::System)?;
     supervisor.thread(tasks::INDEXER, || indexer.run()).map_err(Error::System)?;
@@ -125,6 +126,9 @@ fn start(
     Ok(Running {
         supervisor,
         lifecycle: lifecycle.clone(),
+        log,
+        data_dir: settings.data_dir.clone(),
+        log_failures: metrics.wal.failures.clone(),
         publisher,
         index,
         delivery,

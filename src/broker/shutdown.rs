@@ -1,12 +1,16 @@
 //! The end of the broker: in order on a signal, at once on a failure.
 
+use std::path::PathBuf;
 use std::time::Duration;
+
+use prometheus::IntCounter;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{Error, ErrorKind};
+use super::failures;
 use super::housekeeping::HousekeepingError;
 use super::supervisor::{End, Supervisor, TaskError, tasks};
 use crate::api::{Lifecycle, Phase};
@@ -14,7 +18,7 @@ use crate::delivery::Delivery;
 use crate::index::{Index, IndexerError};
 use crate::ingest::Publisher;
 use crate::projector::ProjectorError;
-use crate::wal::{ReadError, VerifyError};
+use crate::wal::{Log, ReadError, VerifyError};
 
 /// How long a failed broker takes to tell its clients before it ends.
 const FAILED_GRACE: Duration = Duration::from_secs(2);
@@ -35,6 +39,12 @@ pub struct Running {
     pub supervisor: Supervisor,
     /// The phase.
     pub lifecycle: Lifecycle,
+    /// Whether it has failed decides what is left for the next process.
+    pub log: Log,
+    /// Where that is left.
+    pub data_dir: PathBuf,
+    /// Counts it meanwhile.
+    pub log_failures: IntCounter,
     /// Takes no more publishes once told.
     pub publisher: Publisher,
     /// Writes what is in memory once told.
@@ -103,8 +113,18 @@ fn exit_on_second(mut signals: Signals) {
 
 /// Ends the rooms from the edge inwards, so that nothing acknowledged or read is cut off.
 async fn stop_in_order(running: Running) -> Result<(), Error> {
-    let Running { mut supervisor, lifecycle, publisher, index, delivery, grpc_stop, projector_stop, admin_stop, grace } =
-        running;
+    let Running {
+        mut supervisor,
+        lifecycle,
+        publisher,
+        index,
+        delivery,
+        grpc_stop,
+        projector_stop,
+        admin_stop,
+        grace,
+        ..
+    } = running;
     let deadline = Instant::now() + grace;
     // New calls are refused and health says so; what was admitted is made durable and answered.
     lifecycle.advance(Phase::Draining);
@@ -171,7 +191,7 @@ async fn root_of(end: End, supervisor: &mut Supervisor) -> End {
 
 /// Tells clients what can be told in a moment; nothing more is acknowledged.
 async fn stop_failed(running: Running, end: End) -> Error {
-    let Running { mut supervisor, lifecycle, delivery, grpc_stop, .. } = running;
+    let Running { mut supervisor, lifecycle, delivery, grpc_stop, log, data_dir, log_failures, .. } = running;
     let end = root_of(end, &mut supervisor).await;
     let (reason, kind) = match end.result {
         Ok(()) => ("it ended although nobody told it to".to_owned(), ErrorKind::Failed),
@@ -180,6 +200,10 @@ async fn stop_failed(running: Running, end: End) -> Error {
     tracing::error!(task = end.name, %reason, "a task failed; the broker ends");
     lifecycle.advance(Phase::Failed);
     delivery.close();
+    if log.is_failed() {
+        log_failures.inc();
+        failures::leave_one_more(&data_dir).await;
+    }
     // Health watchers and callers get their answers before the connections end.
     tokio::time::sleep(FAILED_GRACE / 4).await;
     grpc_stop.cancel();

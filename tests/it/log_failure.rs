@@ -53,6 +53,12 @@ async fn after_a_failed_fdatasync_nothing_is_acknowledged_and_the_broker_exits_1
     // The disk is well again: a restart has everything that was acknowledged.
     drop(stopped);
     let broker = plain.start().await;
+    assert_eq!(
+        broker.metric("walcast_log_failures_total").await,
+        1.0,
+        "what no scrape saw is told by the next process"
+    );
+    assert_eq!(broker.metric("walcast_log_failed").await, 0.0);
     let client = broker.client().await;
     let next = client.publish_kept("s", "next").await as u64;
     assert!(next == acknowledged + 1 || next == acknowledged + 2, "{next} after {acknowledged}");

@@ -1,6 +1,6 @@
 //! Positions, fsync and files of the log.
 
-use prometheus::{Gauge, GaugeVec, Histogram, IntGauge, IntGaugeVec};
+use prometheus::{Gauge, GaugeVec, Histogram, IntCounter, IntGauge, IntGaugeVec};
 
 use super::define::{Definitions, SECONDS};
 
@@ -21,6 +21,8 @@ pub struct WalMetrics {
     pub commit_duration: Histogram,
     /// 1 once a write or an fdatasync has failed.
     pub failed: IntGauge,
+    /// How often the log of this data directory has failed, in earlier processes too.
+    pub failures: IntCounter,
     /// Bytes of all segment files.
     pub bytes: IntGauge,
     /// Segment files.
@@ -47,6 +49,10 @@ impl WalMetrics {
                 "walcast_commit_duration_seconds",
                 "Seconds to encode a batch, append it to the log and sync it.",
                 &SECONDS,
+            ),
+            failures: define.counter(
+                "walcast_log_failures_total",
+                "Times that the log of this data directory has failed, in earlier processes too.",
             ),
             failed: define.gauge("walcast_log_failed", "1 once the log has failed and takes nothing any more, else 0."),
             bytes: define.gauge("walcast_log_bytes", "Bytes of all segment files of the log."),
