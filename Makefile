@@ -96,6 +96,16 @@ bad-days: ## The table of bad days: a real Postgres, a real Cassandra and the br
 	@tests/services/install postgres cassandra
 	@tests/services/bad-days.sh $(or $(filter --quick,$(ARGS)),--all) $(filter-out --quick,$(ARGS)) $(if $(ROWS),"$(ROWS)")
 
+.PHONY: alerts
+alerts: ## Every alert fired by a real fault before a real Prometheus, durations divided by 60: prints a table with the seconds.
+	@tests/services/install prometheus postgres strace
+	cargo test --locked --test prometheus -- --nocapture alerts::
+
+.PHONY: calm
+calm: ## Normal load, clients' mistakes and an orderly restart for SECONDS (3600) with all rules loaded: no alert fires (FACTOR=1: not accelerated).
+	@tests/services/install prometheus
+	WALCAST_CALM_SECONDS=$(or $(SECONDS),3600) WALCAST_CALM_FACTOR=$(or $(FACTOR),1) cargo test --locked --test prometheus -- --nocapture calm::nothing
+
 .PHONY: replay-check
 replay-check: ## A log of RECORDS (1,000,000) replayed into a second broker, killed three times on the way: nothing is lost.
 	WALCAST_REPLAY_RECORDS=$(RECORDS) cargo test --release --test it killed_three_times -- --nocapture

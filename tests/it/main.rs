@@ -8,6 +8,8 @@
 #![expect(clippy::disallowed_methods, reason = "a test has no supervisor; the runtime of the test ends its tasks")]
 
 #[cfg(test)]
+mod alert_rules;
+#[cfg(test)]
 mod architecture;
 #[cfg(test)]
 mod contract;
