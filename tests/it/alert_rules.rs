@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use crate::support::walcast;
 
 fn read(path: &str) -> String {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path);
@@ -135,6 +137,61 @@ fn what_rules_ask_for_exists_and_the_table_of_metrics_names_the_alerts() {
         assert_eq!(named, asking, "the column \"alert\" of {metric} in docs/metrics.md");
         assert!(!named.is_empty() || column == "none, for reading", "{metric}: {column}");
     }
+}
+
+/// The texts between backticks on a page.
+fn quoted(page: &str) -> Vec<String> {
+    page.lines().flat_map(|line| line.split('`').skip(1).step_by(2)).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_commands_on_the_pages_are_commands() {
+    let mut checked = 0;
+    for page in files("docs/runbooks", ".md") {
+        let text = read(&format!("docs/runbooks/{page}.md"));
+        for command in quoted(&text).iter().filter_map(|text| text.strip_prefix("walcast ")) {
+            let lower =
+                |word: &&str| word.chars().all(|c| c.is_ascii_lowercase() || c == '-') && !word.starts_with('-');
+            let mut words: Vec<&str> = command.split(' ').take_while(lower).collect();
+            words.push("--help");
+            let output = walcast(&words).output().expect("it runs");
+            assert!(output.status.success(), "{page}: walcast {command}");
+            let help = String::from_utf8_lossy(&output.stdout);
+            for flag in command.split(' ').filter(|word| word.starts_with("--")) {
+                assert!(help.contains(flag), "{page}: walcast {command} has no {flag}");
+            }
+            checked += 1;
+        }
+    }
+    assert!(checked > 20, "{checked}");
+}
+
+#[test]
+fn the_log_lines_on_the_pages_are_in_the_code() {
+    let (mut code, mut checked) = (String::new(), 0);
+    for file in sources(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src")) {
+        code += &fs::read_to_string(file).expect("readable");
+    }
+    for page in files("docs/runbooks", ".md") {
+        let text = read(&format!("docs/runbooks/{page}.md"));
+        // A line of the log has words; a query, a setting or a command has none without other signs between them.
+        let sentence = |text: &&String| {
+            let plain = |c: char| c.is_ascii_alphabetic() || " ,;'".contains(c);
+            text.split(' ').count() > 3 && text.chars().all(plain)
+        };
+        for line in quoted(&text).iter().filter(sentence).filter(|line| !line.starts_with("canceling")) {
+            let there = line.starts_with("walcast ") || code.contains(line.as_str());
+            assert!(there, "{page}: no code says {line:?}");
+            checked += 1;
+        }
+    }
+    assert!(checked > 10, "{checked}");
+}
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("readable").map(|entry| entry.expect("readable").path());
+    let found = entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] });
+    found.filter(|path| path.extension().is_some_and(|extension| extension == "rs")).collect()
 }
 
 /// The alert cases of promtool's tests: (alert, whether it fires).

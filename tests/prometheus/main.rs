@@ -9,6 +9,14 @@
 )]
 
 #[cfg(test)]
+mod accelerate;
+#[cfg(test)]
+mod alerts;
+#[cfg(test)]
+mod alerts_faults;
+#[cfg(test)]
+mod alerts_stores;
+#[cfg(test)]
 mod api;
 #[cfg(test)]
 mod boards;
@@ -16,6 +24,8 @@ mod boards;
 mod envoy;
 #[cfg(test)]
 mod every_query;
+#[cfg(test)]
+mod calm;
 #[cfg(test)]
 #[allow(dead_code, reason = "shared with the tests of Postgres, which use all of it")]
 #[path = "../postgres/keeper.rs"]
@@ -30,6 +40,10 @@ mod rig;
 #[allow(dead_code, reason = "shared with the tests of Postgres, which use all of it")]
 #[path = "../postgres/server.rs"]
 mod server;
+#[cfg(test)]
+#[allow(dead_code, reason = "shared with the table of faults, which uses all of it")]
+#[path = "../faults/strace.rs"]
+mod strace;
 #[cfg(test)]
 #[allow(dead_code, unused_imports, reason = "shared with the integration tests, which use all of it")]
 #[path = "../it/support/mod.rs"]
