@@ -186,6 +186,7 @@ async fn alerts_fire_under_real_faults_and_end_after_them() {
             failures.push(text.unwrap_or_else(|| "a fault's task panicked".to_owned()));
         }
     }
+    prometheus.rules().await.iter().for_each(|rule| assert_eq!(rule.health, "ok", "{rule:?}"));
     let rows = rows.lock().unwrap_or_else(PoisonError::into_inner);
     show(&rows);
     assert!(failures.is_empty(), "{failures:#?}");
@@ -194,7 +195,6 @@ async fn alerts_fire_under_real_faults_and_end_after_them() {
     let all = text.lines().filter_map(|line| line.trim_start().strip_prefix("- alert: "));
     let missing: Vec<&str> = all.filter(|alert| !fired.contains(alert)).collect();
     assert!(missing.is_empty(), "no fault fires {missing:?}");
-    prometheus.rules().await.iter().for_each(|rule| assert_eq!(rule.health, "ok", "{rule:?}"));
 }
 
 fn show(rows: &[Row]) {
