@@ -21,11 +21,11 @@ mod api;
 #[cfg(test)]
 mod boards;
 #[cfg(test)]
+mod calm;
+#[cfg(test)]
 mod envoy;
 #[cfg(test)]
 mod every_query;
-#[cfg(test)]
-mod calm;
 #[cfg(test)]
 #[allow(dead_code, reason = "shared with the tests of Postgres, which use all of it")]
 #[path = "../postgres/keeper.rs"]
