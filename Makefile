@@ -177,6 +177,23 @@ format-check: ## A second decoder, written from docs/log-format.md, against `wal
 	cargo build --release
 	@tests/format/compare --bin target/release/walcast --records $(RECORDS)
 
+.PHONY: observe
+observe: ## Broker, a gentle load, Envoy, Prometheus, Jaeger and (if it is installed) Grafana, with their addresses; Ctrl-C stops all.
+	@tests/services/install prometheus envoy
+	cargo build --release
+	@tests/services/observe.sh target/release/walcast
+
+.PHONY: observe-plots
+observe-plots: ## Draw panels of the dashboards from two minutes of a real Prometheus into docs/observe (SECONDS=120).
+	@tests/services/install postgres prometheus
+	WALCAST_OBSERVE_SECONDS=$(or $(SECONDS),120) WALCAST_OBSERVE_FOLDER=$(CURDIR)/docs/observe cargo test --locked --test prometheus -- the_dashboards_can_be_drawn
+
+.PHONY: dashboards
+dashboards: ## Write grafana/dashboards again from grafana/boards, and check them.
+	@tests/services/install grafana-sdk
+	target/services/venv/bin/python grafana/generate.py
+	target/services/venv/bin/python grafana/check.py grafana/dashboards
+
 .PHONY: loadtest
 loadtest: ## The k6 scripts for 30 s each against a running broker (SERVER=127.0.0.1:50051 RATE=1000 MAX_P99_MS=50).
 	@tests/services/install k6

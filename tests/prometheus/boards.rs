@@ -27,6 +27,33 @@ pub struct Board {
     pub queries: Vec<Query>,
 }
 
+/// A panel as it is shown.
+#[derive(Debug)]
+pub struct Shown {
+    /// Its title.
+    pub title: String,
+    /// Grafana's name of its unit.
+    pub unit: String,
+    /// Expressions with variables put in, and legends.
+    pub queries: Vec<(String, String)>,
+}
+
+/// A panel of a dashboard of the broker by its title.
+pub fn panel(board: &Value, title: &str, rate_interval: &str) -> Shown {
+    let panels = board["panels"].as_array().expect("panels");
+    let panel = panels.iter().find(|panel| panel["title"] == title && panel["type"] != "row").expect("it is there");
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let queries = panel["targets"].as_array().expect("queries").iter();
+    let query = |query: &Value| (put_in(&text(&query["expr"]), "walcast", rate_interval), text(&query["legendFormat"]));
+    let unit = text(&panel["fieldConfig"]["defaults"]["unit"]);
+    Shown { title: title.to_owned(), unit, queries: queries.map(query).collect() }
+}
+
+/// Puts values in for Grafana's variables.
+fn put_in(text: &str, job: &str, rate_interval: &str) -> String {
+    text.replace("$__rate_interval", rate_interval).replace("$job", job).replace("$instance", ".+")
+}
+
 /// The folder of a path in the repository.
 pub fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -47,8 +74,7 @@ pub fn shipped() -> Vec<(String, Value)> {
 pub fn queries(name: &str, board: &Value, rate_interval: &str) -> Board {
     // The marker series of Envoy's dashboard has the job of Envoy.
     let job = if board["uid"].as_str().is_some_and(|uid| uid.ends_with("envoy")) { "envoy" } else { "walcast" };
-    let put_in =
-        |text: &str| text.replace("$__rate_interval", rate_interval).replace("$job", job).replace("$instance", ".+");
+    let put_in = |text: &str| put_in(text, job, rate_interval);
     let mut found = Board::default();
     for panel in board["panels"].as_array().expect("panels").iter().filter(|panel| panel["type"] != "row") {
         found.panels += 1;

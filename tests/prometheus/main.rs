@@ -33,6 +33,8 @@ mod keeper;
 #[cfg(test)]
 mod load;
 #[cfg(test)]
+mod plots;
+#[cfg(test)]
 mod prometheus;
 #[cfg(test)]
 mod rig;

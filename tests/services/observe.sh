@@ -1,0 +1,125 @@
+#!/usr/bin/env bash
+# Everything that an operator looks at, around one broker: Envoy before it, a gentle load, Prometheus, Jaeger and Grafana.
+#   tests/services/observe.sh WALCAST     runs until Ctrl-C, then stops all that it started and removes its folder
+# Postgres keeps the history if it is installed, the embedded store else. What is not installed is left out, and named.
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+walcast=$(realpath "$1")
+services=$PWD/target/services
+folder=$(mktemp -d /tmp/walcast-observe-XXXXXX)
+chmod 755 "$folder"
+pids=()
+
+# In reverse order, so that nothing complains about what it talks to; each has ten seconds.
+stop() {
+  trap - EXIT INT TERM
+  printf '\nstopping\n'
+  local i pid
+  for ((i = ${#pids[@]} - 1; i >= 0; i--)); do
+    pid=${pids[i]}
+    kill -- "-$pid" 2>/dev/null # with what it has started
+    for _ in $(seq 100); do kill -0 -- "-$pid" 2>/dev/null || break; sleep 0.1; done
+    kill -9 -- "-$pid" 2>/dev/null
+  done
+  rm -rf "$folder"
+  exit "${1:-0}"
+}
+trap 'stop 0' INT TERM
+trap 'stop 1' EXIT
+
+# start NAME COMMAND...: in the background, deaf to Ctrl-C, with its output in the folder.
+start() {
+  local name=$1
+  shift
+  setsid "$@" >"$folder/$name.log" 2>&1 </dev/null &
+  pids+=($!)
+}
+
+# ready NAME COMMAND...: waits for half a minute until the command succeeds.
+ready() {
+  local name=$1
+  shift
+  for _ in $(seq 300); do
+    "$@" >/dev/null 2>&1 && return
+    sleep 0.1
+  done
+  echo "$name does not answer; it wrote:"
+  tail -5 "$folder/$name.log"
+  exit 1
+}
+answers() { curl -sf "$1"; }
+say() { printf '  %-12s %s\n' "$@"; }
+
+for port in 50051 9464 8080 9901 9090; do
+  if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+    echo "port $port is in use: stop what listens there first"
+    exit 1
+  fi
+done
+
+store=(--store embedded)
+postgres=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -1)
+if [ -n "$postgres" ] && [ "$(id -u)" = 0 ]; then
+  mkdir "$folder/postgres" && chown postgres: "$folder/postgres"
+  as_postgres=(setpriv --reuid=postgres --regid=postgres --clear-groups)
+  (cd "$folder/postgres" && "${as_postgres[@]}" "$postgres/initdb" -D data -U walcast -A trust -E UTF8 --locale=C >/dev/null) || exit 1
+  start postgres "${as_postgres[@]}" "$postgres/postgres" -D "$folder/postgres/data" -c listen_addresses=127.0.0.1 -c port=15432 \
+    -c unix_socket_directories="$folder/postgres"
+  ready postgres "$postgres/psql" -h 127.0.0.1 -p 15432 -U walcast -c 'CREATE DATABASE walcast' postgres
+  store=(--store postgres --postgres-url postgres://walcast@127.0.0.1:15432/walcast)
+fi
+
+tracing=()
+if [ -x "$services/bin/jaeger" ] && [ -e tests/services/jaeger.yaml ] && "$walcast" serve --help | grep -q otlp-endpoint; then
+  start jaeger "$services/bin/jaeger" --config tests/services/jaeger.yaml
+  ready jaeger answers http://127.0.0.1:16686/api/services
+  tracing=(--otlp-endpoint http://127.0.0.1:4317)
+fi
+
+start broker "$walcast" serve --data-dir "$folder/data" "${store[@]}" "${tracing[@]}"
+ready broker answers http://127.0.0.1:9464/readyz
+
+envoy=$("$services/venv/bin/python" -c 'import envoy, os; print(os.path.join(os.path.dirname(envoy.__file__), "_bin", "envoy"))') || exit 1
+start envoy "$envoy" -c deploy/envoy/envoy.yaml --concurrency 1 --disable-hot-restart --log-level warn
+ready envoy answers http://127.0.0.1:9901/ready
+
+{
+  echo 'global: { scrape_interval: 5s, evaluation_interval: 5s }'
+  if compgen -G 'deploy/prometheus/walcast.*.yml' >/dev/null; then
+    echo "rule_files: [ '$PWD/deploy/prometheus/walcast.*.yml' ]"
+  fi
+  echo 'scrape_configs:'
+  echo '- { job_name: walcast, static_configs: [ { targets: [ "127.0.0.1:9464" ] } ] }'
+  echo '- { job_name: envoy, metrics_path: /stats/prometheus, static_configs: [ { targets: [ "127.0.0.1:9901" ] } ] }'
+} >"$folder/prometheus.yml"
+start prometheus prometheus --config.file="$folder/prometheus.yml" --storage.tsdb.path="$folder/tsdb" --web.listen-address=127.0.0.1:9090 \
+  --log.level=warn
+ready prometheus answers http://127.0.0.1:9090/-/ready
+
+grafana=$(command -v grafana-server || command -v grafana)
+if [ -n "$grafana" ]; then
+  export PROMETHEUS_URL=http://127.0.0.1:9090 JAEGER_URL=http://127.0.0.1:16686 WALCAST_DASHBOARDS=$PWD/grafana/dashboards
+  export GF_PATHS_PROVISIONING=$PWD/grafana/provisioning GF_PATHS_DATA=$folder/grafana GF_PATHS_LOGS=$folder/grafana
+  export GF_SERVER_HTTP_ADDR=127.0.0.1 GF_AUTH_ANONYMOUS_ENABLED=true GF_AUTH_ANONYMOUS_ORG_ROLE=Viewer
+  [ "$(basename "$grafana")" = grafana ] && grafana=("$grafana" server) || grafana=("$grafana")
+  start grafana "${grafana[@]}" --homepath "${GRAFANA_HOME:-/usr/share/grafana}"
+  ready grafana answers http://127.0.0.1:3000/api/health
+fi
+
+# Through Envoy, for as long as all of it runs: publishes and fetches, and two subscribers.
+load() { start "$1" bash -c 'while :; do "$@" --duration 60s --server http://127.0.0.1:8080; sleep 1; done' load "$walcast" bench "${@:2}"; }
+load mixed mixed --rate 100
+load fanout fanout --rate 20
+
+echo "running, with everything in $folder"
+say broker "127.0.0.1:50051 (gRPC), http://127.0.0.1:9464/metrics, ${store[1]} store"
+say Envoy "127.0.0.1:8080 (gRPC), http://127.0.0.1:9901"
+say Prometheus http://127.0.0.1:9090
+[ ${#tracing[@]} = 0 ] && say Jaeger "not there (tests/services/install jaeger)" || say Jaeger http://127.0.0.1:16686
+[ -z "${grafana[*]}" ] && say Grafana "not installed: import grafana/dashboards into yours" || say Grafana http://127.0.0.1:3000
+echo "Ctrl-C stops all of it"
+# Until one of them ends by itself.
+wait -n "${pids[@]}"
+echo "one of them has ended; the logs say why:"
+tail -n 3 "$folder"/*.log
+exit 1
