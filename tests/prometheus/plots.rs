@@ -39,9 +39,6 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(0x8a, 0x6f, 0xd1),
     RGBColor(0x9a, 0x8b, 0x2c),
 ];
-/// Room above the highest point for the legend.
-const HEADROOM: f64 = 1.35;
-
 fn words() -> TextStyle<'static> {
     ("sans-serif", 13).into_font().color(&GREY)
 }
@@ -83,6 +80,12 @@ async fn lines(prometheus: &Prometheus, panel: &Shown, span: Duration) -> Vec<(S
     lines
 }
 
+/// How much higher than its highest point a picture is, so that the legend lies on no line.
+fn headroom(lines: usize) -> f64 {
+    const PLOT: f64 = 200.0;
+    1.05 / (1.0 - (lines as f64 * 18.0 + 15.0).min(PLOT / 2.0) / PLOT)
+}
+
 fn draw(panel: &Shown, lines: &[(String, Vec<(f64, f64)>)]) -> Result<String, Box<dyn std::error::Error>> {
     let all = || lines.iter().flat_map(|(_, points)| points);
     let last = all().map(|(at, _)| *at).fold(f64::MIN_POSITIVE, f64::max);
@@ -97,7 +100,7 @@ fn draw(panel: &Shown, lines: &[(String, Vec<(f64, f64)>)]) -> Result<String, Bo
             .caption(&panel.title, words())
             .y_label_area_size(62)
             .x_label_area_size(40)
-            .build_cartesian_2d(0.0..last, 0.0..highest / divisor * HEADROOM)?;
+            .build_cartesian_2d(0.0..last, 0.0..highest / divisor * headroom(lines.len()))?;
         let plain = |value: &f64| format!("{}", (value * 1e6).round() / 1e6);
         chart
             .configure_mesh()
