@@ -41,6 +41,7 @@ ready() {
   shift
   for _ in $(seq 300); do
     "$@" >/dev/null 2>&1 && return
+    kill -0 "${pids[-1]}" 2>/dev/null || break # it has ended
     sleep 0.1
   done
   echo "$name does not answer; it wrote:"
@@ -70,8 +71,18 @@ if [ -n "$postgres" ] && [ "$(id -u)" = 0 ]; then
 fi
 
 tracing=()
-if [ -x "$services/bin/jaeger" ] && [ -e tests/services/jaeger.yaml ] && "$walcast" serve --help | grep -q otlp-endpoint; then
-  start jaeger "$services/bin/jaeger" --config tests/services/jaeger.yaml
+if [ -x "$services/bin/jaeger" ] && WALCAST_TELEMETRY__OTLP_ENDPOINT=http://127.0.0.1:4317 "$walcast" config check >/dev/null 2>&1; then
+  cat >"$folder/jaeger.yaml" <<'YAML'
+service: { extensions: [jaeger_storage, jaeger_query], telemetry: { metrics: { level: none }, logs: { level: warn } },
+  pipelines: { traces: { receivers: [otlp], processors: [batch], exporters: [jaeger_storage_exporter] } } }
+extensions:
+  jaeger_query: { storage: { traces: memory }, http: { endpoint: 127.0.0.1:16686 }, grpc: { endpoint: 127.0.0.1:16685 } }
+  jaeger_storage: { backends: { memory: { memory: { max_traces: 20000 } } } }
+receivers: { otlp: { protocols: { grpc: { endpoint: 127.0.0.1:4317 } } } }
+processors: { batch: { timeout: 100ms } }
+exporters: { jaeger_storage_exporter: { trace_storage: memory } }
+YAML
+  start jaeger "$services/bin/jaeger" --config "$folder/jaeger.yaml"
   ready jaeger answers http://127.0.0.1:16686/api/services
   tracing=(--otlp-endpoint http://127.0.0.1:4317)
 fi
@@ -108,14 +119,14 @@ fi
 
 # Through Envoy, for as long as all of it runs: publishes and fetches, and two subscribers.
 load() { start "$1" bash -c 'while :; do "$@" --duration 60s --server http://127.0.0.1:8080; sleep 1; done' load "$walcast" bench "${@:2}"; }
-load mixed mixed --rate 100
+load mixed mixed --rate 100 --expires 5m
 load fanout fanout --rate 20
 
 echo "running, with everything in $folder"
 say broker "127.0.0.1:50051 (gRPC), http://127.0.0.1:9464/metrics, ${store[1]} store"
 say Envoy "127.0.0.1:8080 (gRPC), http://127.0.0.1:9901"
 say Prometheus http://127.0.0.1:9090
-[ ${#tracing[@]} = 0 ] && say Jaeger "not there (tests/services/install jaeger)" || say Jaeger http://127.0.0.1:16686
+[ ${#tracing[@]} = 0 ] && say Jaeger "not there, or this broker sends no traces" || say Jaeger http://127.0.0.1:16686
 [ -z "${grafana[*]}" ] && say Grafana "not installed: import grafana/dashboards into yours" || say Grafana http://127.0.0.1:3000
 echo "Ctrl-C stops all of it"
 # Until one of them ends by itself.
