@@ -21,12 +21,15 @@ use super::errors;
 use super::framing::Framing;
 use super::meter::{Held, Meter};
 use crate::telemetry::metrics::{ApiMetrics, Method};
+use crate::telemetry::traces::{CallTrace, Traces};
 
 /// What the edge of all calls shares.
 #[derive(Debug)]
 pub struct EdgeConfig {
     /// Counts the calls.
     pub metrics: ApiMetrics,
+    /// Decides which of them are traced.
+    pub traces: Traces,
     /// `limits.body_bytes`, named in the answer to a message beyond the transport's limit.
     pub body_bytes_max: usize,
     /// Requests that are not whole yet.
@@ -67,9 +70,13 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let method = method(request.uri().path());
-        let call = Call { method, config: Arc::clone(&self.config), started: Instant::now(), counted: false };
+        let trace = self.config.traces.call(method, request.headers());
         let framing = (method == Method::PublishStream).then(Framing::default);
-        let request = request.map(|body| Incoming { body, held: Held::none(&self.config.requests), framing });
+        let mut request = request.map(|body| Incoming { body, held: Held::none(&self.config.requests), framing });
+        if let Some(trace) = &trace {
+            request.extensions_mut().insert(trace.clone());
+        }
+        let call = Call { method, config: Arc::clone(&self.config), started: Instant::now(), counted: false, trace };
         Answer { answer: self.inner.call(request), call: Some(call) }
     }
 }
@@ -152,11 +159,15 @@ struct Call {
     config: Arc<EdgeConfig>,
     started: Instant,
     counted: bool,
+    trace: Option<CallTrace>,
 }
 
 impl Call {
     fn ended(&mut self, code: Code) {
         self.counted = true;
+        if let Some(trace) = &self.trace {
+            trace.end(code);
+        }
         self.config.metrics.observe(self.method, code, self.started.elapsed());
     }
 }
@@ -176,7 +187,10 @@ where
     type Output = Result<Response<Body>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut response = match ready!(Pin::new(&mut self.answer).poll(context)) {
+        let entered = self.call.as_ref().and_then(|call| call.trace.as_ref()).map(CallTrace::enter);
+        let answer = Pin::new(&mut self.answer).poll(context);
+        drop(entered);
+        let mut response = match ready!(answer) {
             Ok(response) => response,
             Err(never) => match never {},
         };

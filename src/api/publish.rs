@@ -70,7 +70,7 @@ pub fn to_publish(request: PublishRequest, metadata: FromMetadata, body_bytes_ma
         }
         Some(of_field)
     };
-    Ok(Publish { subject, body, expiration, key, traceparent })
+    Ok(Publish { subject, body, expiration, key, traceparent, trace: None })
 }
 
 fn invalid(status: Status) -> Refused {

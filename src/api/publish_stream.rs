@@ -17,7 +17,7 @@ use tonic::{Status, Streaming};
 
 use super::lifecycle::Phase;
 use super::publish::{FromMetadata, to_publish};
-use super::service::rejection;
+use super::service::{rejection, traced};
 use super::{BrokerService, edge, errors};
 use crate::ingest::{BatchRoom, IntoOutcomes, Outcomes, Publish, PublishBatch, PublishError, QueuedAnswer};
 use crate::proto::server::{PublishRequest, PublishStreamResponse};
@@ -235,7 +235,14 @@ impl PublishAnswers {
 
     fn take(&mut self, request: PublishRequest, context: &mut Context<'_>) {
         match to_publish(request, self.metadata.clone(), self.service.body_bytes_max) {
-            Ok(publish) => self.put(publish, context),
+            Ok(publish) => {
+                let trace = self.service.traces.message(publish.traceparent.as_ref());
+                let publish = match trace {
+                    Some(trace) => traced(publish, &trace, trace.clone().whole_publish()),
+                    None => publish,
+                };
+                self.put(publish, context);
+            }
             Err((rejection, status)) => self.refuse(rejection, &status),
         }
     }

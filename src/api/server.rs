@@ -103,6 +103,7 @@ pub async fn serve(
         .prepare();
     let edge = EdgeConfig {
         metrics,
+        traces: service.traces.clone(),
         body_bytes_max: config.body_bytes_max,
         requests: Meter::new(config.request_bytes_max),
         answers: Meter::new(config.answer_bytes_max),

@@ -15,10 +15,11 @@ use super::publish_stream::PublishAnswers;
 use crate::delivery::{Delivery, Start, Subscription};
 use crate::event::{EncodedMessage, MessageId, Subject};
 use crate::fetch::Fetch;
-use crate::ingest::{PublishError, Publisher};
+use crate::ingest::{Publish, PublishError, Publisher};
 use crate::proto::server::broker_server::Broker;
 use crate::proto::server::{FetchRequest, PublishRequest, PublishResponse, SubscribeRequest};
 use crate::telemetry::metrics::{IngestMetrics, Rejection};
+use crate::telemetry::traces::{CallTrace, PublishTrace, Traces};
 
 /// The service's state: handles of the rooms below.
 #[derive(Debug, Clone)]
@@ -37,6 +38,8 @@ pub struct BrokerService {
     pub body_bytes_max: usize,
     /// Counts what is refused.
     pub metrics: IngestMetrics,
+    /// Decides which calls are traced.
+    pub traces: Traces,
 }
 
 /// How many streams of publishes there may be, and how much each may have in flight. A clone shares the permits.
@@ -67,10 +70,22 @@ impl BrokerService {
     async fn try_publish(&self, request: Request<PublishRequest>) -> Result<MessageId, Refused> {
         self.check_serving().map_err(|status| (Rejection::Unavailable, status))?;
         let metadata = FromMetadata::of(request.metadata())?;
-        let publish = to_publish(request.into_inner(), metadata, self.body_bytes_max)?;
+        let trace = request.extensions().get::<CallTrace>().cloned();
+        let mut publish = to_publish(request.into_inner(), metadata, self.body_bytes_max)?;
+        if let Some(trace) = trace {
+            publish = traced(publish, &trace, trace.publish());
+        }
         let published = self.publisher.publish(publish).await;
         published.map_err(|error| (rejection(&error), errors::publish(&error)))
     }
+}
+
+/// A publish of a call that is traced. Its record must say so, for what becomes of it later: with the publisher's own words, or
+/// with ours if it has none.
+pub(super) fn traced(publish: Publish, call: &CallTrace, trace: Box<PublishTrace>) -> Publish {
+    call.about(&publish.subject, Some(publish.body.len()));
+    let traceparent = publish.traceparent.or_else(|| call.traceparent());
+    Publish { traceparent, trace: Some(trace), ..publish }
 }
 
 /// Under which reason a failed publish is counted.
@@ -103,11 +118,19 @@ impl BrokerService {
     ///
     /// # Errors
     /// The status of the contract.
-    pub(super) async fn answer_fetch(&self, request: FetchRequest) -> Result<EncodedMessage, Status> {
+    pub(super) async fn answer_fetch(
+        &self,
+        request: FetchRequest,
+        trace: Option<CallTrace>,
+    ) -> Result<EncodedMessage, Status> {
         self.check_serving()?;
         let FetchRequest { subject, id } = request;
         let subject = Subject::new(subject).map_err(errors::invalid_subject)?;
         let id = MessageId::from_wire(id).ok_or_else(errors::never_published)?;
+        if let Some(trace) = trace {
+            trace.about(&subject, None);
+            trace.id(id);
+        }
         self.fetch.fetch(&subject, id).await.map_err(|error| errors::fetch(&error))
     }
 }
@@ -136,8 +159,12 @@ impl Broker for BrokerService {
 
     async fn subscribe(&self, request: Request<SubscribeRequest>) -> Result<Response<ResponseStream>, Status> {
         self.check_serving()?;
+        let trace = request.extensions().get::<CallTrace>().cloned();
         let SubscribeRequest { subject, after_id } = request.into_inner();
         let subject = Subject::new(subject).map_err(errors::invalid_subject)?;
+        if let Some(trace) = trace {
+            trace.about(&subject, None);
+        }
         let start = match after_id {
             None => Start::Now,
             Some(after) => Start::After(u32::try_from(after).map_err(|_| errors::negative_after_id(after))?),
@@ -147,7 +174,8 @@ impl Broker for BrokerService {
     }
 
     async fn fetch(&self, request: Request<FetchRequest>) -> Result<Response<EncodedMessage>, Status> {
-        self.answer_fetch(request.into_inner()).await.map(Response::new)
+        let trace = request.extensions().get::<CallTrace>().cloned();
+        self.answer_fetch(request.into_inner(), trace).await.map(Response::new)
     }
 }
 

@@ -24,6 +24,7 @@ use tower::Service;
 use super::framing::PREFIX_BYTES;
 use super::{BrokerService, edge, errors};
 use crate::telemetry::metrics::Method;
+use crate::telemetry::traces::CallTrace;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -79,8 +80,9 @@ where
                 })
             })),
             Method::Fetch => Call::Unary(Box::pin(async move {
+                let trace = request.extensions().get::<CallTrace>().cloned();
                 let request = decode(read(request.into_body(), bytes_max).await?)?;
-                let message = service.answer_fetch(request).await?;
+                let message = service.answer_fetch(request, trace).await?;
                 Ok(framed(message.len(), |buffer| buffer.put_slice(message.as_bytes())))
             })),
             _ => Call::Other(self.others.call(request)),

@@ -17,7 +17,7 @@ use crate::fetch::{Fetch, HotTail, SubjectHistory};
 use crate::index::{Index, Indexer};
 use crate::ingest::{CheckpointTrigger, Committer, CommitterMetrics, Publisher, Releaser};
 use crate::projector::{self, ProjectionSink, Projector};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Traces};
 use crate::wal::Log;
 
 /// What the rooms are connected to.
@@ -26,6 +26,7 @@ pub(super) struct Surroundings<'a> {
     pub metrics: &'a Metrics,
     pub lifecycle: &'a Lifecycle,
     pub reporter: &'a Reporter,
+    pub traces: &'a Traces,
 }
 
 /// The rooms, ready to run.
@@ -45,7 +46,7 @@ pub(super) struct Connected {
 
 /// Connects the rooms.
 pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connected {
-    let Surroundings { settings, metrics, lifecycle, reporter } = *surroundings;
+    let Surroundings { settings, metrics, lifecycle, reporter, traces } = *surroundings;
     let OpenData { writer, tail, indexer, checkpointer, checkpointed, checkpoint_bytes, recovered } = data;
     metrics.node.recovery_duration.set(recovered.elapsed.as_secs_f64());
     metrics.wal.failures.inc_by(failures::before(&settings.data_dir));
@@ -67,7 +68,8 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
     let since_bytes = bytes_after(&tail.log, checkpointed);
     let pace = CheckpointPace::new(&settings.log, checkpoint_bytes);
     let trigger = CheckpointTrigger { wake, every_bytes: pace.every_bytes(), since_bytes };
-    let observed = CommitterMetrics { ingest: metrics.ingest.clone(), wal: metrics.wal.clone() };
+    let observed =
+        CommitterMetrics { ingest: metrics.ingest.clone(), wal: metrics.wal.clone(), traces: traces.clone() };
     let index = tail.index.clone();
     let sink = Arc::new(Sink { index: index.clone(), hot: Arc::clone(&hot), delivery: delivery.clone(), projected });
     let config = open::ingest_config(settings);
@@ -114,6 +116,7 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
         streams: PublishStreams::new(settings.limits.publish_streams, settings.limits.stream_in_flight_bytes),
         body_bytes_max: settings.limits.body_bytes,
         metrics: metrics.ingest.clone(),
+        traces: traces.clone(),
     };
     reporter.set_rooms(Rooms {
         log,
@@ -132,9 +135,9 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
         committer,
         releaser,
         delivery,
-        fanout,
+        fanout: fanout.traced(traces.clone()),
         readers,
-        projector,
+        projector: projector.traced(traces.clone()),
         housekeeper,
         index,
         indexer,

@@ -11,15 +11,14 @@ use super::announce::Start;
 use super::connect::{Connected, Surroundings, connect};
 use super::descriptors;
 use super::error::{Error, ErrorKind};
-use super::open;
+use super::open::{self, OpenData};
 use super::report::Reporter;
 use super::shutdown::{Running, Signals, until_stopped};
 use super::supervisor::{Supervisor, tasks};
 use crate::api::{self, Connections, Lifecycle, Phase, ServerConfig, admin};
 use crate::config::Settings;
-use crate::telemetry::Metrics;
-use crate::telemetry::logging;
 use crate::telemetry::metrics::Limit;
+use crate::telemetry::{Metrics, Traces, logging, traces};
 
 /// Runs the broker until a signal or a failure.
 ///
@@ -61,10 +60,17 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     })??;
 
     let found = Start::of(&settings, &data);
-    let surroundings =
-        Surroundings { settings: &settings, metrics: &metrics, lifecycle: &lifecycle, reporter: &reporter };
+    let traces_stop = traces::Stop::default();
+    let traces = start_traces(&settings, &data, &metrics, &traces_stop, &mut supervisor)?;
+    let surroundings = Surroundings {
+        settings: &settings,
+        metrics: &metrics,
+        lifecycle: &lifecycle,
+        reporter: &reporter,
+        traces: &traces,
+    };
     let connected = connect(&surroundings, data);
-    let running = start(&surroundings, connected, listener, supervisor, admin_stop)?;
+    let running = start(&surroundings, connected, listener, supervisor, (admin_stop, traces_stop))?;
     lifecycle.advance(Phase::Serving);
     found.announce(grpc, admin);
     tracing::info!(
@@ -78,6 +84,27 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     until_stopped(running, signals).await
 }
 
+/// Traces, and the thread that sends them, if there is a collector.
+fn start_traces(
+    settings: &Settings,
+    data: &OpenData,
+    metrics: &Metrics,
+    stop: &traces::Stop,
+    supervisor: &mut Supervisor,
+) -> Result<Traces, Error> {
+    let Some(endpoint) = &settings.telemetry.otlp_endpoint else { return Ok(Traces::off()) };
+    let config = traces::Config {
+        endpoint: endpoint.clone(),
+        ratio: settings.telemetry.sample_ratio,
+        // The log is what stays of a broker across restarts, so it tells the instance.
+        instance: data.tail.log.log_id().to_string(),
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    let (traces, exporter) = Traces::new(config, metrics.traces.clone(), stop);
+    supervisor.thread(tasks::TRACES, || exporter.run()).map_err(Error::System)?;
+    Ok(traces)
+}
+
 async fn listen(setting: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
     TcpListener::bind(address).await.map_err(|source| Error::Listen { setting, address, source })
 }
@@ -88,7 +115,7 @@ fn start(
     connected: Connected,
     listener: TcpListener,
     mut supervisor: Supervisor,
-    admin_stop: CancellationToken,
+    (admin_stop, traces_stop): (CancellationToken, traces::Stop),
 ) -> Result<Running, Error> {
     let Surroundings { settings, metrics, lifecycle, .. } = *surroundings;
     let Connected {
@@ -135,6 +162,7 @@ fn start(
         grpc_stop,
         projector_stop,
         admin_stop,
+        traces_stop,
         grace: settings.shutdown.grace,
     })
 }

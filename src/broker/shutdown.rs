@@ -18,6 +18,7 @@ use crate::delivery::Delivery;
 use crate::index::{Index, IndexerError};
 use crate::ingest::Publisher;
 use crate::projector::ProjectorError;
+use crate::telemetry::traces;
 use crate::wal::{Log, ReadError, VerifyError};
 
 /// How long a failed broker takes to tell its clients before it ends.
@@ -57,6 +58,8 @@ pub struct Running {
     pub projector_stop: CancellationToken,
     /// Ends the admin port.
     pub admin_stop: CancellationToken,
+    /// Lets the exporter of traces send what it has, and end.
+    pub traces_stop: traces::Stop,
     /// How long an orderly stop takes at most.
     pub grace: Duration,
 }
@@ -113,18 +116,8 @@ fn exit_on_second(mut signals: Signals) {
 
 /// Ends the rooms from the edge inwards, so that nothing acknowledged or read is cut off.
 async fn stop_in_order(running: Running) -> Result<(), Error> {
-    let Running {
-        mut supervisor,
-        lifecycle,
-        publisher,
-        index,
-        delivery,
-        grpc_stop,
-        projector_stop,
-        admin_stop,
-        grace,
-        ..
-    } = running;
+    let Running { mut supervisor, lifecycle, publisher, index, delivery, .. } = running;
+    let Running { grpc_stop, projector_stop, admin_stop, traces_stop, grace, .. } = running;
     let deadline = Instant::now() + grace;
     // New calls are refused and health says so; what was admitted is made durable and answered.
     lifecycle.advance(Phase::Draining);
@@ -141,6 +134,9 @@ async fn stop_in_order(running: Running) -> Result<(), Error> {
     in_time(deadline, tasks::PROJECTOR, async { ends.extend(supervisor.ended(&[tasks::PROJECTOR]).await) }).await;
     in_time(deadline, tasks::GRPC, async { ends.extend(supervisor.ended(&[tasks::GRPC]).await) }).await;
     index.stop();
+    // Nothing is traced any more.
+    traces_stop.now();
+    in_time(deadline, tasks::TRACES, async { ends.extend(supervisor.ended(&[tasks::TRACES]).await) }).await;
     admin_stop.cancel();
     in_time(deadline, tasks::ADMIN, async { ends.extend(supervisor.ended(&[tasks::ADMIN]).await) }).await;
     // The committer's trigger is gone with it: the housekeeper takes its last checkpoint, which is short and local.

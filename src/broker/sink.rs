@@ -51,6 +51,7 @@ impl DurableSink for Sink {
             subject: message.subject,
             id: message.id,
             encoded: message.encoded,
+            trace: message.trace,
         });
         self.delivery.deliver(frame.collect(), published_at).await;
     }

@@ -96,6 +96,7 @@ pub(super) mod tasks {
     pub const PROJECTOR: &str = "projector";
     pub const INDEXER: &str = "indexer";
     pub const HOUSEKEEPER: &str = "housekeeper";
+    pub const TRACES: &str = "the trace exporter";
     pub const GRPC: &str = "the gRPC server";
 }
 

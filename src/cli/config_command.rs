@@ -53,7 +53,7 @@ pub struct SettingsArguments {
     /// Disk space of the log, beyond which publishes are refused [default: 10GiB]
     #[arg(long, value_name = "SIZE")]
     pub log_max_bytes: Option<String>,
-    /// Where traces are sent
+    /// Collector of traces, http://HOST:PORT (OTLP over gRPC) [default: none]
     #[arg(long, value_name = "URL")]
     pub otlp_endpoint: Option<String>,
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Settings;
 use super::values::{
-    Address, File, Filter, Folder, Format, Hidden, Kind as _, Later, List, Ratio, Reason, Store, Text, Word, bytes,
+    Address, Collector, File, Filter, Folder, Format, Hidden, Kind as _, List, Ratio, Reason, Store, Text, Word, bytes,
     count, span,
 };
 use crate::event::limits::BODY_BYTES_CEILING;
@@ -147,11 +147,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(limits.pending_accept_reset_streams, count(1, 100_000)),
     key!(telemetry.log_format, Format),
     key!(telemetry.log_filter, Filter),
-    key!(
-        telemetry.otlp_endpoint,
-        Later("traces come with the next version; leave it unset"),
-        flag "--otlp-endpoint"
-    ),
+    key!(telemetry.otlp_endpoint, Collector, flag "--otlp-endpoint"),
     key!(telemetry.sample_ratio, Ratio),
     key!(shutdown.grace, span(SECOND, HOUR)),
 ];

@@ -387,9 +387,10 @@ pub struct TelemetrySettings {
     pub log_format: LogFormat,
     /// What is logged, as directives such as `info,walcast::wal=debug`. Default `info`.
     pub log_filter: String,
-    /// Where traces are sent. Default none; any value is refused by this build.
+    /// Where traces are sent: `http://HOST:PORT` of a collector of OTLP over gRPC. Default none: nothing is traced.
     pub otlp_endpoint: Option<String>,
-    /// Share of calls that are traced. Default 0.01, 0 to 1: at 50,000 calls a second one in a hundred is plenty.
+    /// Share of the calls without a `traceparent` that are traced; with one its caller decides. Default 0.01, 0 to 1: at 50,000
+    /// calls a second one in a hundred is plenty.
     pub sample_ratio: f64,
 }
 

@@ -65,8 +65,8 @@ pub(super) struct Text;
 pub(super) struct Hidden;
 /// At most this many texts, separated by commas.
 pub(super) struct List(pub(super) usize);
-/// A setting of a later version: only "none" is accepted.
-pub(super) struct Later(pub(super) &'static str);
+/// A collector of traces, `http://HOST:PORT`; empty for none.
+pub(super) struct Collector;
 
 /// The value in the largest unit that shows it exactly: `64MiB`, `1000B`.
 pub(super) fn show_bytes(bytes: u64) -> String {
@@ -287,11 +287,27 @@ impl Kind for List {
     }
 }
 
-impl Kind for Later {
+impl Kind for Collector {
     type Value = Option<String>;
 
     fn parse(&self, text: &str) -> Result<Option<String>, Reason> {
-        if text.is_empty() { Ok(None) } else { Err(format!("is not in this build yet: {}", self.0)) }
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let uri = text.parse::<http::Uri>().ok();
+        if uri.as_ref().and_then(http::Uri::scheme_str) == Some("https") {
+            return Err("begins with https, and TLS is not spoken here: use a collector on this machine".to_owned());
+        }
+        let plain = uri.filter(|uri| {
+            let user = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
+            uri.scheme_str() == Some("http")
+                && uri.port_u16().is_some()
+                && uri.path() == "/"
+                && uri.query().is_none()
+                && !user
+        });
+        plain.ok_or_else(|| "is not a collector such as http://127.0.0.1:4317 (OTLP over gRPC)".to_owned())?;
+        Ok(Some(text.to_owned()))
     }
 
     fn show(&self, value: &Option<String>) -> String {

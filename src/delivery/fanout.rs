@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::Instant;
 
 use flume::{Receiver, Sender};
 
@@ -13,6 +14,7 @@ use super::subscription::Shared;
 use super::{Config, History, SubscribeError, Subscription};
 use crate::event::{EncodedMessage, MessageId, Subject, UnixMicros, clock};
 use crate::telemetry::metrics::DeliveryMetrics;
+use crate::telemetry::traces::{About, Member, SpanPlace, Traces};
 
 /// Frames that wait for the fan-out. It never waits for a subscriber, so it is behind only when the
 /// machine is; then publishes slow down, and at most this many frames of bodies are held here.
@@ -27,6 +29,8 @@ pub struct Live {
     pub id: MessageId,
     /// The response that carries it.
     pub encoded: EncodedMessage,
+    /// Where it belongs, if it is traced.
+    pub trace: Option<Box<SpanPlace>>,
 }
 
 /// What the fan-out is told, in order.
@@ -57,6 +61,7 @@ pub struct Delivery {
 pub struct Fanout {
     shared: Arc<Shared>,
     frames: Receiver<ToFanout>,
+    traces: Traces,
 }
 
 impl Delivery {
@@ -68,7 +73,7 @@ impl Delivery {
         let (orders, readers) =
             Readers::new(Arc::clone(&history), subscribers_max, registry.closing(), metrics.clone());
         let shared = Arc::new(Shared { registry, history, orders, metrics, behind: AtomicUsize::new(0) });
-        let fanout = Fanout { shared: Arc::clone(&shared), frames: frames_out };
+        let fanout = Fanout { shared: Arc::clone(&shared), frames: frames_out, traces: Traces::off() };
         (Self { shared, frames }, fanout, readers)
     }
 
@@ -149,6 +154,12 @@ impl Delivery {
 }
 
 impl Fanout {
+    /// Tells of hand-offs with messages that are traced.
+    #[must_use]
+    pub fn traced(self, traces: Traces) -> Self {
+        Self { traces, ..self }
+    }
+
     /// Runs until every handle is gone.
     pub async fn run(self) {
         while let Ok(told) = self.frames.recv_async().await {
@@ -164,6 +175,27 @@ impl Fanout {
     }
 
     pub(super) fn fan_out(&self, frame: Vec<Live>) {
+        let Some(mut trace) = self.traces.batch(|| frame.iter().any(|live| live.trace.is_some())) else {
+            return self.push(frame);
+        };
+        let (messages, begin) = (frame.len(), Instant::now());
+        let members: Vec<Member> = frame.iter().filter_map(|live| self.member(live)).collect();
+        self.push(frame);
+        let end = Instant::now();
+        for member in &members {
+            trace.member("deliver", member, begin..end);
+        }
+        trace.end("hand-off", begin, About::messages(messages));
+    }
+
+    /// A message for its trace, if it has one, and somebody is subscribed to its subject.
+    fn member(&self, Live { subject, id, trace, .. }: &Live) -> Option<Member> {
+        let place = **trace.as_ref()?;
+        self.shared.registry.topic(subject.as_str())?;
+        Some(Member { place, subject: subject.clone(), id: *id })
+    }
+
+    fn push(&self, frame: Vec<Live>) {
         let mut frame = frame.into_iter().peekable();
         while let Some(first) = frame.next() {
             let subject = first.subject.clone();

@@ -21,6 +21,11 @@ impl Traceparent {
     /// Takes a header's value; None if it is not valid. Such a value is ignored, as the standard wants it: a trace is
     /// never a reason to refuse a message.
     pub fn parse(value: &[u8]) -> Option<Self> {
+        Self::valid(value).map(|text| Self(text.into()))
+    }
+
+    /// The text of a header's value, if [`Self::parse`] takes it.
+    pub fn valid(value: &[u8]) -> Option<&str> {
         if value.len() < VERSION_00_BYTES || value.len() > TRACEPARENT_BYTES_MAX {
             return None;
         }
@@ -38,7 +43,7 @@ impl Traceparent {
         if !beyond.is_empty() && !goes_on {
             return None;
         }
-        std::str::from_utf8(value).ok().map(|text| Self(text.into()))
+        std::str::from_utf8(value).ok()
     }
 
     /// The text.

@@ -42,6 +42,8 @@ pub struct PublishBatch {
     pub(super) publishes: Vec<Batched>,
     /// Whether one of them has a key.
     has_key: bool,
+    /// Whether one of them is traced.
+    has_trace: bool,
     charge: u32,
     frame_bytes: usize,
 }
@@ -220,6 +222,7 @@ impl Publisher {
         let of_key = |key: &IdempotencyKey| Fingerprint::new(publish.subject.as_str(), key.as_str(), &publish.body);
         let print = publish.key.as_ref().map(of_key);
         batch.has_key |= print.is_some();
+        batch.has_trace |= publish.trace.is_some();
         batch.publishes.push(Batched { publish, print, charge });
         Ok(())
     }
@@ -251,14 +254,18 @@ impl Publisher {
     ///
     /// # Errors
     /// [`PublishError::LogFailed`], [`PublishError::ShuttingDown`]: nothing of it is published.
-    pub fn publish_batch(&self, batch: PublishBatch, room: BatchRoom) -> Result<QueuedAnswer, PublishError> {
+    pub fn publish_batch(&self, mut batch: PublishBatch, room: BatchRoom) -> Result<QueuedAnswer, PublishError> {
         if self.has_ended() {
             return Err(self.gone());
         }
         let BatchRoom { share, admitted, slot } = room;
+        let since = Instant::now();
+        if batch.has_trace {
+            batch.publishes.iter_mut().for_each(|batched| batched.publish.traced_as_queued(since));
+        }
         let (sender, answer) = oneshot::channel();
         let reply = BatchReply { sender, share };
-        self.enqueue(Queued::Batch(QueuedBatch { batch, reply, since: Instant::now() }))?;
+        self.enqueue(Queued::Batch(QueuedBatch { batch, reply, since }))?;
         slot.forget();
         admitted.forget();
         Ok(QueuedAnswer { answer, publisher: self.clone() })

@@ -15,10 +15,12 @@ use super::frame::{Frame, refuse_new};
 use super::publisher::{Command, Queue, Queued};
 use super::release::{Committed, CommittedMessage, DurableSink, Release};
 use super::repeats::Repeats;
+use super::traced;
 use super::{Admission, Config, FRAME_RECORDS_MAX, Keys, PublishError, Publisher, Releaser, SubjectTable};
 use crate::event::record;
 use crate::event::{Durable, clock};
 use crate::telemetry::metrics::{IngestMetrics, WalMetrics};
+use crate::telemetry::traces::Traces;
 use crate::wal::{AppendError, Batch, LogFailed, PushError, RoomError, Writer};
 
 /// A frame of so many records, with none behind it, is answered by the committer itself: at some microseconds each that is sooner
@@ -75,6 +77,8 @@ pub struct CommitterMetrics {
     pub ingest: IngestMetrics,
     /// fdatasync.
     pub wal: WalMetrics,
+    /// Frames with messages that are traced.
+    pub traces: Traces,
 }
 
 /// What the queue gave.
@@ -187,6 +191,7 @@ impl<S: DurableSink> Committer<S> {
 
     /// Makes one frame durable and answers its publishers, or has the releaser answer them; `more` was gathered for the next.
     fn commit(&mut self, queued: Vec<Queued>, more: bool) -> Result<(), CommitterError> {
+        let taken = Instant::now();
         self.slots.add_permits(queued.len());
         let bytes: usize = queued.iter().map(Queued::frame_bytes).sum();
         match self.writer.ensure_room(bytes) {
@@ -200,8 +205,8 @@ impl<S: DurableSink> Committer<S> {
                 return Ok(());
             }
         }
-        let (frame, oldest, started) = (self.writer.next_frame(), queued.first().map(Queued::since), Instant::now());
-        let (messages, acks) = self.encode(queued)?;
+        let (frame, oldest) = (self.writer.next_frame(), queued.first().map(Queued::since));
+        let (mut messages, acks) = self.encode(queued)?;
         if messages.is_empty() {
             self.release_repeated(acks);
             return Ok(());
@@ -215,7 +220,8 @@ impl<S: DurableSink> Committer<S> {
                 return Err(CommitterError::Log(failed));
             }
         };
-        self.observe(oldest.unwrap_or(started), started, &messages);
+        self.observe(oldest.unwrap_or(taken), taken, &messages);
+        traced::committed(&self.metrics.traces, &mut messages, taken, &self.writer, self.batch.bytes());
         self.durable.send_replace(durable);
         let committed = Committed { durable, frame, messages, acks };
         let lone = committed.messages.len() <= LONE_RECORDS_MAX && !more && self.queue.is_empty();
@@ -264,11 +270,13 @@ impl<S: DurableSink> Committer<S> {
     }
 
     /// A frame has become durable. Once a frame, not once a message.
-    fn observe(&mut self, oldest: Instant, started: Instant, messages: &[CommittedMessage]) {
+    fn observe(&mut self, oldest: Instant, taken: Instant, messages: &[CommittedMessage]) {
         let wal = &self.metrics.wal;
-        self.metrics.ingest.queue_wait.observe(started.duration_since(oldest).as_secs_f64());
-        wal.commit_duration.observe(started.elapsed().as_secs_f64());
-        wal.fsync_duration.observe(self.writer.last_sync().as_secs_f64());
+        self.metrics.ingest.queue_wait.observe(taken.duration_since(oldest).as_secs_f64());
+        wal.commit_duration.observe(taken.elapsed().as_secs_f64());
+        if let Some(sync) = self.writer.last_sync() {
+            wal.fsync_duration.observe(sync.end.duration_since(sync.start).as_secs_f64());
+        }
         if let Some(last) = messages.last() {
             wal.durable_timestamp.set(last.published_at.as_seconds_f64());
         }

@@ -62,9 +62,12 @@ impl Frame<'_> {
     }
 
     fn add_one(&mut self, batched: Batched) -> Result<Added, PushError<RecordError>> {
-        let Batched { publish, print, charge } = batched;
+        let Batched { mut publish, print, charge } = batched;
         if let Some((sequence, outcome)) = self.repeats.as_ref().and_then(|repeats| repeats.look_up(print.as_ref())) {
             self.admission.give_back(charge as usize);
+            if let Some(trace) = &mut publish.trace {
+                trace.repeats();
+            }
             return Ok(Added::Repeats(sequence, outcome));
         }
         let (key, id) = match self.subjects.issue(&publish.subject) {

@@ -18,6 +18,7 @@ mod publisher;
 mod release;
 mod repeats;
 mod subjects;
+mod traced;
 
 pub use admission::{Admission, AdmissionError};
 pub use batch::{BATCH_PUBLISHES_MAX, BatchRoom, IntoOutcomes, Outcomes, PublishBatch, QueuedAnswer};

@@ -14,6 +14,7 @@ use super::idempotency::Fingerprint;
 use super::{Admission, AdmissionError, Config, IdsExhausted};
 use crate::event::record::Record;
 use crate::event::{Expiration, IdempotencyKey, MessageId, Subject, Traceparent, UnixMicros};
+use crate::telemetry::traces::PublishTrace;
 
 /// A publish whose parts are valid.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct Publish {
     pub key: Option<IdempotencyKey>,
     /// The publisher's place in a trace.
     pub traceparent: Option<Traceparent>,
+    /// If it is traced.
+    pub trace: Option<Box<PublishTrace>>,
 }
 
 impl Publish {
@@ -41,6 +44,13 @@ impl Publish {
             idempotency_key: self.key.as_ref().map(IdempotencyKey::as_str),
             traceparent: self.traceparent.as_ref().map(Traceparent::as_str),
             body: &self.body,
+        }
+    }
+
+    /// It is queued since then, for its trace.
+    pub(super) fn traced_as_queued(&mut self, since: Instant) {
+        if let Some(trace) = &mut self.trace {
+            trace.queued(since);
         }
     }
 
@@ -229,7 +239,7 @@ impl Publisher {
     ///
     /// # Errors
     /// [`PublishError`]. Except for [`PublishError::LogFailed`] nothing was published and no id was taken.
-    pub async fn publish(&self, publish: Publish) -> Result<MessageId, PublishError> {
+    pub async fn publish(&self, mut publish: Publish) -> Result<MessageId, PublishError> {
         let inner = &*self.inner;
         if self.has_ended() {
             return Err(self.gone());
@@ -252,7 +262,9 @@ impl Publisher {
         };
         // From here to the answer nothing waits, so a publish is either queued with its room or not at all.
         let (reply, answer) = oneshot::channel();
-        self.enqueue(Queued::One(QueuedOne { publish, print, charge, reply, since: Instant::now() }))?;
+        let since = Instant::now();
+        publish.traced_as_queued(since);
+        self.enqueue(Queued::One(QueuedOne { publish, print, charge, reply, since }))?;
         slot.forget();
         admitted.keep();
         answer.await.unwrap_or_else(|_dropped| Err(self.gone()))

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use flume::{Receiver, Sender};
@@ -14,6 +15,7 @@ use super::ack::UnreleasedAcks;
 use super::{Admission, Publish, SubjectKey, SubjectTable};
 use crate::event::record;
 use crate::event::{Durable, EncodedMessage, MessageId, Sequence, Subject, UnixMicros};
+use crate::telemetry::traces::{PublishTrace, SpanPlace};
 use crate::wal::{FramePlace, Place};
 
 /// A frame whose fdatasync has returned.
@@ -56,6 +58,8 @@ pub struct DurableMessage {
     pub expires_at: Option<UnixMicros>,
     /// The response that carries it.
     pub encoded: EncodedMessage,
+    /// Where it belongs, if it is traced.
+    pub trace: Option<Box<SpanPlace>>,
 }
 
 /// The messages of one frame, in log order.
@@ -114,7 +118,9 @@ impl<S: DurableSink> Acknowledge<S> {
             return None;
         };
         let returned = messages.iter().map(|message| message.charge as usize).sum();
-        let messages: Vec<DurableMessage> = messages.into_iter().map(|message| message.encode(frame)).collect();
+        let mut traced = Vec::new();
+        let messages = messages.into_iter().map(|message| message.encode(frame, &mut traced));
+        let messages: Vec<DurableMessage> = messages.collect();
         let batch = DurableBatch { durable, published_at, messages };
         self.sink.before_acks(&batch);
         // Only now is an id known as published: whoever sees it finds the message.
@@ -123,7 +129,13 @@ impl<S: DurableSink> Acknowledge<S> {
         }
         self.subjects.set_marked_through(durable);
         self.admission.give_back(returned);
+        if !traced.is_empty() {
+            let now = Instant::now();
+            traced.iter_mut().for_each(|trace| trace.answered(now));
+        }
         acks.release(durable);
+        // Dropped, they are told: nobody waits for that.
+        drop(traced);
         // Asked last, as the trait has it.
         self.sink.is_awaited().then_some(batch)
     }
@@ -196,13 +208,19 @@ impl<S: DurableSink> Releaser<S> {
 
 impl CommittedMessage {
     /// Also takes the record's checksum for the index: a microsecond here is none of the next fdatasync's.
-    fn encode(self, frame: FramePlace) -> DurableMessage {
+    fn encode(mut self, frame: FramePlace, traced: &mut Vec<PublishTrace>) -> DurableMessage {
+        let trace = self.publish.trace.take().map(|trace| {
+            let stored = trace.stored();
+            traced.push(*trace);
+            stored
+        });
         let record = self.publish.record(self.id, self.published_at);
         let place = frame.of(self.offset, record::crc(&record));
         let encoded = EncodedMessage::new(&record);
         let Publish { subject, expiration, .. } = self.publish;
         let expires_at = (!expiration.is_fire_and_forget()).then(|| expiration.expires_at(self.published_at));
-        DurableMessage { sequence: self.sequence, subject, key: self.key, id: self.id, place, expires_at, encoded }
+        let Self { sequence, key, id, .. } = self;
+        DurableMessage { sequence, subject, key, id, place, expires_at, encoded, trace }
     }
 }
 

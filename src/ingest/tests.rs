@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::event::{Durable, Expiration, MessageId, Sequence, Subject};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Traces};
 use crate::wal::{
     self, DiskFileSystem, DiskSpace, FileEntry, FileLock, FileSystem, LockError, Log, LogFile, Opened, Options,
     Preparation,
@@ -156,7 +156,7 @@ fn rig(max_bytes: u64) -> Rig {
     let (wake, _woken) = flume::bounded(1);
     let trigger = CheckpointTrigger { wake, every_bytes: Arc::new(AtomicU64::new(u64::MAX)), since_bytes: 0 };
     let (durable, _) = watch::channel(log.durable());
-    let observed = CommitterMetrics { ingest: metrics.ingest, wal: metrics.wal };
+    let observed = CommitterMetrics { ingest: metrics.ingest, wal: metrics.wal, traces: Traces::off() };
     let recorder = Arc::new(Recorder::default());
     let (publisher, committer, releaser) = Committer::new(
         &config,
@@ -188,6 +188,7 @@ fn publish(subject: &str, body: &[u8], seconds: i32) -> Publish {
         expiration: Expiration::from_wire(seconds).expect("not negative"),
         key: None,
         traceparent: None,
+        trace: None,
     }
 }
 

@@ -8,6 +8,7 @@ use hashbrown::{Equivalent, HashMap};
 use super::{HighWaterMark, Row, StoreBatch};
 use crate::event::record::{self, Logged, Record, RecordError};
 use crate::event::{MessageId, Projected, Sequence, Subject, UnixMicros};
+use crate::telemetry::traces::{Member, SpanPlace};
 
 /// A subject by its text, to look it up without making one.
 struct SubjectText<'a>(&'a str);
@@ -34,9 +35,16 @@ pub struct BatchBuilder {
     bytes: usize,
     oldest: Option<UnixMicros>,
     newest: Option<UnixMicros>,
+    /// Rows that are traced, if anybody wants to know.
+    traced: Option<Vec<Member>>,
 }
 
 impl BatchBuilder {
+    /// One that keeps which rows are traced, for [`Self::take_traced`].
+    pub fn tracing() -> Self {
+        Self { traced: Some(Vec::new()), ..Self::default() }
+    }
+
     /// Adds a record. Its body is shared, not copied: `bytes` live as long as the batch.
     ///
     /// # Errors
@@ -57,9 +65,19 @@ impl BatchBuilder {
             }
         }
         if !record.expiration.is_fire_and_forget() {
-            self.rows.push(self.row(sequence, bytes, &record));
+            let row = self.row(sequence, bytes, &record);
+            if let (Some(traced), Some(traceparent)) = (&mut self.traced, record.traceparent) {
+                let member = |place| Member { place, subject: row.subject.clone(), id: row.id };
+                traced.extend(SpanPlace::sampled(traceparent).map(member));
+            }
+            self.rows.push(row);
         }
         Ok(())
+    }
+
+    /// The rows that are traced.
+    pub fn take_traced(&mut self) -> Vec<Member> {
+        self.traced.take().unwrap_or_default()
     }
 
     fn row(&self, sequence: Sequence, bytes: &Bytes, record: &Record<'_>) -> Row {

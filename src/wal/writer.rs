@@ -1,9 +1,10 @@
 //! Appending: the one writer of a log.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::event::{Durable, Sequence};
 
@@ -22,8 +23,8 @@ pub struct Writer {
     shared: Arc<Shared>,
     active: Active,
     appended: Sequence,
+    last_sync: Option<Range<Instant>>,
     preparer: Option<JoinHandle<()>>,
-    last_sync: Duration,
 }
 
 /// The segment that is being written.
@@ -39,7 +40,7 @@ pub(super) struct Active {
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, active: Active, preparer: Option<JoinHandle<()>>) -> Self {
-        Self { appended: shared.durable().sequence(), shared, active, preparer, last_sync: Duration::ZERO }
+        Self { appended: shared.durable().sequence(), shared, active, last_sync: None, preparer }
     }
 
     /// The sequence that the next record gets.
@@ -50,6 +51,11 @@ impl Writer {
     /// The last record that was appended; also the durable one, except inside `append`.
     pub fn appended(&self) -> Sequence {
         self.appended
+    }
+
+    /// When the fdatasync of the last [`Self::append`] was called and returned; None before the first.
+    pub fn last_sync(&self) -> Option<Range<Instant>> {
+        self.last_sync.clone()
     }
 
     /// Where the next frame goes, after [`Self::ensure_room`] for it.
@@ -77,11 +83,6 @@ impl Writer {
         Ok(())
     }
 
-    /// How long the last fdatasync of [`Self::append`] took.
-    pub fn last_sync(&self) -> Duration {
-        self.last_sync
-    }
-
     /// Appends the batch's records as one frame, with one write and one fdatasync. `Ok` means durable.
     ///
     /// # Errors
@@ -101,9 +102,9 @@ impl Writer {
             active.file.write_all_at(frame, active.end).map(|()| frame.len())
         });
         let frame_bytes = written.map_err(|error| self.shared.fail("write to", &active.path, error))?;
-        let started = Instant::now();
+        let called = Instant::now();
         active.file.sync_data().map_err(|error| self.shared.fail("sync", &active.path, error))?;
-        self.last_sync = started.elapsed();
+        self.last_sync = Some(called..Instant::now());
 
         self.active.end += frame_bytes as u64;
         self.appended = self.appended.plus(u64::from(batch.records()));

@@ -15,7 +15,8 @@ use crate::support::{Broker, Client, raw};
 /// What a scrape may take and hold, and how many series it may have.
 const SCRAPE_TIME_MAX: Duration = Duration::from_millis(100);
 const SCRAPE_BYTES_MAX: usize = 512 * 1024;
-const SERIES_MAX: usize = 500;
+/// Some 490 are in use, each by name in docs/metrics.md; a label whose values clients choose adds thousands.
+const SERIES_MAX: usize = 510;
 
 /// Callers of what is refused, side by side.
 const CALLERS: usize = 8;

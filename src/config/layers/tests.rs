@@ -165,9 +165,15 @@ fn refusals_name_key_value_origin_and_bound() {
         ),
         (
             "WALCAST_TELEMETRY__OTLP_ENDPOINT",
-            "http://otel:4317",
-            "telemetry.otlp_endpoint = http://otel:4317 (env WALCAST_TELEMETRY__OTLP_ENDPOINT) is not in this build \
-             yet: traces come with the next version; leave it unset",
+            "otel:4317",
+            "telemetry.otlp_endpoint = otel:4317 (env WALCAST_TELEMETRY__OTLP_ENDPOINT) is not a collector such as \
+             http://127.0.0.1:4317 (OTLP over gRPC)",
+        ),
+        (
+            "WALCAST_TELEMETRY__OTLP_ENDPOINT",
+            "https://otel:4317",
+            "telemetry.otlp_endpoint = https://otel:4317 (env WALCAST_TELEMETRY__OTLP_ENDPOINT) begins with https, and \
+             TLS is not spoken here: use a collector on this machine",
         ),
         (
             "WALCAST_TELEMETRY__LOG_FILTER",

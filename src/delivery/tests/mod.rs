@@ -39,7 +39,7 @@ impl Rig {
         let id = MessageId::new(self.history.last_id(&subject(name)) + 1).expect("an id");
         let encoded = encoded(name, id);
         self.history.append(name, id, encoded.clone());
-        Live { subject: subject(name), id, encoded }
+        Live { subject: subject(name), id, encoded, trace: None }
     }
 
     fn publish_all(&self, names: &[&str]) {

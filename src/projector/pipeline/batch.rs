@@ -3,6 +3,7 @@
 use super::{Config, ProjectorError};
 use crate::event::{Projected, UnixMicros, clock};
 use crate::projector::{BatchBuilder, StoreBatch};
+use crate::telemetry::traces::Member;
 use crate::wal::Reader;
 
 /// A reader of the log that hands out batches. Reads files, so it belongs on a blocking thread.
@@ -13,6 +14,7 @@ pub(super) struct BatchReader {
     records_max: usize,
     bytes_max: usize,
     gathered: BatchBuilder,
+    new_builder: fn() -> BatchBuilder,
 }
 
 /// A batch and what is known of the run it was made from.
@@ -24,12 +26,15 @@ pub(super) struct ReadBatch {
     pub(super) oldest: UnixMicros,
     /// When the last one was; None if all of the run is lost, or not read.
     pub(super) newest: Option<UnixMicros>,
+    /// Its rows that are traced; none if nothing is.
+    pub(super) traced: Vec<Member>,
 }
 
 impl BatchReader {
-    pub(super) fn new(kind: &'static str, reader: Reader, config: &Config) -> Self {
+    pub(super) fn new(kind: &'static str, reader: Reader, config: &Config, tracing: bool) -> Self {
         let (records_max, bytes_max) = (config.batch_rows, config.batch_bytes);
-        Self { kind, reader, records_max, bytes_max, gathered: BatchBuilder::default() }
+        let new_builder = if tracing { BatchBuilder::tracing } else { BatchBuilder::default };
+        Self { kind, reader, records_max, bytes_max, gathered: new_builder(), new_builder }
     }
 
     /// Adds what is durable and not in the batch yet, up to the bounds, which the last frame may pass. Whether it
@@ -50,13 +55,14 @@ impl BatchReader {
 
     /// The batch that was filled, which starts after `previous`; None if it is empty.
     pub(super) fn take(&mut self, previous: Projected) -> Option<ReadBatch> {
-        let gathered = std::mem::take(&mut self.gathered);
-        if gathered.records() == 0 {
+        if self.gathered.records() == 0 {
             return None;
         }
+        let mut gathered = std::mem::replace(&mut self.gathered, (self.new_builder)());
+        let traced = gathered.take_traced();
         let (oldest, newest) = (gathered.oldest().unwrap_or_else(clock::now), gathered.newest());
         let batch = gathered.finish(previous, Projected(self.reader.position()));
-        Some(ReadBatch { batch, oldest, newest })
+        Some(ReadBatch { batch, oldest, newest, traced })
     }
 
     /// When the first message that was filled in was published.

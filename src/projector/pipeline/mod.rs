@@ -23,6 +23,7 @@ mod source;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -37,6 +38,7 @@ use super::{Applier, ApplierError, ApplyError, DeadLetters, Patience, Pauses, St
 use crate::event::record::{self, Logged};
 use crate::event::{Durable, Projected, UnixMicros, clock};
 use crate::telemetry::metrics::ProjectorMetrics;
+use crate::telemetry::traces::{About, Member, Traces};
 use crate::wal::Log;
 #[cfg(feature = "fault-controls")]
 use crate::{
@@ -137,9 +139,16 @@ pub struct Projector {
     letters: DeadLetters,
     progress: watch::Sender<Progress>,
     metrics: ProjectorMetrics,
+    traces: Traces,
 }
 
 impl Projector {
+    /// Tells of batches with messages that are traced.
+    #[must_use]
+    pub fn traced(self, traces: Traces) -> Self {
+        Self { traces, ..self }
+    }
+
     /// Connects log and store. `durable` tells when there is more to read, `letters` is where rows go that the store
     /// rejects; nothing happens before [`Projector::run`].
     pub fn new(
@@ -153,7 +162,9 @@ impl Projector {
     ) -> (Self, ProjectorHandle) {
         let (progress, watched) = watch::channel(Progress::default());
         metrics.dead_letters.set(letters.count() as i64);
-        (Self { config, log, store, durable, sink, letters, progress, metrics }, ProjectorHandle { progress: watched })
+        let traces = Traces::off();
+        let projector = Self { config, log, store, durable, sink, letters, progress, metrics, traces };
+        (projector, ProjectorHandle { progress: watched })
     }
 
     /// Projects until `shutdown`, then what is durable by then, for [`Config::flush_within`] at most.
@@ -302,7 +313,7 @@ impl Projector {
         let kind = self.store.kind();
         let reader = self.log.reader(projected.sequence());
         let reader = reader.map_err(|error| ProjectorError::read(kind, projected, error))?;
-        Ok(Source::Records(Some(Box::new(BatchReader::new(kind, reader, &self.config)))))
+        Ok(Source::Records(Some(Box::new(BatchReader::new(kind, reader, &self.config, self.traces.is_on())))))
     }
 
     /// Waits for records after `projected`; false if the time to expire or to stop comes first.
@@ -325,12 +336,14 @@ impl Projector {
     async fn commit(&self, read: ReadBatch) -> Result<Projected, ProjectorError> {
         let batch = Arc::new(read.batch);
         let started = Instant::now();
-        let patience = Waiting { projector: self };
+        let patience = Waiting { projector: self, waits: AtomicU64::new(0), letters: AtomicU64::new(0) };
         self.waits_since(Some(read.oldest));
         let applier = Applier { store: &*self.store, letters: &self.letters, patience: &patience };
         #[cfg(feature = "fault-controls")]
         before_apply(&applier, &batch).await?;
-        applier.apply(Arc::clone(&batch)).await?;
+        let applied = applier.apply(Arc::clone(&batch)).await;
+        self.trace(&read.traced, &patience, batch.rows.len(), started, applied.is_err());
+        applied?;
         #[cfg(feature = "fault-controls")]
         crash_points::pass(CrashPoint::Committed);
         self.metrics.batch_duration.observe(started.elapsed().as_secs_f64());
@@ -344,6 +357,23 @@ impl Projector {
         #[cfg(feature = "fault-controls")]
         crash_points::pass(CrashPoint::Saved);
         Ok(batch.projected)
+    }
+
+    /// Tells what became of a batch that has traced messages.
+    fn trace(&self, traced: &[Member], patience: &Waiting<'_>, rows: usize, begin: Instant, failed: bool) {
+        let Some(mut batch) = self.traces.batch(|| !traced.is_empty()) else { return };
+        let end = Instant::now();
+        for member in traced.iter().filter(|_| !failed) {
+            batch.member("project", member, begin..end);
+        }
+        let letters = patience.letters.load(Ordering::Relaxed);
+        let about = About::messages(rows)
+            .store(self.store.kind())
+            .with("db.operation.batch.size", rows as u64)
+            .with("walcast.store.retries", patience.waits.load(Ordering::Relaxed))
+            .with("walcast.store.dead_letters", letters)
+            .outcome(if failed { "failed" } else { "applied" }, failed);
+        batch.end("project batch", begin, about);
     }
 
     async fn expire(&self) -> Result<(), ProjectorError> {
@@ -414,16 +444,22 @@ async fn before_apply(applier: &Applier<'_>, batch: &Arc<StoreBatch>) -> Result<
 /// Waits while a batch is tried, and shows it.
 struct Waiting<'a> {
     projector: &'a Projector,
+    /// Attempts that failed in passing.
+    waits: AtomicU64,
+    /// Rows that were set aside.
+    letters: AtomicU64,
 }
 
 #[async_trait]
 impl Patience for Waiting<'_> {
     async fn wait(&self, error: &(dyn fmt::Display + Sync), _at: Projected, pauses: &mut Pauses) {
+        self.waits.fetch_add(1, Ordering::Relaxed);
         self.projector.metrics.retries.inc();
         self.projector.stall(error, pauses).await;
     }
 
     fn set_aside(&self) {
+        self.letters.fetch_add(1, Ordering::Relaxed);
         self.projector.count_letters();
     }
 }

@@ -46,7 +46,7 @@ impl Source {
             Self::Positions(log) => {
                 let next = Projected(log.durable().sequence());
                 let batch = StoreBatch { previous: projected, projected: next, ..StoreBatch::default() };
-                (next > projected).then(|| ReadBatch { batch, oldest: clock::now(), newest: None })
+                (next > projected).then(|| ReadBatch { batch, oldest: clock::now(), newest: None, traced: Vec::new() })
             }
         }
     }

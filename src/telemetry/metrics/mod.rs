@@ -11,6 +11,7 @@ mod fetch;
 mod ingest;
 mod node;
 mod projector;
+mod traces;
 mod wal;
 
 use prometheus::{Registry, TextEncoder};
@@ -21,6 +22,7 @@ pub use fetch::{FetchMetrics, Source};
 pub use ingest::{IngestMetrics, Rejection};
 pub use node::{CheckpointMetrics, Limit, NodeMetrics};
 pub use projector::ProjectorMetrics;
+pub use traces::TraceMetrics;
 pub use wal::WalMetrics;
 
 use define::Definitions;
@@ -43,6 +45,8 @@ pub struct Metrics {
     pub fetch: FetchMetrics,
     /// Limits, checkpoints, the start, log lines.
     pub node: NodeMetrics,
+    /// Spans for the collector.
+    pub traces: TraceMetrics,
 }
 
 impl Metrics {
@@ -61,6 +65,7 @@ impl Metrics {
             projector: ProjectorMetrics::new(&define, &position, &timestamp),
             fetch: FetchMetrics::new(&define),
             node: NodeMetrics::new(&define),
+            traces: TraceMetrics::new(&define),
             registry,
         }
     }

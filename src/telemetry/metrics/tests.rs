@@ -61,5 +61,6 @@ fn two_nodes_in_one_process_do_not_share_values() {
 fn the_number_of_series_is_bounded() {
     let text = Metrics::new("test").render();
     let series = text.lines().filter(|line| !line.starts_with('#')).count();
-    assert!(series <= 500, "{series} series");
+    // Room for a counter or two beyond what docs/metrics.md names: a histogram more is worth a thought.
+    assert!(series <= 510, "{series} series");
 }

@@ -17,7 +17,7 @@ pub struct WalMetrics {
     pub durable_timestamp: Gauge,
     /// Seconds of each fdatasync.
     pub fsync_duration: Histogram,
-    /// Seconds from the encoding of a frame to its durability.
+    /// Seconds from when a frame was taken from the queue to its durability.
     pub commit_duration: Histogram,
     /// 1 once a write or an fdatasync has failed.
     pub failed: IntGauge,
@@ -47,7 +47,7 @@ impl WalMetrics {
             ),
             commit_duration: define.histogram(
                 "walcast_commit_duration_seconds",
-                "Seconds to encode a batch, append it to the log and sync it.",
+                "Seconds to make room for a batch in the log, encode it, append it and sync it.",
                 &SECONDS,
             ),
             failures: define.counter(

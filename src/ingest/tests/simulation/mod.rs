@@ -15,7 +15,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::CommitterMetrics;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Traces};
 use crate::wal::sim::Pretend;
 use world::{Report, World};
 
@@ -28,7 +28,7 @@ fn setting(name: &str) -> Option<u64> {
 
 fn metrics() -> CommitterMetrics {
     let metrics = Metrics::new("test");
-    CommitterMetrics { ingest: metrics.ingest, wal: metrics.wal }
+    CommitterMetrics { ingest: metrics.ingest, wal: metrics.wal, traces: Traces::off() }
 }
 
 /// One run; its trace comes with it.
