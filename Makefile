@@ -141,6 +141,15 @@ bench-postgres: ## The Postgres store beside a bare loop of UNNEST inserts, and 
 	@tests/services/install postgres
 	cargo bench --bench postgres -- --check
 
+.PHONY: bench-telemetry
+bench-telemetry: ## What traces cost: publishes with a collector and ratio 0.01 beside the same without, interleaved (ARGS="--rounds 3").
+	cargo bench --bench telemetry -- --check $(ARGS)
+
+.PHONY: trace-tour
+trace-tour: ## One publish through a broker with Postgres as a real Jaeger has it: the trace with its links, as text.
+	@tests/services/install postgres jaeger
+	@cargo test --quiet --locked --test jaeger -- --nocapture tour_of_one_publish | sed -n '/^span/,/^$$/p'
+
 .PHONY: bench-stores
 bench-stores: ## Embedded, Postgres and Cassandra through the same workloads; writes docs/stores.md and its plots, 25 minutes (ARGS=--quick: 3, writes a copy below target/).
 	@tests/services/install postgres cassandra
