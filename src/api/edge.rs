@@ -234,7 +234,10 @@ impl http_body::Body for Outgoing {
         if self.call.counted {
             return Poll::Ready(None);
         }
-        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
+        let entered = self.call.trace.as_ref().map(CallTrace::enter);
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        drop(entered);
+        if let Poll::Ready(frame) = polled {
             let Some(Ok(frame)) = frame else { return Poll::Ready(frame) };
             if let Some(trailers) = frame.trailers_ref() {
                 self.call.ended(Status::from_header_map(trailers).map_or(Code::Ok, |status| status.code()));
@@ -273,7 +276,82 @@ pub(super) fn contractual(status: Status, body_bytes_max: usize) -> Status {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
+    use parking_lot::Mutex;
+
     use super::*;
+    use crate::telemetry::Metrics;
+    use crate::telemetry::traces::{current_trace_id, tests::traces};
+
+    const SAMPLED: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    /// A room and the body of its answer; both note the trace that they are asked in.
+    #[derive(Clone, Default)]
+    struct Room(Arc<Mutex<Vec<Option<String>>>>);
+
+    impl Room {
+        fn note(&self) {
+            self.0.lock().push(current_trace_id().map(|id| id.to_string()));
+        }
+    }
+
+    impl Service<Request<Incoming<Body>>> for Room {
+        type Response = Response<Body>;
+        type Error = Infallible;
+        type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Request<Incoming<Body>>) -> Self::Future {
+            let room = self.clone();
+            Box::pin(async move {
+                room.note();
+                Ok(Response::new(Body::new(room)))
+            })
+        }
+    }
+
+    impl http_body::Body for Room {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            self.note();
+            Poll::Ready(Some(Ok(Frame::trailers(HeaderMap::new()))))
+        }
+    }
+
+    #[tokio::test]
+    async fn log_lines_of_a_traced_call_are_in_its_trace_and_no_others() {
+        let (traces, _out, _) = traces(0.0, 10);
+        let room = Room::default();
+        let config = EdgeConfig {
+            metrics: Metrics::new("test").api,
+            traces,
+            body_bytes_max: 1,
+            requests: Meter::new(1),
+            answers: Meter::new(1),
+            stop: CancellationToken::new(),
+        };
+        let mut edge = Edge::new(room.clone(), config);
+        for traceparent in [Some(SAMPLED), None] {
+            let mut request = Request::new(Body::empty());
+            *request.uri_mut() = "/broker.Broker/Subscribe".parse().expect("a path");
+            if let Some(traceparent) = traceparent {
+                request.headers_mut().insert("traceparent", traceparent.parse().expect("a header"));
+            }
+            let Ok(answer) = edge.call(request).await;
+            let mut body = answer.into_body();
+            let frame = poll_fn(|context| http_body::Body::poll_frame(Pin::new(&mut body), context)).await;
+            frame.expect("trailers").expect("no error");
+            room.note();
+        }
+        let id = || Some("4bf92f3577b34da6a3ce929d0e0e4736".to_owned());
+        assert_eq!(*room.0.lock(), [id(), id(), None, None, None, None]);
+    }
 
     #[test]
     fn a_clients_mistake_is_never_internal_or_unknown() {

@@ -2,6 +2,7 @@
 //!
 //! What the lines are is in docs/logs.md; a test compares it with the source.
 
+mod of_call;
 mod one_line;
 mod throttle;
 
@@ -19,8 +20,10 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, fmt};
 
+use self::of_call::AddTraceId;
 use self::one_line::OneLine;
 use self::throttle::Throttle;
+use super::traces;
 
 /// How lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +104,7 @@ pub fn is_text() -> bool {
     LOGGING.get().is_some_and(|logging| logging.text)
 }
 
-/// Whoever writes the lines. The spans that a line is in are part of it, and with them the id of its trace. Without colours,
+/// Whoever writes the lines. The spans that a line is in are part of it, and the trace of the call that it is about. Without colours,
 /// whose control sequences could not be told from those of somebody who wants to forge a line.
 fn lines<W>(text: bool, filter: EnvFilter, throttle: Arc<Throttle>, writer: W) -> Box<dyn Layer<Registry> + Send + Sync>
 where
@@ -109,10 +112,13 @@ where
 {
     let lines = fmt::layer().with_writer(Lines(writer)).with_ansi(false);
     match text {
-        true => Box::new(lines.map_event_format(|format| Kept { format, throttle }).with_filter(filter)),
+        true => {
+            let kept = |format| Kept { format, throttle, add_trace_id: of_call::to_text };
+            Box::new(lines.map_event_format(kept).with_filter(filter))
+        }
         false => {
-            let lines = lines.json().flatten_event(true);
-            Box::new(lines.map_event_format(|format| Kept { format, throttle }).with_filter(filter))
+            let kept = |format| Kept { format, throttle, add_trace_id: of_call::to_json };
+            Box::new(lines.json().flatten_event(true).map_event_format(kept).with_filter(filter))
         }
     }
 }
@@ -145,11 +151,12 @@ fn count(level: Level) {
     }
 }
 
-/// Formats the lines that are not left out, and counts them. Not a filter of tracing-subscriber (0.3): one that refuses
+/// Formats the lines that are not left out, with the traces that they belong to, and counts them. Not a filter of tracing-subscriber (0.3): one that refuses
 /// an event goes on refusing those that follow.
 struct Kept<F> {
     format: F,
     throttle: Arc<Throttle>,
+    add_trace_id: AddTraceId,
 }
 
 impl<S, N, F> FormatEvent<S, N> for Kept<F>
@@ -158,12 +165,24 @@ where
     N: for<'a> FormatFields<'a> + 'static,
     F: FormatEvent<S, N>,
 {
-    fn format_event(&self, context: &FmtContext<'_, S, N>, writer: Writer<'_>, event: &Event<'_>) -> std::fmt::Result {
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
         if !self.throttle.passes(event) {
             return Ok(());
         }
         count(*event.metadata().level());
-        self.format.format_event(context, writer, event)
+        let has_own = event.metadata().fields().field("trace_id").is_some();
+        let Some(id) = traces::current_trace_id().filter(|_| !has_own) else {
+            return self.format.format_event(context, writer, event);
+        };
+        let mut line = String::new();
+        self.format.format_event(context, Writer::new(&mut line), event)?;
+        (self.add_trace_id)(&mut line, &id)?;
+        writer.write_str(&line)
     }
 }
 
@@ -239,6 +258,32 @@ mod tests {
             });
             let with_id: Vec<bool> = lines.lines().map(|line| line.contains(id)).collect();
             assert_eq!(with_id, [true, true, false], "{lines}");
+        }
+    }
+
+    #[test]
+    fn a_line_of_a_traced_call_has_its_trace_id_once() {
+        let (id, own) = ("4bf92f3577b34da6a3ce929d0e0e4736", "0af7651916cd43dd8448eb211c80319c");
+        let call = traces::tests::sampled_call(id);
+        for text in [true, false] {
+            let lines = written(text, || {
+                tracing::warn!("before");
+                let entered = call.enter();
+                tracing::warn!(error = "}", "within");
+                tracing::error!(trace_id = own, "with its own");
+                drop(entered);
+                tracing::warn!("after");
+            });
+            let lines: Vec<&str> = lines.lines().collect();
+            let with = |id: &str| lines.iter().map(|line| line.matches(id).count()).collect::<Vec<_>>();
+            assert_eq!((with(id), with(own)), (vec![0, 1, 0, 0], vec![0, 0, 1, 0]), "{lines:?}");
+            match text {
+                true => assert!(lines[1].ends_with(&format!(" trace_id={id}")), "{}", lines[1]),
+                false => {
+                    let line: serde_json::Value = serde_json::from_str(lines[1]).expect("JSON");
+                    assert_eq!((&line["trace_id"], &line["error"]), (&id.into(), &"}".into()));
+                }
+            }
         }
     }
 

@@ -95,4 +95,4 @@ fn threshold(ratio: f64) -> u128 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -13,11 +13,19 @@ const SAMPLED: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 const UNSAMPLED: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
 
 /// Traces that are looked at here instead of being sent.
-fn traces(ratio: f64, room: usize) -> (Traces, flume::Receiver<SpanData>, Metrics) {
+pub(crate) fn traces(ratio: f64, room: usize) -> (Traces, flume::Receiver<SpanData>, Metrics) {
     let (spans, out) = flume::bounded(room);
     let metrics = Metrics::new("test");
     let inner = Inner { threshold: threshold(ratio), spans, metrics: metrics.traces.clone() };
     (Traces(Some(Arc::new(inner))), out, metrics)
+}
+
+/// A call of this trace.
+pub(crate) fn sampled_call(trace_id: &str) -> CallTrace {
+    let traceparent = format!("00-{trace_id}-00f067aa0ba902b7-01");
+    let mut headers = HeaderMap::new();
+    headers.insert("traceparent", traceparent.parse().expect("a header"));
+    traces(0.0, 10).0.call(Method::Publish, &headers).expect("sampled")
 }
 
 fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
