@@ -1,7 +1,6 @@
 //! The integration tests: one binary, the real broker as a process, clients of the wire contract.
 //!
-//! Nothing here needs another program to run, except `sync_before_ack`, `log_failure` and `okaywal`, which need `strace`,
-//! and `metrics`, which needs `promtool`;
+//! Nothing here needs another program to run, except `sync_before_ack`, `log_failure` and `okaywal`, which need `strace`;
 //! a few tests mount a small tmpfs and so need root.
 //! `WALCAST_KILL_CYCLES` and `WALCAST_KILL_SEED` make `kill_nine` longer and repeatable, `WALCAST_RESUME_CYCLES` and
 //! `WALCAST_RESUME_SEED` `resuming`, `WALCAST_RETRIES`, `WALCAST_RETRIES_KILLS` and `WALCAST_RETRIES_SEED` `retries`.

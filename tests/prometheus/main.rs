@@ -27,6 +27,8 @@ mod envoy;
 #[cfg(test)]
 mod every_query;
 #[cfg(test)]
+mod exposition;
+#[cfg(test)]
 #[allow(dead_code, reason = "shared with the tests of Postgres, which use all of it")]
 #[path = "../postgres/keeper.rs"]
 mod keeper;
