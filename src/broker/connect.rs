@@ -16,7 +16,7 @@ use crate::event::Sequence;
 use crate::fetch::{Fetch, HotTail, SubjectHistory};
 use crate::index::{Index, Indexer};
 use crate::ingest::{CheckpointTrigger, Committer, CommitterMetrics, Publisher, Releaser};
-use crate::projector::{self, ProjectionSink, Projector};
+use crate::projector::{self, ProjectionSink, Projector, WatchedStore};
 use crate::telemetry::{Metrics, Traces};
 use crate::wal::Log;
 
@@ -55,13 +55,10 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
     let (durable, durable_seen) = watch::channel(tail.log.durable());
     let (projected, projected_seen) = watch::channel(tail.projected);
     let (wake, woken) = flume::bounded(1);
+    let (store, contact) = WatchedStore::watch(Arc::clone(&tail.store));
     let hot = Arc::new(HotTail::new(settings.limits.hot_tail_bytes));
-    let history = SubjectHistory::new(
-        Arc::clone(&tail.subjects),
-        tail.index.clone(),
-        Arc::clone(&tail.store),
-        tail.letters.clone(),
-    );
+    let history =
+        SubjectHistory::new(Arc::clone(&tail.subjects), tail.index.clone(), Arc::clone(&store), tail.letters.clone());
     let history: Arc<dyn History> = Arc::new(history);
     let (delivery, fanout, readers) = Delivery::new(delivery_config(settings), history, metrics.delivery.clone());
     // A broker that is killed before it has written as much itself must take a checkpoint, too.
@@ -79,13 +76,13 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
     let (projector, progress) = Projector::new(
         projector::Config::default(),
         tail.log.clone(),
-        Arc::clone(&tail.store),
+        Arc::clone(&store),
         durable_seen,
         sink as Arc<dyn ProjectionSink>,
         tail.letters.clone(),
         metrics.projector.clone(),
     );
-    let Tail { log, subjects, keys, store, letters, .. } = tail;
+    let Tail { log, subjects, keys, letters, .. } = tail;
     let fetch = Fetch::new(
         Arc::clone(&subjects),
         Arc::clone(&hot),
@@ -129,6 +126,7 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
         projected: projected_seen,
         projector: progress,
         store: store.kind(),
+        contact,
     });
     Connected {
         publisher,

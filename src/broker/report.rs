@@ -15,7 +15,7 @@ use crate::event::Projected;
 use crate::fetch::HotTail;
 use crate::index::Index;
 use crate::ingest::{Keys, Publisher, SubjectTable};
-use crate::projector::{LetterBounds, ProjectorHandle};
+use crate::projector::{Contact, LetterBounds, ProjectorHandle};
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::{Limit, NodeMetrics};
 use crate::wal::Log;
@@ -43,6 +43,8 @@ pub struct Rooms {
     pub projector: ProjectorHandle,
     /// The kind of store.
     pub store: &'static str,
+    /// Whether it answered last, whoever asked.
+    pub contact: Contact,
 }
 
 /// Reports on a broker, whose rooms come once they are open.
@@ -80,7 +82,7 @@ impl Reporter {
         wal.failed.set(i64::from(rooms.log.is_failed()));
         projector.lag_records.set(signed(durable - projected));
         projector.lag_seconds.set(if durable > projected { rooms.projector.lag_seconds() } else { 0.0 });
-        projector.store_up.set(i64::from(rooms.projector.store_answers()));
+        projector.store_up.set(i64::from(rooms.projector.store_answers() && rooms.contact.is_there()));
         ingest.queue_bytes.set(signed(rooms.publisher.admission().in_flight() as u64));
         ingest.stream_bytes.set(signed(rooms.publisher.stream_bytes() as u64));
         ingest.queue_publishes.set(signed(rooms.publisher.queued() as u64));

@@ -21,6 +21,7 @@ pub mod postgres;
 mod retry;
 mod store;
 mod tls;
+mod watched;
 
 pub use apply::{Applier, ApplierError, Patience};
 pub use batch::BatchBuilder;
@@ -32,3 +33,4 @@ pub use pipeline::{Config, Progress, ProjectionSink, Projector, ProjectorError, 
 pub use postgres::{PostgresConfigError, PostgresStore};
 pub use retry::Pauses;
 pub use store::{ApplyError, HighWaterMark, LocalStore, Opening, Row, Store, StoreBatch, StoreError, StoredMessage};
+pub use watched::{Contact, WatchedStore};

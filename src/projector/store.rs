@@ -201,6 +201,14 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         Ok(())
     }
 
+    /// Asks it something small, across the network if that is where it is: for who watches a store that nobody else needs.
+    ///
+    /// # Errors
+    /// [`StoreError`]; one that is not [`StoreError::retryable`] is an answer, and the next batch gets it, too.
+    async fn ask(&self) -> Result<(), StoreError> {
+        self.projected().await.map(drop)
+    }
+
     /// The last position that was applied; [`Projected::default`] for a fresh store.
     ///
     /// # Errors

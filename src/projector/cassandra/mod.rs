@@ -203,6 +203,12 @@ impl Store for CassandraStore {
         self.ready().await.map(drop)
     }
 
+    /// The position is known without asking.
+    async fn ask(&self) -> Result<(), StoreError> {
+        let Some(database) = self.database().await.map_err(later)? else { return Ok(()) };
+        database.look_at_position(self.owner).await.map(drop)
+    }
+
     async fn projected(&self) -> Result<Projected, StoreError> {
         let Some(database) = self.database().await.map_err(later)? else { return Ok(Projected::default()) };
         let mut writer = self.writer.lock().await;

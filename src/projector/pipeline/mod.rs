@@ -60,7 +60,7 @@ pub struct Config {
     /// 40,000 records a second batches are full; with 1,000 rows instead of 8,000 a row costs twice the CPU. What
     /// waits is served from the log meanwhile.
     pub gather: Duration,
-    /// Time between two calls of [`Store::expire`]. Default 10 s.
+    /// Time between two calls of [`Store::expire`], and of [`Store::ask`] before it. Default 10 s.
     pub expire_every: Duration,
     /// How long an orderly stop goes on projecting. Default 5 s; what is left then is projected at the next start.
     pub flush_within: Duration,
@@ -195,14 +195,14 @@ impl Projector {
             self.sink.projected(projected);
         }
         // At once: a start after a pause finds the most, and it is projected only to be removed again.
-        let mut expire_at = TimerInstant::now();
+        let mut tend_at = TimerInstant::now();
+        let mut pauses = Pauses::new();
         let mut next_batch_at = TimerInstant::now();
         loop {
-            if expire_at <= TimerInstant::now() {
-                self.expire().await?;
-                expire_at = TimerInstant::now() + self.config.expire_every;
+            if tend_at <= TimerInstant::now() {
+                tend_at = TimerInstant::now() + self.tend(&mut pauses).await?;
             }
-            if !self.more_than(projected, shutdown, expire_at).await {
+            if !self.more_than(projected, shutdown, tend_at).await {
                 if shutdown.is_cancelled() {
                     return Ok(());
                 }
@@ -316,8 +316,8 @@ impl Projector {
         Ok(Source::Records(Some(Box::new(BatchReader::new(kind, reader, &self.config, self.traces.is_on())))))
     }
 
-    /// Waits for records after `projected`; false if the time to expire or to stop comes first.
-    async fn more_than(&mut self, projected: Projected, shutdown: &CancellationToken, expire_at: TimerInstant) -> bool {
+    /// Waits for records after `projected`; false if the time to tend the store or to stop comes first.
+    async fn more_than(&mut self, projected: Projected, shutdown: &CancellationToken, tend_at: TimerInstant) -> bool {
         let durable = &mut self.durable;
         let more = async {
             if durable.wait_for(|durable| durable.sequence() > projected.sequence()).await.is_err() {
@@ -329,7 +329,7 @@ impl Projector {
             biased;
             () = more => true,
             () = shutdown.cancelled() => false,
-            () = sleep_until(expire_at) => false,
+            () = sleep_until(tend_at) => false,
         }
     }
 
@@ -376,15 +376,25 @@ impl Projector {
         batch.end("project batch", begin, about);
     }
 
-    async fn expire(&self) -> Result<(), ProjectorError> {
+    /// Looks whether the store answers, which nobody else does while nothing is published, and lets it expire. Gives the time
+    /// until it is due again.
+    async fn tend(&self, pauses: &mut Pauses) -> Result<Duration, ProjectorError> {
         let now = clock::now();
         if self.letters.count() > 0 {
             self.expire_letters(now).await?;
         }
+        match self.store.ask().await {
+            Err(error) if error.retryable() => {
+                self.is_away(&error);
+                return Ok(pauses.next_pause());
+            }
+            // Whatever else it has to say, the next batch hears it, too.
+            Ok(()) | Err(_) => self.is_back(),
+        }
         match self.store.expire(now).await {
             Err(error) if !error.retryable() => Err(ProjectorError::Store(error)),
-            // It costs space only, and comes again soon; the batches tell about an outage.
-            Ok(()) | Err(_) => Ok(()),
+            // It costs space only, and comes again soon.
+            Ok(()) | Err(_) => Ok(self.config.expire_every),
         }
     }
 
@@ -402,13 +412,26 @@ impl Projector {
         Ok(())
     }
 
-    /// Says once what projection waits for, then waits before the next attempt.
-    async fn stall(&self, error: &(dyn fmt::Display + Sync), pauses: &mut Pauses) {
+    /// Says once what projection waits for.
+    fn is_away(&self, error: &(dyn fmt::Display + Sync)) {
         let mut before = None;
         self.progress.send_modify(|progress| before = progress.stalled.replace(error.to_string()));
         if before.is_none() {
             warn!(%error, "projection waits for the store; publishing goes on");
         }
+    }
+
+    /// Says once that it waits no more.
+    fn is_back(&self) {
+        let was_away = self.progress.send_if_modified(|progress| progress.stalled.take().is_some());
+        if was_away {
+            info!("the store answers again; projection goes on");
+        }
+    }
+
+    /// Says what projection waits for, then waits before the next attempt.
+    async fn stall(&self, error: &(dyn fmt::Display + Sync), pauses: &mut Pauses) {
+        self.is_away(error);
         tokio::time::sleep(pauses.next_pause()).await;
         if pauses.expire_is_due(self.config.expire_every) {
             // What has expired may be what the store needs the room of. The batches tell about an outage.

@@ -522,6 +522,26 @@ async fn waits_for_a_store_that_is_unreachable_at_the_start() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_outage_shows_and_ends_while_nothing_is_published() {
+    let mut rig = Rig::new(&[]);
+    rig.publish(10);
+    let mut running = rig.start();
+    running.reaches(10).await;
+    assert!(running.handle.store_answers());
+    rig.store.unreachable_starts.store(3, Ordering::Relaxed);
+    let began = TimerInstant::now();
+    running.handle.wait_for(|progress| progress.stalled.is_some()).await.expect("runs");
+    assert!(!running.handle.store_answers());
+    let expired = rig.store.expires.load(Ordering::Relaxed);
+    assert!(began.elapsed() <= rig.config.expire_every, "asked at least as often");
+    let progress = running.handle.wait_for(|progress| progress.stalled.is_none()).await.expect("runs");
+    assert_eq!(progress.projected, Some(Projected(Sequence::new(10))), "what was known stays known");
+    assert!(began.elapsed() <= rig.config.expire_every + Duration::from_secs(6), "asked again each second or two");
+    assert!(rig.store.expires.load(Ordering::Relaxed) <= expired + 1, "who is away is not asked to expire");
+    running.stops().await.expect("stops in order");
+}
+
+#[tokio::test(start_paused = true)]
 async fn flushes_when_stopped() {
     let mut rig = Rig::new(&[Fault::Refused]);
     rig.config.batch_rows = 100;

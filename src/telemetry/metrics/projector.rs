@@ -14,7 +14,7 @@ pub struct ProjectorMetrics {
     pub projected: IntGauge,
     /// When the last projected record was published, in seconds since 1970; set once a batch.
     pub projected_timestamp: Gauge,
-    /// 1 if the store answered last.
+    /// 1 if the store answered last, whoever asked, and projection does not wait for it.
     pub store_up: IntGauge,
     kinds: [IntGauge; KINDS.len()],
     /// Age in seconds of the oldest record of each batch when the store has it.
@@ -42,8 +42,10 @@ impl ProjectorMetrics {
         Self {
             projected: position.with_label_values(&["projected"]),
             projected_timestamp: timestamp.with_label_values(&["projected"]),
-            store_up: define
-                .gauge("walcast_store_up", "1 if the store answered projection last, 0 while it is waited for."),
+            store_up: define.gauge(
+                "walcast_store_up",
+                "1 if the store answered the last call, 0 if it did not or projection waits for it.",
+            ),
             kinds: KINDS.map(|kind| kinds.with_label_values(&[kind])),
             age: define.histogram(
                 "walcast_projection_age_seconds",
