@@ -192,7 +192,7 @@ mod tests {
         let (subject, messages) = messages(1..=30);
         let one = messages[0].encoded.len() + ENTRY_OVERHEAD_BYTES;
         let tail = HotTail::new(9 * one);
-        let kept = |id: u32| id % 3 != 0 && id != 10;
+        let kept = |id: u32| !id.is_multiple_of(3) && id != 10;
         tail.insert(messages.iter().filter(|message| kept(message.key.1.get())).cloned());
         assert_eq!(held(&tail, subject), (1..=30).filter(|id| kept(*id)).collect::<Vec<_>>());
         tail.insert(std::iter::empty());

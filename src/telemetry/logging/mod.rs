@@ -20,8 +20,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, fmt};
 
-use self::of_call::AddTraceId;
-use self::one_line::OneLine;
+use self::one_line::Form;
 use self::throttle::Throttle;
 use super::traces;
 
@@ -75,12 +74,18 @@ struct Logging {
 pub fn init(format: Format, filter: &str) -> Result<(), LoggingError> {
     let filter = EnvFilter::try_new(format!("{QUIET},{filter}"))
         .map_err(|reason| LoggingError::Filter { filter: filter.to_owned(), reason: reason.to_string() })?;
-    let text = format == Format::Text || (format == Format::Auto && io::stderr().is_terminal());
+    let is_terminal = io::stderr().is_terminal();
+    let form = match format {
+        Format::Json => Form::Json,
+        Format::Auto if !is_terminal => Form::Json,
+        Format::Auto | Format::Text if is_terminal && !colours_are_unwanted() => Form::Coloured,
+        Format::Auto | Format::Text => Form::Plain,
+    };
     let throttle = Arc::new(Throttle::default());
-    let lines = lines(text, filter, Arc::clone(&throttle), io::stderr);
+    let lines = lines(form, filter, Arc::clone(&throttle), io::stderr);
     tracing_subscriber::registry().with(lines).try_init().map_err(|_| LoggingError::AlreadySet)?;
     let summaries = Arc::clone(&throttle);
-    LOGGING.get_or_init(|| Logging { throttle, text });
+    LOGGING.get_or_init(|| Logging { throttle, text: form != Form::Json });
     // It ends with the process. Without it lines are left out all the same, and counted at the end.
     let name = "log-summaries".to_owned();
     drop(thread::Builder::new().name(name).spawn(move || {
@@ -104,33 +109,26 @@ pub fn is_text() -> bool {
     LOGGING.get().is_some_and(|logging| logging.text)
 }
 
-/// Whoever writes the lines. The spans that a line is in are part of it, and the trace of the call that it is about. Without colours,
-/// whose control sequences could not be told from those of somebody who wants to forge a line.
-fn lines<W>(text: bool, filter: EnvFilter, throttle: Arc<Throttle>, writer: W) -> Box<dyn Layer<Registry> + Send + Sync>
+/// As <https://no-color.org> has it: set, and not to nothing.
+fn colours_are_unwanted() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}
+
+/// Whoever writes the lines. The spans that a line is in are part of it, and with them the id of its trace. The library writes
+/// no colours: their control sequences could not be told from those of somebody who wants to forge a line.
+fn lines<W>(form: Form, filter: EnvFilter, throttle: Arc<Throttle>, writer: W) -> Box<dyn Layer<Registry> + Send + Sync>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let lines = fmt::layer().with_writer(Lines(writer)).with_ansi(false);
-    match text {
-        true => {
-            let kept = |format| Kept { format, throttle, add_trace_id: of_call::to_text };
-            Box::new(lines.map_event_format(kept).with_filter(filter))
+    let lines = fmt::layer().with_writer(writer).with_ansi(false);
+    match form {
+        Form::Plain | Form::Coloured => {
+            Box::new(lines.map_event_format(|format| Kept { format, form, throttle }).with_filter(filter))
         }
-        false => {
-            let kept = |format| Kept { format, throttle, add_trace_id: of_call::to_json };
-            Box::new(lines.json().flatten_event(true).map_event_format(kept).with_filter(filter))
+        Form::Json => {
+            let lines = lines.json().flatten_event(true);
+            Box::new(lines.map_event_format(|format| Kept { format, form, throttle }).with_filter(filter))
         }
-    }
-}
-
-/// Makes writers that keep a line a line.
-struct Lines<W>(W);
-
-impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for Lines<W> {
-    type Writer = OneLine<W::Writer>;
-
-    fn make_writer(&'a self) -> Self::Writer {
-        OneLine(self.0.make_writer())
     }
 }
 
@@ -155,8 +153,8 @@ fn count(level: Level) {
 /// an event goes on refusing those that follow.
 struct Kept<F> {
     format: F,
+    form: Form,
     throttle: Arc<Throttle>,
-    add_trace_id: AddTraceId,
 }
 
 impl<S, N, F> FormatEvent<S, N> for Kept<F>
@@ -174,15 +172,15 @@ where
         if !self.throttle.passes(event) {
             return Ok(());
         }
-        count(*event.metadata().level());
-        let has_own = event.metadata().fields().field("trace_id").is_some();
-        let Some(id) = traces::current_trace_id().filter(|_| !has_own) else {
-            return self.format.format_event(context, writer, event);
-        };
+        let level = *event.metadata().level();
+        count(level);
         let mut line = String::new();
         self.format.format_event(context, Writer::new(&mut line), event)?;
-        (self.add_trace_id)(&mut line, &id)?;
-        writer.write_str(&line)
+        let has_own = event.metadata().fields().field("trace_id").is_some();
+        if let Some(id) = traces::current_trace_id().filter(|_| !has_own) {
+            of_call::add_trace_id(self.form, &mut line, &id)?;
+        }
+        writer.write_str(&self.form.line(level, &line))
     }
 }
 
@@ -211,11 +209,11 @@ mod tests {
     }
 
     /// What is written while this runs, and at the end.
-    fn written(text: bool, log: impl FnOnce()) -> String {
+    fn written(form: Form, log: impl FnOnce()) -> String {
         let throttle = Arc::new(Throttle::default());
         let buffer = Buffer::default();
         let to = buffer.clone();
-        let lines = lines(text, EnvFilter::new("debug"), Arc::clone(&throttle), move || to.clone());
+        let lines = lines(form, EnvFilter::new("debug"), Arc::clone(&throttle), move || to.clone());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), || {
             log();
             throttle.finish();
@@ -226,19 +224,26 @@ mod tests {
 
     #[test]
     fn nothing_that_is_logged_can_forge_a_line_or_a_field() {
-        let evil = "s\n2026-01-01T00:00:00Z ERROR walcast: forged\r\u{1b}[2J\" level=\"ERROR";
-        for text in [true, false] {
-            let lines = written(text, || {
+        let evil = "s\n2026-01-01T00:00:00Z ERROR walcast: forged\r\u{1b}[2J\u{9b}31m\u{7f}\" level=\"ERROR";
+        for form in [Form::Plain, Form::Coloured, Form::Json] {
+            let lines = written(form, || {
                 tracing::debug!(subject = evil, "as a text");
                 tracing::debug!(subject = %evil, "as it displays itself");
                 tracing::debug!("in the message: {evil}");
+                tracing::debug!(error = &io::Error::other(evil) as &dyn std::error::Error, "as an error");
+                tracing::info_span!("a span", subject = %evil).in_scope(|| tracing::debug!("in a span"));
             });
-            assert_eq!(lines.lines().count(), 3, "{lines}");
-            assert!(!lines.contains(['\u{1b}', '\r']), "{lines:?}");
+            assert_eq!(lines.lines().count(), 5, "{lines}");
             for line in lines.lines() {
-                match text {
-                    true => assert!(line.contains("DEBUG") && !line.starts_with("2026-01-01T00:00:00Z"), "{line}"),
-                    false => {
+                // Two colours begin and end, before anything that was logged.
+                let sequences = line.matches('\u{1b}').count();
+                assert_eq!(sequences, if form == Form::Coloured { 4 } else { 0 }, "{line:?}");
+                let behind = line.rsplit_once("\u{1b}[0m").map_or(line, |(_, behind)| behind);
+                assert!(!behind.contains(char::is_control), "{line:?}");
+                match form {
+                    Form::Plain => assert!(line.contains(" DEBUG ") && !line.starts_with("2026-01-01"), "{line}"),
+                    Form::Coloured => assert!(line.contains("\u{1b}[34mDEBUG\u{1b}[0m "), "{line:?}"),
+                    Form::Json => {
                         let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
                         assert_eq!(line["level"], "DEBUG");
                     }
@@ -250,8 +255,8 @@ mod tests {
     #[test]
     fn a_line_has_the_trace_id_of_its_span_or_its_own() {
         let id = "4bf92f3577b34da6a3ce929d0e0e4736";
-        for text in [true, false] {
-            let lines = written(text, || {
+        for form in [Form::Coloured, Form::Json] {
+            let lines = written(form, || {
                 tracing::info_span!("publish", trace_id = id).in_scope(|| tracing::info!("in a span"));
                 tracing::info!(trace_id = id, "by itself");
                 tracing::info!("without");
@@ -265,8 +270,8 @@ mod tests {
     fn a_line_of_a_traced_call_has_its_trace_id_once() {
         let (id, own) = ("4bf92f3577b34da6a3ce929d0e0e4736", "0af7651916cd43dd8448eb211c80319c");
         let call = traces::tests::sampled_call(id);
-        for text in [true, false] {
-            let lines = written(text, || {
+        for form in [Form::Plain, Form::Json] {
+            let lines = written(form, || {
                 tracing::warn!("before");
                 let entered = call.enter();
                 tracing::warn!(error = "}", "within");
@@ -277,9 +282,9 @@ mod tests {
             let lines: Vec<&str> = lines.lines().collect();
             let with = |id: &str| lines.iter().map(|line| line.matches(id).count()).collect::<Vec<_>>();
             assert_eq!((with(id), with(own)), (vec![0, 1, 0, 0], vec![0, 0, 1, 0]), "{lines:?}");
-            match text {
-                true => assert!(lines[1].ends_with(&format!(" trace_id={id}")), "{}", lines[1]),
-                false => {
+            match form {
+                Form::Plain | Form::Coloured => assert!(lines[1].ends_with(&format!(" trace_id={id}")), "{}", lines[1]),
+                Form::Json => {
                     let line: serde_json::Value = serde_json::from_str(lines[1]).expect("JSON");
                     assert_eq!((&line["trace_id"], &line["error"]), (&id.into(), &"}".into()));
                 }
@@ -289,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_line_that_repeats_is_left_out_and_a_debug_line_is_not() {
-        let lines = written(true, || {
+        let lines = written(Form::Plain, || {
             for number in 0..100 {
                 tracing::warn!(number, "the same");
                 tracing::debug!(number, "for who asks");
