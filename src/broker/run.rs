@@ -30,7 +30,7 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     let admin_listener = listen("admin_listen", settings.admin_listen).await?;
     let lifecycle = Lifecycle::default();
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
-    logging::count_lines(metrics.node.warnings.clone(), metrics.node.errors.clone());
+    logging::count_lines(&metrics.node.lines);
     let reporter = Arc::new(Reporter::new(metrics.clone(), settings.clone(), lifecycle.clone()));
     let grpc = listener.local_addr().map_err(Error::System)?;
     let admin = admin_listener.local_addr().map_err(Error::System)?;

@@ -15,6 +15,8 @@ mod contract;
 #[cfg(test)]
 mod fault_controls;
 #[cfg(test)]
+mod fault_metrics;
+#[cfg(test)]
 mod format_document;
 #[cfg(test)]
 mod golden;

@@ -11,7 +11,6 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use prometheus::IntCounter;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
@@ -22,6 +21,7 @@ use tracing_subscriber::{EnvFilter, Registry, fmt};
 
 use self::one_line::Form;
 use self::throttle::Throttle;
+use super::metrics::LineMetrics;
 use super::traces;
 
 /// How lines are written.
@@ -132,19 +132,23 @@ where
     }
 }
 
-/// Where lines of level WARN and ERROR are counted. A static, as the lines of a process are.
-static COUNTERS: OnceLock<[IntCounter; 2]> = OnceLock::new();
+/// Where lines are counted. A static, as the lines of a process are.
+static COUNTERS: OnceLock<LineMetrics> = OnceLock::new();
 
-/// Counts the lines of level WARN and ERROR that are written from now on. The first node of a process has them.
-pub fn count_lines(warnings: IntCounter, errors: IntCounter) {
-    COUNTERS.get_or_init(|| [warnings, errors]);
+/// Counts the lines of level WARN and ERROR that are written from now on, and those of every level that are left out. The
+/// first node of a process has them.
+pub fn count_lines(counters: &LineMetrics) {
+    COUNTERS.get_or_init(|| counters.clone());
 }
 
-fn count(level: Level) {
-    let Some([warnings, errors]) = COUNTERS.get() else { return };
-    match level {
-        Level::ERROR => errors.inc(),
-        Level::WARN => warnings.inc(),
+fn count(level: Level, written: bool) {
+    let Some(counters) = COUNTERS.get() else { return };
+    match (level, written) {
+        (Level::ERROR, true) => counters.errors.inc(),
+        (Level::WARN, true) => counters.warnings.inc(),
+        (Level::ERROR, false) => counters.suppressed_errors.inc(),
+        (Level::WARN, false) => counters.suppressed_warnings.inc(),
+        (Level::INFO, false) => counters.suppressed_infos.inc(),
         _ => {}
     }
 }
@@ -169,11 +173,12 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> std::fmt::Result {
-        if !self.throttle.passes(event) {
+        let level = *event.metadata().level();
+        let passes = self.throttle.passes(event);
+        count(level, passes);
+        if !passes {
             return Ok(());
         }
-        let level = *event.metadata().level();
-        count(level);
         let mut line = String::new();
         self.format.format_event(context, Writer::new(&mut line), event)?;
         let has_own = event.metadata().fields().field("trace_id").is_some();

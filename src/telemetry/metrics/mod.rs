@@ -20,7 +20,7 @@ pub use api::{ApiMetrics, Method, Refusal, code_name};
 pub use delivery::{DeliveryMetrics, StreamEnded};
 pub use fetch::{FetchMetrics, Source};
 pub use ingest::{IngestMetrics, Rejection};
-pub use node::{CheckpointMetrics, Limit, NodeMetrics};
+pub use node::{CheckpointMetrics, Limit, LineMetrics, NodeMetrics};
 pub use projector::ProjectorMetrics;
 pub use traces::TraceMetrics;
 pub use wal::WalMetrics;

@@ -61,10 +61,41 @@ pub struct NodeMetrics {
     pub recovered_records: IntGauge,
     /// Bytes of a torn write that the start cut off the log.
     pub torn_bytes: IntGauge,
-    /// Lines of level WARN.
+    /// Log lines.
+    pub lines: LineMetrics,
+}
+
+/// Handles of whoever writes log lines.
+#[derive(Debug, Clone)]
+pub struct LineMetrics {
+    /// Lines of level WARN that were written.
     pub warnings: IntCounter,
-    /// Lines of level ERROR.
+    /// Lines of level ERROR that were written.
     pub errors: IntCounter,
+    /// Lines of level INFO that were left out.
+    pub suppressed_infos: IntCounter,
+    /// Lines of level WARN that were left out.
+    pub suppressed_warnings: IntCounter,
+    /// Lines of level ERROR that were left out.
+    pub suppressed_errors: IntCounter,
+}
+
+impl LineMetrics {
+    fn new(define: &Definitions<'_>) -> Self {
+        let written = define.counters("walcast_log_lines_total", "Log lines that were written, by level.", &["level"]);
+        let suppressed = define.counters(
+            "walcast_log_lines_suppressed_total",
+            "Log lines that were left out because they repeat, by level.",
+            &["level"],
+        );
+        Self {
+            warnings: written.with_label_values(&["warn"]),
+            errors: written.with_label_values(&["error"]),
+            suppressed_infos: suppressed.with_label_values(&["info"]),
+            suppressed_warnings: suppressed.with_label_values(&["warn"]),
+            suppressed_errors: suppressed.with_label_values(&["error"]),
+        }
+    }
 }
 
 /// Handles of whoever takes checkpoints.
@@ -99,7 +130,6 @@ impl NodeMetrics {
     pub(super) fn new(define: &Definitions<'_>) -> Self {
         let limits =
             define.gauges("walcast_limit", "What a gauge is bounded by, in the unit of that gauge.", &["limit"]);
-        let lines = define.counters("walcast_log_lines_total", "Log lines that were written, by level.", &["level"]);
         Self {
             limits: LIMITS.map(|limit| limits.with_label_values(&[limit])),
             checkpoints: CheckpointMetrics {
@@ -121,8 +151,7 @@ impl NodeMetrics {
                 .gauge("walcast_recovered_records", "Records behind the ids checkpoint that the start read."),
             torn_bytes: define
                 .gauge("walcast_recovery_torn_bytes", "Bytes of an unfinished write that the start cut off the log."),
-            warnings: lines.with_label_values(&["warn"]),
-            errors: lines.with_label_values(&["error"]),
+            lines: LineMetrics::new(define),
         }
     }
 
