@@ -40,6 +40,8 @@ async fn after_a_failed_fdatasync_nothing_is_acknowledged_and_the_broker_exits_1
     for _ in 0..10 {
         client.publish("s", "x", 60).await.expect_err("nothing is acknowledged after the failure");
     }
+    // Who scrapes while the broker ends sees it.
+    assert_eq!(broker.metric("walcast_log_failed").await, 1.0);
     // What was delivered was durable; the failed one never came.
     let (ids, _) = subscription.drain().await;
     assert_eq!(ids, (1..=acknowledged as i32).collect::<Vec<_>>());
