@@ -1,5 +1,6 @@
 //! From a request and its metadata to a publish whose parts are valid.
 
+use http::{HeaderMap, HeaderName};
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
@@ -8,12 +9,15 @@ use crate::event::{Expiration, IdempotencyKey, Subject, Traceparent};
 use crate::ingest::Publish;
 use crate::proto::server::PublishRequest;
 use crate::telemetry::metrics::Rejection;
+use crate::telemetry::traces;
 
 /// The idempotency key of clients whose proto has no field for it.
 const KEY: &str = "idempotency-key";
 /// Binary metadata of that name: a client that sends it believes that it has a key.
 const BINARY_KEY: &str = "idempotency-key-bin";
-const TRACEPARENT: &str = "traceparent";
+/// As names: a look-up by text checks and folds the text each time, 25 ns instead of 6.
+static KEY_NAME: HeaderName = HeaderName::from_static(KEY);
+static BINARY_KEY_NAME: HeaderName = HeaderName::from_static(BINARY_KEY);
 
 /// Why a request is no publish: how it is counted, and the answer.
 pub type Refused = (Rejection, Status);
@@ -31,7 +35,8 @@ impl FromMetadata {
     /// # Errors
     /// INVALID_ARGUMENT for a key that breaks a rule.
     pub fn of(metadata: &MetadataMap) -> Result<Self, Refused> {
-        Ok(Self { key: key(metadata).map_err(invalid)?, traceparent: traceparent(metadata) })
+        let headers = metadata.as_ref();
+        Ok(Self { key: key(headers).map_err(invalid)?, traceparent: traceparent(headers) })
     }
 
     /// The same for each message of a stream. A key of the stream cannot be that of every message.
@@ -43,7 +48,7 @@ impl FromMetadata {
             let message = "metadata cannot name the key of a stream's messages; send it in the field of each request";
             return Err(errors::invalid_idempotency_key(KEY, message.to_owned()));
         }
-        Ok(Self { key: None, traceparent: traceparent(metadata) })
+        Ok(Self { key: None, traceparent: traceparent(metadata.as_ref()) })
     }
 }
 
@@ -77,14 +82,14 @@ fn invalid(status: Status) -> Refused {
     (Rejection::Invalid, status)
 }
 
-fn key(metadata: &MetadataMap) -> Result<Option<IdempotencyKey>, Status> {
+fn key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Status> {
     let refuse = |message: String| errors::invalid_idempotency_key(KEY, message);
-    if metadata.get_bin(BINARY_KEY).is_some() {
+    if headers.contains_key(&BINARY_KEY_NAME) {
         return Err(refuse(format!(
             "metadata {BINARY_KEY} is not taken; send {KEY} in ASCII, or the field of the request"
         )));
     }
-    let mut values = metadata.get_all(KEY).iter();
+    let mut values = headers.get_all(&KEY_NAME).iter();
     let Some(first) = values.next() else { return Ok(None) };
     if values.any(|other| other != first) {
         return Err(refuse(format!("metadata {KEY} is there several times, with different values")));
@@ -95,11 +100,8 @@ fn key(metadata: &MetadataMap) -> Result<Option<IdempotencyKey>, Status> {
     IdempotencyKey::new(text).map(Some).map_err(|error| refuse(error.to_string()))
 }
 
-/// Several are as good as none: nobody can say which is right.
-fn traceparent(metadata: &MetadataMap) -> Option<Traceparent> {
-    let mut values = metadata.get_all(TRACEPARENT).iter();
-    let first = values.next()?;
-    if values.next().is_some() { None } else { Traceparent::parse(first.as_encoded_bytes()) }
+fn traceparent(headers: &HeaderMap) -> Option<Traceparent> {
+    Traceparent::parse(traces::traceparent(headers)?.as_bytes())
 }
 
 #[cfg(test)]
@@ -110,6 +112,7 @@ mod tests {
 
     use super::*;
 
+    const TRACEPARENT: &str = "traceparent";
     const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
     fn metadata(pairs: &[(&'static str, &[u8])]) -> MetadataMap {

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use opentelemetry::KeyValue;
 use opentelemetry::trace::{SpanKind, Status, TraceId, TraceState};
 use tonic::Code;
@@ -17,7 +17,8 @@ use super::{Inner, SpanPlace, Traces};
 use crate::event::{MessageId, Subject, Traceparent};
 use crate::telemetry::metrics::{Method, code_name};
 
-const TRACEPARENT: &str = "traceparent";
+/// As a name: a look-up by text checks and folds the text each time, 33 ns instead of 6.
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: &str = "tracestate";
 
 /// Longest `tracestate` that is passed along, in bytes: what W3C Trace Context asks everybody to keep.
@@ -59,10 +60,7 @@ impl Traces {
         if matches!(method, Method::Other | Method::PublishStream) {
             return None;
         }
-        let mut values = headers.get_all(TRACEPARENT).iter();
-        let value = values.next();
-        let alone = value.filter(|_| values.next().is_none());
-        let call = inner.begin(method, alone.and_then(|value| Traceparent::valid(value.as_bytes())))?;
+        let call = inner.begin(method, traceparent(headers))?;
         Some(CallTrace(Arc::new(Call { state: tracestate(headers, call.parent), ..call })))
     }
 
@@ -92,6 +90,13 @@ impl Inner {
             answered: OnceLock::new(),
         })
     }
+}
+
+/// The `traceparent` of a call, if it is valid. Several are as good as none: nobody can say which is right.
+pub fn traceparent(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(&TRACEPARENT).iter();
+    let first = values.next()?;
+    if values.next().is_some() { None } else { Traceparent::valid(first.as_bytes()) }
 }
 
 /// Only with a parent: without one it says nothing of this trace.

@@ -22,7 +22,7 @@ use opentelemetry_sdk::trace::SpanData;
 
 use super::metrics::TraceMetrics;
 pub use batch::{About, BatchTrace, LINKS_MAX, Member};
-pub use call::{CallTrace, Entered, current_trace_id};
+pub use call::{CallTrace, Entered, current_trace_id, traceparent};
 pub use export::{ExportError, Exporter, Stop};
 pub use place::SpanPlace;
 pub use publish::PublishTrace;
