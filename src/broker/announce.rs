@@ -94,7 +94,7 @@ impl<'a> Start<'a> {
         row(
             "limits",
             format!(
-                "{} a body, {} in flight, {} unread; {} connections, {} subscribers, {} subjects",
+                "{} a body, {} not durable yet, {} not read by subscribers; {} connections, {} subscribers, {} subjects",
                 size(limits.body_bytes as u64),
                 size(limits.in_flight_bytes as u64),
                 size(limits.delivery_bytes as u64),

@@ -343,20 +343,12 @@ fn report(
     projected: Projected,
     recovered: Recovered,
 ) {
-    if let Some(torn) = &recovery.torn_tail {
-        tracing::info!(
-            file = %torn.file.display(),
-            offset = torn.offset,
-            bytes = torn.bytes,
-            "cut a frame that was being written when the broker ended; it was never acknowledged"
-        );
-    }
     tracing::info!(
         log_id = %recovery.log_id,
         epoch = recovery.epoch,
-        durable = %recovery.durable,
-        trimmed = %recovery.trimmed,
-        %projected,
+        durable = recovery.durable.sequence().get(),
+        trimmed = recovery.trimmed.sequence().get(),
+        projected = projected.sequence().get(),
         checkpoint = checkpoint.map_or(0, |checkpoint| checkpoint.taken_at.get()),
         subjects = subjects.len(),
         idempotency_keys = keys.held(),

@@ -283,7 +283,7 @@ impl Shared {
 
     /// The place of this record is wrong, or the log is damaged there: reading its frames tells.
     pub(super) fn distrust(&self, sequence: Sequence, error: &dyn std::fmt::Display) {
-        tracing::warn!(%sequence, %error, "the index of the log does not fit the log; it is built again");
+        tracing::warn!(sequence = sequence.get(), %error, "the index of the log does not fit the log; it is built again");
         self.parts.write().forget(sequence);
         self.changed();
     }

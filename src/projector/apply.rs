@@ -179,7 +179,12 @@ impl Applier<'_> {
         }
         self.patience.set_aside();
         let (sequence, id) = (row.sequence, row.id);
-        warn!(%sequence, %id, reason, "the store does not take a message; it is set aside as a dead letter");
+        warn!(
+            sequence = sequence.get(),
+            id = id.get(),
+            reason,
+            "the store does not take a message; it is set aside as a dead letter"
+        );
         Ok(())
     }
 }

@@ -74,8 +74,14 @@ async fn a_node_that_is_killed_in_the_middle_of_batches_loses_and_doubles_nothin
         let down = store.fetch(&subject("s"), id(1), now()).await;
         assert!(matches!(down, Err(StoreError::Unavailable { .. })), "{down:?}");
         assert!(asked.elapsed() < Duration::from_secs(6), "{:?}", asked.elapsed());
+        let asked = store.ask().await;
+        assert!(
+            matches!(asked, Err(StoreError::Unavailable { .. })),
+            "who only knows the position says that all is well: {asked:?}"
+        );
         tokio::task::block_in_place(|| node.restart());
         apply_again(&store, &run).await;
+        store.ask().await.expect("it answers");
         done += size;
     }
     assert!(cut_off > 0, "no batch was cut off");

@@ -2,6 +2,9 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tonic::Request;
+use walcast::proto::client::PublishRequest;
+
 use crate::support::{Broker, Client, Setup, eventually, random_bytes};
 
 /// Seconds since 1970.
@@ -155,4 +158,35 @@ async fn reads_of_the_store_are_timed() {
     let (reads, mean) = observed(&broker, "walcast_store_read_duration_seconds").await;
     assert!(reads == 1.0 && mean > 0.0, "{reads}, {mean}");
     assert_eq!(broker.metric("walcast_store_read_failures_total").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_is_what_the_log_has_risen_by() {
+    let broker = Broker::start().await;
+    let client = broker.client().await;
+    let publish = |subject: &str, key: String| PublishRequest {
+        subject: subject.to_owned(),
+        body: "b".into(),
+        idempotency_key: key,
+        ..PublishRequest::default()
+    };
+    // Each key twice, alone and on a stream.
+    for number in 0..10 {
+        client.publish_request(Request::new(publish("alone", format!("key {}", number % 5)))).await.expect("accepted");
+    }
+    let requests = (0..20).map(move |number| publish("stream", format!("key {}", number % 10)));
+    client.publish_all(requests).await.expect("begun").next_ids(20).await;
+    client.publish("", "no subject", 0).await.expect_err("refused");
+    let value = async |name: &str| broker.metric(name).await;
+    let alone = value("method_count{method=\"Publish\",status=\"OK\"}").await;
+    let (stream, repeated) =
+        (value("walcast_stream_publishes_total").await, value("walcast_idempotency_duplicates_total").await);
+    assert_eq!((alone, stream, repeated), (10.0, 20.0, 15.0));
+    assert_eq!(broker.position("durable").await, alone + stream - repeated, "as docs/metrics.md has it");
+    assert_eq!(value("walcast_publishes_rejected_total").await, 1.0);
+    broker.all_projected().await;
+    assert_eq!(value("walcast_store_batch_rows_sum").await, 0.0, "all of it was fire and forget");
+    client.publish_kept("s", "body").await;
+    broker.all_projected().await;
+    assert_eq!(value("walcast_store_batch_rows_sum").await, 1.0);
 }

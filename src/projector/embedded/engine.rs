@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use fjall::{AbstractTree as _, Database, Keyspace, PersistMode};
 use parking_lot::RwLock;
-use tracing::{debug, info};
+use tracing::debug;
 
 use super::codec::{self, BUCKET_PREFIX, POSITION_KEY, SIGN_KEY};
 use super::config::{Config, MEMTABLE_PARTS, WAITING_FLUSHES_MAX};
@@ -267,7 +267,7 @@ impl Engine {
         let mut extended = buckets.to_vec();
         let place = extended.partition_point(|other| other.key.end() <= key.end());
         extended.insert(place, bucket.clone());
-        info!(bucket = name, buckets = extended.len(), "opened a bucket");
+        debug!(bucket = name, buckets = extended.len(), "opened a bucket");
         *buckets = extended.into();
         Ok((bucket, true))
     }

@@ -188,7 +188,8 @@ impl Projector {
 
     async fn project(&mut self, shutdown: &CancellationToken) -> Result<(), ProjectorError> {
         let mut projected = self.start().await?;
-        info!(store = self.store.kind(), %projected, durable = %self.log.durable(), "projecting");
+        let (at, durable) = (projected.sequence().get(), self.log.durable().sequence().get());
+        info!(store = self.store.kind(), projected = at, durable, "projecting");
         let mut source = self.source(projected)?;
         // A store that was not reached at the start has told its position only now.
         if projected != Projected::default() {
@@ -293,7 +294,9 @@ impl Projector {
     async fn set_back(&self, found: Projected, expected: Projected) -> Result<Source, ProjectorError> {
         self.metrics.setbacks.inc();
         warn!(
-            store = self.store.kind(), %found, %expected,
+            store = self.store.kind(),
+            found = found.sequence().get(),
+            expected = expected.sequence().get(),
             "the store has lost what it had confirmed; it is projected again from the log"
         );
         // First of all the log must keep what is needed again, also a full one that is about to make room: the housekeeper
@@ -448,7 +451,7 @@ impl Projector {
         let progress = Progress { projected: Some(projected), stalled: None, oldest: None };
         let was_stalled = self.progress.send_replace(progress).stalled;
         if was_stalled.is_some() {
-            info!(%projected, "the store answers again; projection goes on");
+            info!(projected = projected.sequence().get(), "the store answers again; projection goes on");
         }
     }
 }
