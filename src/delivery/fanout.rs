@@ -165,27 +165,30 @@ impl Fanout {
         while let Ok(told) = self.frames.recv_async().await {
             match told {
                 ToFanout::Frame { messages, published_at } => {
-                    self.fan_out(messages);
-                    let took = published_at.elapsed_at(clock::now());
-                    self.shared.metrics.duration.observe(took.as_secs_f64());
+                    if self.fan_out(messages) {
+                        let took = published_at.elapsed_at(clock::now());
+                        self.shared.metrics.duration.observe(took.as_secs_f64());
+                    }
                 }
                 ToFanout::Close => self.shared.registry.close(),
             }
         }
     }
 
-    pub(super) fn fan_out(&self, frame: Vec<Live>) {
+    /// Whether anybody is subscribed to any of it.
+    pub(super) fn fan_out(&self, frame: Vec<Live>) -> bool {
         let Some(mut trace) = self.traces.batch(|| frame.iter().any(|live| live.trace.is_some())) else {
             return self.push(frame);
         };
         let (messages, begin) = (frame.len(), Instant::now());
         let members: Vec<Member> = frame.iter().filter_map(|live| self.member(live)).collect();
-        self.push(frame);
+        let wanted = self.push(frame);
         let end = Instant::now();
         for member in &members {
             trace.member("deliver", member, begin..end);
         }
         trace.end("hand-off", begin, About::messages(messages));
+        wanted
     }
 
     /// A message for its trace, if it has one, and somebody is subscribed to its subject.
@@ -195,7 +198,8 @@ impl Fanout {
         Some(Member { place, subject: subject.clone(), id: *id })
     }
 
-    fn push(&self, frame: Vec<Live>) {
+    fn push(&self, frame: Vec<Live>) -> bool {
+        let mut wanted = false;
         let mut frame = frame.into_iter().peekable();
         while let Some(first) = frame.next() {
             let subject = first.subject.clone();
@@ -204,10 +208,14 @@ impl Fanout {
             let others = std::iter::from_fn(|| frame.next_if(|live| live.subject == subject));
             let run = std::iter::once(first).chain(others).map(unread);
             match topic {
-                Some(topic) => self.shared.registry.push(&topic, run),
+                Some(topic) => {
+                    wanted = true;
+                    self.shared.registry.push(&topic, run);
+                }
                 None => run.for_each(drop),
             }
         }
+        wanted
     }
 }
 

@@ -153,7 +153,10 @@ impl Fetch {
         (id, last): (MessageId, MessageId),
         now: UnixMicros,
     ) -> Result<Found, FetchError> {
-        let InFiles { in_log, in_store } = self.read_files(subject, (id, last), now).await?;
+        let (in_log, in_store) = match self.read_files(subject, (id, last), now).await {
+            Ok(InFiles { in_log, in_store }) => (in_log.map_err(FetchError::from), in_store),
+            Err(not_read) => (Err(not_read), None),
+        };
         if let Ok(Lookup::Found(bytes)) = in_log {
             return Ok(Found::InLog(bytes));
         }

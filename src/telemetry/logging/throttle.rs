@@ -38,6 +38,10 @@ struct Kind {
     passed: u32,
     /// Lines that did not, and that no summary has told yet.
     left_out: u64,
+    /// When the first of them came.
+    first_left_out: Instant,
+    /// Whether some of them are of a window that is over: while lines keep coming, a new one has always begun.
+    due: bool,
     level: Level,
     like: String,
 }
@@ -47,6 +51,8 @@ struct Kind {
 struct Summary {
     level: Level,
     count: u64,
+    /// Since the first of them.
+    seconds: u64,
     like: String,
 }
 
@@ -64,50 +70,54 @@ impl Throttle {
     /// Whether a line of this kind passes now; `message` is asked for the first that does not.
     fn admits(&self, kind: Identifier, level: Level, now: Instant, message: impl FnOnce() -> String) -> bool {
         let mut kinds = self.kinds.lock();
-        let new = || Kind { began: now, passed: 0, left_out: 0, level, like: String::new() };
+        let new =
+            || Kind { began: now, passed: 0, left_out: 0, first_left_out: now, due: false, level, like: String::new() };
         let kind = kinds.entry(kind).or_insert_with(new);
         if now.duration_since(kind.began) >= WINDOW {
-            (kind.began, kind.passed) = (now, 0);
+            (kind.began, kind.passed, kind.due) = (now, 0, kind.left_out > 0);
         }
         if kind.passed < LINES_MAX {
             kind.passed += 1;
             return true;
         }
         if kind.left_out == 0 {
-            kind.like = message();
+            (kind.like, kind.first_left_out) = (message(), now);
         }
         kind.left_out += 1;
         false
     }
 
-    /// What was left out in windows that are over at `now`, or in all of them.
-    fn due(&self, now: Option<Instant>) -> Vec<Summary> {
+    /// What was left out, of kinds with a window that is over at `now`, or of `all`.
+    fn due(&self, now: Instant, all: bool) -> Vec<Summary> {
         let mut kinds = self.kinds.lock();
-        let is_due = |kind: &Kind| now.is_none_or(|now| now.duration_since(kind.began) >= WINDOW);
+        let is_due = |kind: &Kind| all || kind.due || now.duration_since(kind.began) >= WINDOW;
         let due = kinds.values_mut().filter(|kind| kind.left_out > 0 && is_due(kind));
-        due.map(|kind| Summary {
-            level: kind.level,
-            count: std::mem::take(&mut kind.left_out),
-            like: std::mem::take(&mut kind.like),
+        due.map(|kind| {
+            kind.due = false;
+            Summary {
+                level: kind.level,
+                count: std::mem::take(&mut kind.left_out),
+                seconds: now.duration_since(kind.first_left_out).as_secs().max(1),
+                like: std::mem::take(&mut kind.like),
+            }
         })
         .collect()
     }
 
     /// Writes the counts of windows that are over.
     pub(super) fn summarize(&self) {
-        self.due(Some(Instant::now())).iter().for_each(Summary::write);
+        self.due(Instant::now(), false).iter().for_each(Summary::write);
     }
 
     /// Writes the counts of all windows: nobody will ask again.
     pub(super) fn finish(&self) {
-        self.due(None).iter().for_each(Summary::write);
+        self.due(Instant::now(), true).iter().for_each(Summary::write);
     }
 }
 
 impl Summary {
     fn write(&self) {
-        let (count, like) = (self.count, self.like.as_str());
-        let seconds = WINDOW.as_secs();
+        let (count, seconds, like) = (self.count, self.seconds, self.like.as_str());
         match self.level {
             Level::ERROR => tracing::error!(target: TARGET, count, like, "{count} more like it in {seconds} s"),
             Level::WARN => tracing::warn!(target: TARGET, count, like, "{count} more like it in {seconds} s"),
@@ -164,16 +174,16 @@ mod tests {
         let passed = (0..1_000).filter(|_| asked(&one, start)).count();
         assert_eq!(passed, 10);
         assert!(asked(&other, start), "another kind is not held up");
-        assert_eq!(throttle.due(Some(start)), [], "the window is not over");
+        assert_eq!(throttle.due(start, false), [], "the window is not over");
 
         let later = start + WINDOW;
-        let summary = Summary { level: Level::WARN, count: 990, like: "refused".to_owned() };
-        assert_eq!(throttle.due(Some(later)), [summary]);
-        assert_eq!(throttle.due(Some(later)), [], "told once");
+        let summary = Summary { level: Level::WARN, count: 990, seconds: 10, like: "refused".to_owned() };
+        assert_eq!(throttle.due(later, false), [summary]);
+        assert_eq!(throttle.due(later, false), [], "told once");
         assert!(asked(&one, later), "the next window");
         assert_eq!((0..20).filter(|_| asked(&one, later)).count(), 9);
         assert_eq!(
-            throttle.due(None).first().map(|summary| summary.count),
+            throttle.due(later, true).first().map(|summary| summary.count),
             Some(11),
             "at the end the window is not waited for"
         );
@@ -187,6 +197,23 @@ mod tests {
                 throttle.admits(one.clone(), Level::INFO, start + WINDOW * window, String::new);
             }
         }
-        assert_eq!(throttle.due(None).first().map(|summary| summary.count), Some(6));
+        assert_eq!(throttle.due(start + WINDOW * 3, true).first().map(|summary| summary.count), Some(6));
+    }
+
+    #[test]
+    fn a_flood_that_goes_on_is_told_of_once_a_window() {
+        let (throttle, start, [one, _]) = (Throttle::default(), Instant::now(), kinds());
+        let (mut told, mut passed) = (Vec::new(), 0);
+        for tick in 0..600 {
+            let now = start + Duration::from_millis(50) * tick;
+            passed += u64::from(throttle.admits(one.clone(), Level::WARN, now, || "refused".to_owned()));
+            if tick % 20 == 19 {
+                told.extend(throttle.due(now, false));
+            }
+        }
+        told.extend(throttle.due(start + WINDOW * 3, true));
+        assert_eq!(told.len(), 3, "{told:?}");
+        assert_eq!(passed + told.iter().map(|summary| summary.count).sum::<u64>(), 600);
+        assert!(told.iter().all(|summary| (9..=11).contains(&summary.seconds)), "{told:?}");
     }
 }

@@ -63,7 +63,7 @@ impl DeliveryMetrics {
             deliveries: define.counter("walcast_deliveries_total", "Messages handed to subscribers, each one counted."),
             duration: define.histogram(
                 "walcast_delivery_duration_seconds",
-                "Seconds from the publish of a batch's messages until they are handed to their subscribers.",
+                "Seconds from when a batch's messages got their ids until they are handed to their subscribers.",
                 &SECONDS,
             ),
             queue_frames: define
