@@ -188,7 +188,7 @@ format-check: ## A second decoder, written from docs/log-format.md, against `wal
 
 .PHONY: observe
 observe: ## Broker, a gentle load, Envoy, Prometheus, Jaeger and (if it is installed) Grafana, with their addresses; Ctrl-C stops all.
-	@tests/services/install prometheus envoy
+	@tests/services/install prometheus envoy jaeger
 	cargo build --release
 	@tests/services/observe.sh target/release/walcast
 

@@ -51,7 +51,8 @@ ready() {
 answers() { curl -sf "$1"; }
 say() { printf '  %-12s %s\n' "$@"; }
 
-for port in 50051 9464 8080 9901 9090; do
+# Of the broker, Envoy, Prometheus, Postgres, Jaeger (OTLP, its two query ports) and Grafana.
+for port in 50051 9464 8080 9901 9090 15432 4317 16685 16686 3000; do
   if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
     echo "port $port is in use: stop what listens there first"
     exit 1
@@ -95,7 +96,8 @@ start envoy "$envoy" -c deploy/envoy/envoy.yaml --concurrency 1 --disable-hot-re
 ready envoy answers http://127.0.0.1:9901/ready
 
 {
-  echo 'global: { scrape_interval: 5s, evaluation_interval: 5s }'
+  # As deploy/prometheus/prometheus.yml has it, and as timeInterval of Grafana's datasource says.
+  echo 'global: { scrape_interval: 15s, evaluation_interval: 15s }'
   if compgen -G 'deploy/prometheus/walcast.*.yml' >/dev/null; then
     echo "rule_files: [ '$PWD/deploy/prometheus/walcast.*.yml' ]"
   fi
