@@ -21,6 +21,9 @@ from grafana_foundation_sdk.models import dashboard as model
 # Of Grafana's list of units, those that a dashboard may need here: an unknown one is shown as a suffix.
 UNITS = {"short", "s", "ms", "bytes", "Bps", "percentunit", "ops", "reqps", "bool_yes_no"}
 BUILT_IN = {"__rate_interval", "__interval", "__range", "__from", "__to"}
+# Where a description may take the name of an alert from.
+RULES = Path(__file__).parent.parent / "deploy" / "prometheus" / "walcast.alerts.yml"
+ALERTS = set(re.findall(r"^\s*- alert: (\w+)$", RULES.read_text(encoding="utf-8"), re.MULTILINE))
 DATASOURCES = {"${datasource}", "${traces}"}
 
 
@@ -57,6 +60,9 @@ def of_panel(panel: model.Panel, variables: set[str]) -> Iterator[str]:
         yield "has no thresholds"
     elif len(defaults.thresholds.steps) > 1 and "Thresholds: " not in panel.description:
         yield "does not say where its thresholds come from"
+    for name in re.findall(r"\bWalcast\w+", panel.description or ""):
+        if name not in ALERTS:
+            yield f"names an alert {name} that is not there"
     if not panel.datasource or panel.datasource.uid != "${datasource}":
         yield "does not use the datasource variable"
     if not panel.targets:

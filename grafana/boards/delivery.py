@@ -2,7 +2,6 @@
 
 from kit import OF, Board, Limits, Panel, Query, one, quantiles, rate
 
-ALERT = "the alert proposed for it in docs/metrics.md"
 
 FAN_OUT = [
     Panel(
@@ -28,7 +27,7 @@ FAN_OUT = [
         "a few fdatasyncs and a little; nothing while nobody is subscribed.",
         "s",
         quantiles("walcast_delivery_duration_seconds"),
-        Limits(0.05, 0.1, f"100 ms is {ALERT}"),
+        Limits(0.05, 0.1, "100 ms is what a commit before it may take (WalcastFsyncSlow); no alert asks for it"),
         traces_of=["hand-off"],
     ),
     Panel(
@@ -50,7 +49,7 @@ FAN_OUT = [
             f"sum by (instance) (walcast_delivery_queue_bytes{{{OF}}}) / "
             f'sum by (instance) (walcast_limit{{{OF},limit="delivery_bytes"}})'
         ),
-        Limits(0.5, 0.8, f"80 % is {ALERT}"),
+        Limits(0.5, 0.8, "80 % leaves a fifth until the slowest are served from the log; no alert asks for it"),
     ),
     Panel(
         "Batches before the fan-out",
@@ -58,7 +57,7 @@ FAN_OUT = [
         "0 or 1.",
         "short",
         one(f"max by (instance) (walcast_delivery_queue_batches{{{OF}}})"),
-        Limits(8, 16, f"16 for a minute is {ALERT}"),
+        Limits(8, 16, "16 is where publishes begin to wait; no alert asks for it"),
     ),
 ]
 
@@ -69,7 +68,7 @@ BEHIND = [
         "0, but for a while after many have come back.",
         "short",
         one(f"sum by (instance) (walcast_delivery_behind{{{OF}}})"),
-        Limits(1, None, f"above 0 for an hour is {ALERT}"),
+        Limits(1, None, "any is worth a look if it stays; no alert asks for it, as nobody loses a message"),
     ),
     Panel(
         "The furthest behind",
@@ -111,7 +110,7 @@ CATCH_UP = [
         "milliseconds; more when hundreds resume at once.",
         "s",
         quantiles("walcast_delivery_catch_up_read_duration_seconds"),
-        Limits(0.5, 1, f"1 s is {ALERT}"),
+        Limits(0.5, 1, "1 s is 256 KiB a second for one subscriber, less than a busy subject brings; no alert asks for it"),
         traces_of=["broker.Broker/Subscribe"],
     ),
     Panel(
@@ -120,7 +119,7 @@ CATCH_UP = [
         "0, but for shutting_down at a roll-out.",
         "short",
         one(f"sum by (reason) (increase(walcast_delivery_ended_total{{{OF}}}[1h]))", "{{reason}}"),
-        Limits(None, 1, f"any of the first two is {ALERT}"),
+        Limits(None, 1, "any of the first two is WalcastSubscriptionsEnded"),
         "bars", 12,
     ),
     Panel(

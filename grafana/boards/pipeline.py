@@ -2,7 +2,6 @@
 
 from kit import OF, Board, Limits, Panel, Query, one, quantiles, rate
 
-ALERT = "the alert proposed for it in docs/metrics.md"
 
 
 def used(gauge: str, limit: str) -> str:
@@ -21,7 +20,7 @@ QUEUE = [
         "about one commit at the 99th percentile under load, nothing without.",
         "s",
         quantiles("walcast_queue_wait_seconds"),
-        Limits(0.05, 0.1, f"100 ms is {ALERT}"),
+        Limits(0.05, 0.1, "it waits for one commit, for which 100 ms is bad; no alert asks for it"),
         traces_of=["broker.Broker/Publish"],
     ),
     Panel(
@@ -33,7 +32,7 @@ QUEUE = [
             Query(used("walcast_queue_bytes", "in_flight_bytes"), "{{instance}} bytes"),
             Query(used("walcast_queue_publishes", "in_flight_publishes"), "{{instance}} publishes"),
         ],
-        Limits(0.5, 0.8, f"80 % for a minute is {ALERT}"),
+        Limits(0.5, 0.8, "80 % leaves a fifth until publishes wait; refused ones are WalcastQueueFull"),
     ),
     Panel(
         "Queue bytes",
@@ -86,16 +85,16 @@ LOG = [
         "0.1 to 2 ms on NVMe, to 10 ms on network disks; the same all day.",
         "s",
         quantiles("walcast_fsync_duration_seconds"),
-        Limits(0.02, 0.05, f"50 ms is {ALERT}"),
+        Limits(0.02, 0.1, "100 ms for 10 minutes is WalcastFsyncSlow"),
         traces_of=["log commit"],
     ),
     Panel(
         "Commit",
-        "To encode a batch, append it and sync it: fdatasync and what comes before.",
+        "To make room for a batch in the log, encode it, append it and sync it: fdatasync and what comes before.",
         "little more than fdatasync. Far above it: a CPU that is short.",
         "s",
         quantiles("walcast_commit_duration_seconds"),
-        Limits(0.05, 0.1, f"100 ms is {ALERT}"),
+        Limits(0.05, 0.1, "most of it is fdatasync, for which 100 ms is WalcastFsyncSlow"),
         traces_of=["log commit"],
     ),
     Panel(
@@ -148,7 +147,7 @@ PROJECTION = [
         "well below a second.",
         "s",
         one(f"max by (instance) (walcast_projector_lag_seconds{{{OF}}})"),
-        Limits(10, 60, f"60 s is {ALERT}"),
+        Limits(10, 60, "60 s for 5 minutes is WalcastProjectionLate"),
     ),
     Panel(
         "Age when projected",
@@ -156,7 +155,7 @@ PROJECTION = [
         "below a second.",
         "s",
         quantiles("walcast_projection_age_seconds"),
-        Limits(1, 10, f"10 s is {ALERT}"),
+        Limits(1, 10, "10 s is a sixth of what WalcastProjectionLate takes for late; no alert asks for it"),
         traces_of=["project batch"],
     ),
     Panel(
@@ -168,7 +167,7 @@ PROJECTION = [
             Query(f"sum by (instance) ({rate('walcast_store_retries_total')})", "{{instance}} retries"),
             Query(f"sum by (instance) ({rate('walcast_store_setbacks_total')})", "{{instance}} setbacks"),
         ],
-        Limits(None, 0.001, f"any for five minutes is {ALERT}"),
+        Limits(None, 1 / 300, "more than one retry in 5 minutes, for 10 minutes, is WalcastStoreRetries; any setback is WalcastStoreSetBack"),
     ),
     Panel(
         "Dead letters",
@@ -176,7 +175,7 @@ PROJECTION = [
         "0.",
         "short",
         one(f"sum by (instance) (walcast_projector_dead_letters{{{OF}}})"),
-        Limits(None, 1, f"above 0 is {ALERT}"),
+        Limits(None, 1, "above 0 is WalcastDeadLetters"),
         "number",
     ),
     Panel(
@@ -185,7 +184,7 @@ PROJECTION = [
         "0.",
         "short",
         one(f"sum by (instance) (walcast_subjects_near_last_id{{{OF}}})"),
-        Limits(None, 1, f"above 0 is {ALERT}"),
+        Limits(None, 1, "above 0 is WalcastIdsNearTheEnd"),
         "number",
     ),
 ]
@@ -197,7 +196,7 @@ START = [
         "0.",
         "short",
         one(f"sum by (instance) (increase(walcast_checkpoint_failures_total{{{OF}}}[1h]))"),
-        Limits(None, 1, f"any for ten minutes is {ALERT}"),
+        Limits(None, 1, "any in 10 minutes, for 10 minutes, is WalcastCheckpointsFail"),
         "number", 6, 5,
     ),
     Panel(

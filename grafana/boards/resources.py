@@ -2,7 +2,6 @@
 
 from kit import OF, Board, Limits, Panel, Query, one, rate
 
-ALERT = "the alert proposed for it in docs/metrics.md"
 # The gauge that each value of walcast_limit{limit} bounds.
 GAUGES = {
     "log_bytes": "walcast_log_bytes",
@@ -65,7 +64,7 @@ PROCESS = [
         "below a half.",
         "percentunit",
         one(f"sum by (instance) (process_open_fds{{{OF}}}) / sum by (instance) (process_max_fds{{{OF}}})"),
-        Limits(0.5, 0.8, f"80 % is {ALERT}"),
+        Limits(0.5, 0.8, "80 % for 5 minutes is WalcastFileDescriptors"),
     ),
     Panel(
         "Threads",
@@ -96,7 +95,7 @@ DISK = [
             Query(f"sum by (instance) (predict_linear(walcast_disk_free_bytes{{{OF}}}[1h], 4 * 3600))", "{{instance}} in 4 h"),
             Query(f"sum by (instance) (walcast_disk_free_bytes{{{OF}}})", "{{instance}} now"),
         ],
-        Limits(None, 1, f"0 within 4 hours is {ALERT}", low_is_bad=True),
+        Limits(None, 1, "0 within 4 hours, and less than a quarter free, is WalcastDiskWillFill", low_is_bad=True),
     ),
     Panel(
         "The log and its index",
@@ -128,7 +127,7 @@ DISK = [
         "below a half, but for idempotency_keys and hot_tail_bytes, which are caches and fill up.",
         "percentunit",
         [Query(" or ".join(share(limit) for limit in GAUGES), "{{limit}}")],
-        Limits(0.5, 0.8, f"80 % of log_bytes, in_flight_bytes and delivery_bytes is {ALERT}"),
+        Limits(0.5, 0.8, "80 % for 5 minutes is WalcastLogNearlyFull for log_bytes, WalcastSubscribersNearLimit for subscribers"),
         "bars",
     ),
 ]

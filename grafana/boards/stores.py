@@ -2,7 +2,6 @@
 
 from kit import OF, Board, Limits, Panel, Query, one, quantiles, rate
 
-ALERT = "the alert proposed for it in docs/metrics.md"
 BY_STORE = f' * on (instance) group_left (kind) (walcast_store_info{{{OF}}} == 1)'
 
 STATE = [
@@ -12,7 +11,7 @@ STATE = [
         "1. At 0 publishes go on, and Fetch answers from memory and from the log.",
         "bool_yes_no",
         one(f"min by (instance, kind) (walcast_store_up{{{OF}}}{BY_STORE})", "{{instance}} {{kind}}"),
-        Limits(None, 1, f"0 for a minute is {ALERT}", low_is_bad=True),
+        Limits(None, 1, "0 for 2 minutes is WalcastStoreDown", low_is_bad=True),
         "number",
     ),
     Panel(
@@ -32,7 +31,7 @@ STATE = [
             f"sum by (instance) (walcast_projector_dead_letters{{{OF}}}) / "
             f'sum by (instance) (walcast_limit{{{OF},limit="dead_letters"}})'
         ),
-        Limits(0.00001, 0.5, f"any is {ALERT}; half leaves time to look"),
+        Limits(0.00001, 0.5, "any is WalcastDeadLetters; half leaves time to look"),
         "number",
     ),
 ]
@@ -51,7 +50,7 @@ WRITES = [
         "embedded: milliseconds. Postgres and Cassandra: 10 to 100 ms.",
         "s",
         quantiles("walcast_store_batch_duration_seconds"),
-        Limits(1, 5, f"5 s is {ALERT}"),
+        Limits(1, 5, "5 s is a hundred times a usual batch; no alert asks for it, WalcastProjectionLate for what follows"),
         traces_of=["project batch"],
     ),
     Panel(
@@ -75,7 +74,7 @@ WRITES = [
         "0.",
         "ops",
         one(f"sum by (instance) ({rate('walcast_store_retries_total')})"),
-        Limits(None, 0.001, f"any for five minutes is {ALERT}"),
+        Limits(None, 1 / 300, "more than one in 5 minutes, for 10 minutes, is WalcastStoreRetries"),
     ),
     Panel(
         "Setbacks",
@@ -83,7 +82,7 @@ WRITES = [
         "0.",
         "short",
         one(f"sum by (instance) (increase(walcast_store_setbacks_total{{{OF}}}[1d]))"),
-        Limits(None, 1, f"any is {ALERT}"),
+        Limits(None, 1, "any is WalcastStoreSetBack"),
     ),
 ]
 
@@ -121,7 +120,7 @@ READS = [
         "embedded: below a millisecond. Postgres and Cassandra: milliseconds.",
         "s",
         quantiles("walcast_store_read_duration_seconds"),
-        Limits(0.2, 1, f"1 s is {ALERT}"),
+        Limits(0.2, 1, "1 s is a tenth of the 10 s that Envoy waits for a Fetch; no alert asks for it"),
         traces_of=["broker.Broker/Fetch"],
     ),
     Panel(
@@ -130,7 +129,7 @@ READS = [
         "0.",
         "ops",
         one(f"sum by (instance) ({rate('walcast_store_read_failures_total')})"),
-        Limits(None, 0.001, f"any is {ALERT}"),
+        Limits(None, 0.001, "no alert asks for it; WalcastErrorBudgetBurnsFast counts the calls that fail by it"),
     ),
     Panel(
         "Not indexed yet",
@@ -138,7 +137,7 @@ READS = [
         "0.",
         "short",
         one(f"sum by (instance) (walcast_index_gap_records{{{OF}}})"),
-        Limits(1, None, f"above 0 for a minute is {ALERT}"),
+        Limits(1, None, "above 0 for 2 minutes is WalcastIndexGap"),
     ),
 ]
 

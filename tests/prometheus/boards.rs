@@ -140,13 +140,17 @@ type Control = (fn(&mut Value), &'static str);
 
 #[test]
 fn every_kind_of_disorder_is_found() {
-    const CONTROLS: [Control; 12] = [
+    const CONTROLS: [Control; 13] = [
         (
             |board| drop(board["panels"][1]["fieldConfig"]["defaults"].as_object_mut().map(|unit| unit.remove("unit"))),
             "has no unit",
         ),
         (|board| board["panels"][1]["fieldConfig"]["defaults"]["unit"] = "secs".into(), "unknown unit secs"),
         (|board| board["panels"][1]["description"] = "".into(), "has no description"),
+        (
+            |board| board["panels"][1]["description"] = "X. Normal: 0. Thresholds: WalcastOdd.".into(),
+            "an alert WalcastOdd that is not there",
+        ),
         (|board| board["panels"][1]["title"] = "".into(), "has no title"),
         (|board| board["panels"][1]["id"] = board["panels"][2]["id"].clone(), "two panels with id"),
         (|board| board["panels"][1]["datasource"]["uid"] = "prod".into(), "has a fixed datasource prod"),
