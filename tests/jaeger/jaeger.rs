@@ -56,6 +56,11 @@ impl Jaeger {
         Self { otlp, query, _process: process }
     }
 
+    /// The port of its collector.
+    pub fn otlp(&self) -> u16 {
+        self.otlp
+    }
+
     /// Where spans go.
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.otlp)
@@ -77,6 +82,15 @@ impl Jaeger {
         eventually("the trace in Jaeger", || async {
             let trace = self.trace(id).await?;
             names.iter().all(|name| trace.named(name).next().is_some()).then_some(trace)
+        })
+        .await
+    }
+
+    /// The trace once it has spans of these names, and one of this service.
+    pub async fn trace_with_process(&self, id: &str, names: &[&str], service: &str) -> Trace {
+        eventually("the trace in Jaeger", || async {
+            let trace = self.trace_with(id, names).await;
+            trace.spans.iter().any(|span| span.service == service).then_some(trace)
         })
         .await
     }

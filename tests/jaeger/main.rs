@@ -11,6 +11,10 @@ mod calls;
 #[cfg(test)]
 mod collectors;
 #[cfg(test)]
+#[allow(dead_code, reason = "shared with the tests of metrics, which use all of it")]
+#[path = "../prometheus/envoy.rs"]
+mod envoy;
+#[cfg(test)]
 mod jaeger;
 #[cfg(test)]
 mod joined;
@@ -19,6 +23,8 @@ mod joined;
 mod keeper;
 #[cfg(test)]
 mod picture;
+#[cfg(test)]
+mod proxied;
 #[cfg(test)]
 mod sampling;
 #[cfg(test)]

@@ -16,6 +16,8 @@ pub struct Place {
 pub struct Span {
     pub id: String,
     pub name: String,
+    /// Of the process that it comes from.
+    pub service: String,
     pub begin: u64,
     pub length: u64,
     /// The span that it is a child of.
@@ -43,13 +45,14 @@ fn tags(value: &Value) -> BTreeMap<String, String> {
 }
 
 impl Span {
-    fn read(value: &Value) -> Self {
+    fn read(value: &Value, processes: &Value) -> Self {
         let references = || value["references"].as_array().into_iter().flatten();
         let of_kind = |kind: &'static str| references().filter(move |reference| reference["refType"] == kind);
         let place = |value: &Value| Place { trace: text(&value["traceID"]), span: text(&value["spanID"]) };
         Self {
             id: text(&value["spanID"]),
             name: text(&value["operationName"]),
+            service: text(&processes[text(&value["processID"])]["serviceName"]),
             begin: value["startTime"].as_u64().expect("microseconds"),
             length: value["duration"].as_u64().expect("microseconds"),
             parent: of_kind("CHILD_OF").map(|reference| text(&reference["spanID"])).next(),
@@ -67,7 +70,8 @@ impl Span {
 impl Trace {
     /// From an element of the API's `data`.
     pub fn read(value: &Value) -> Self {
-        let spans = value["spans"].as_array().into_iter().flatten().map(Span::read).collect();
+        let spans = value["spans"].as_array().into_iter().flatten();
+        let spans = spans.map(|span| Span::read(span, &value["processes"])).collect();
         let processes = value["processes"].as_object().into_iter().flatten();
         Self {
             id: text(&value["traceID"]),

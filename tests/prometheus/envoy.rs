@@ -1,16 +1,26 @@
 //! A real Envoy with the configuration that is shipped, at other ports.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 
 use tempfile::TempDir;
 
-use crate::boards::repository;
 use crate::support::{eventually, http, programs};
 
 const INSTALL: &str = "run `tests/services/install envoy`";
+
+/// What an Envoy stands before, and what it lets pass.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// The port of the broker.
+    pub broker: u16,
+    /// What the token bucket of publishes gets.
+    pub publishes_per_second: u32,
+    /// The port of the collector of its spans; they are lost where nobody listens.
+    pub collector: u16,
+}
 
 /// A running Envoy before one broker. It is killed when it goes out of scope.
 #[derive(Debug)]
@@ -22,12 +32,17 @@ pub struct Envoy {
 }
 
 impl Envoy {
-    /// Before the broker at this port, with so many publishes a second; ready when the broker is found healthy.
+    /// Before the broker at this port, with so many publishes a second and no collector.
     pub async fn before(broker: u16, publishes_per_second: u32) -> Self {
+        Self::start(Plan { broker, publishes_per_second, collector: programs::port() }).await
+    }
+
+    /// Ready when the broker is found healthy.
+    pub async fn start(plan: Plan) -> Self {
         let (grpc, admin) = (programs::port(), programs::port());
         let folder = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
         let configuration = folder.path().join("envoy.yaml");
-        fs::write(&configuration, configure(grpc, admin, broker, publishes_per_second)).expect("the folder is ours");
+        fs::write(&configuration, configure(grpc, admin, plan)).expect("the folder is ours");
         let mut command = programs::tied();
         command.arg(program()).arg("-c").arg(&configuration);
         // With hot restart the kernel ends it with the thread that has started it.
@@ -71,6 +86,10 @@ impl Drop for Envoy {
     }
 }
 
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
 /// The program in the Python package.
 fn program() -> &'static PathBuf {
     static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -85,14 +104,15 @@ fn program() -> &'static PathBuf {
 }
 
 /// The shipped file with other ports and another bucket.
-fn configure(grpc: u16, admin: u16, broker: u16, publishes_per_second: u32) -> String {
+fn configure(grpc: u16, admin: u16, plan: Plan) -> String {
     let mut text = fs::read_to_string(repository("deploy/envoy/envoy.yaml")).expect("it is there");
     for (from, to) in [
         ("port_value: 8080", format!("port_value: {grpc}")),
         ("port_value: 9901", format!("port_value: {admin}")),
-        ("port_value: 50051", format!("port_value: {broker}")),
-        ("max_tokens: 50000", format!("max_tokens: {publishes_per_second}")),
-        ("tokens_per_fill: 50000", format!("tokens_per_fill: {publishes_per_second}")),
+        ("port_value: 50051", format!("port_value: {}", plan.broker)),
+        ("port_value: 4317", format!("port_value: {}", plan.collector)),
+        ("max_tokens: 50000", format!("max_tokens: {}", plan.publishes_per_second)),
+        ("tokens_per_fill: 50000", format!("tokens_per_fill: {}", plan.publishes_per_second)),
     ] {
         assert_eq!(text.matches(from).count(), 1, "once: {from}");
         text = text.replace(from, &to);
