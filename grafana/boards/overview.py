@@ -70,12 +70,12 @@ NOW = [
         "number", 2, 5,
     ),
     Panel(
-        "Log failed",
-        "1 once a write or an fdatasync of the log has failed: nothing is acknowledged any more, and the broker ends.",
+        "Log failures",
+        "Times in the last day that a write or an fdatasync of the log failed, which ends the broker. Its next process tells of it.",
         "0. Look at the disk before you start it again.",
-        "bool_yes_no",
-        one(f"max(walcast_log_failed{{{OF}}})", "failed"),
-        Limits(None, 1, "1 is WalcastLogFailed"),
+        "short",
+        one(f"max(increase(walcast_log_failures_total{{{OF}}}[1d]))", "failures"),
+        Limits(None, 0.5, "any is WalcastLogFailed"),
         "number", 2, 5,
     ),
 ]

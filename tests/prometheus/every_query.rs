@@ -24,7 +24,7 @@ const PUBLISHES_PER_SECOND: u32 = 30;
 /// what is there for a moment between two scrapes. Everything else must have been above 0.
 const MAY_BE_ZERO: [&str; 19] = [
     RECORDED,
-    "Log failed",                  // ends the broker
+    "Log failures",                // ends the broker
     "Idempotency B",               // takes more keys than are held
     "Queue, share of its limits",  // empty at most scrapes
     "Queue bytes",                 // the same
