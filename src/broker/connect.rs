@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::failures;
 use super::housekeeping::{CheckpointPace, Housekeeper};
 use super::open::{self, OpenData, Tail};
 use super::report::{Reporter, Rooms};
@@ -49,7 +48,6 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
     let Surroundings { settings, metrics, lifecycle, reporter, traces } = *surroundings;
     let OpenData { writer, tail, indexer, checkpointer, checkpointed, checkpoint_bytes, recovered } = data;
     metrics.node.recovery_duration.set(recovered.elapsed.as_secs_f64());
-    metrics.wal.failures.inc_by(failures::before(&settings.data_dir));
     metrics.node.recovered_records.set(recovered.records.cast_signed());
     metrics.node.torn_bytes.set(recovered.torn_bytes.cast_signed());
     let (durable, durable_seen) = watch::channel(tail.log.durable());

@@ -11,6 +11,7 @@ use super::announce::Start;
 use super::connect::{Connected, Surroundings, connect};
 use super::descriptors;
 use super::error::{Error, ErrorKind};
+use super::failures;
 use super::open::{self, OpenData};
 use super::report::Reporter;
 use super::shutdown::{Running, Signals, until_stopped};
@@ -31,6 +32,8 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     let lifecycle = Lifecycle::default();
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
     logging::count_lines(&metrics.node.lines);
+    // Before the first scrape: one that finds 0 and then the number of before looks as if the log had just failed.
+    metrics.wal.failures.inc_by(failures::before(&settings.data_dir));
     let reporter = Arc::new(Reporter::new(metrics.clone(), settings.clone(), lifecycle.clone()));
     let grpc = listener.local_addr().map_err(Error::System)?;
     let admin = admin_listener.local_addr().map_err(Error::System)?;

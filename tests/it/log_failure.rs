@@ -6,7 +6,7 @@ use std::fs;
 
 use tonic::Code;
 
-use crate::support::{Setup, body_of, error_reason, require_strace};
+use crate::support::{Setup, body_of, error_reason, eventually, http, programs, require_strace};
 
 /// The first segment: its name is its first sequence.
 const FIRST_SEGMENT: &str = "log/00000000000000000001.wal";
@@ -65,4 +65,25 @@ async fn after_a_failed_fdatasync_nothing_is_acknowledged_and_the_broker_exits_1
     let next = client.publish_kept("s", "next").await as u64;
     assert!(next == acknowledged + 1 || next == acknowledged + 2, "{next} after {acknowledged}");
     assert_eq!(client.fetch_body("s", next as i32).await, "next");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_scrape_of_a_restart_has_the_failures_of_before() {
+    require_strace();
+    let setup = Setup::new().store("none");
+    let stopped = setup.clone().start().await.stop().await;
+    fs::write(setup.data().join("log-failures"), "3\n").expect("ours");
+    // The lock of the data directory is the first step of recovery; it takes so long that a scrape comes before its end.
+    // `-D` keeps the broker the child that a signal reaches.
+    let strace = ["strace", "-D", "-f", "-qq", "-e", "trace=flock", "-e", "inject=flock:delay_enter=5000000", "-o"];
+    let trace = setup.folder().join("trace").into_os_string();
+    let admin = format!("127.0.0.1:{}", programs::port());
+    let slow = setup.clone().under(strace.map(Into::into).into_iter().chain([trace]));
+    let starting = tokio::spawn(slow.expect_log("strace:").arg("--admin-listen").arg(&admin).start());
+    let first = eventually("the first scrape", || http::get(&admin, "/metrics")).await;
+    let ready = http::get(&admin, "/readyz").await.expect("an answer").status;
+    assert_eq!(ready, 503, "the first scrape came before the end of recovery");
+    assert_eq!(first.metric("walcast_log_failures_total"), 3.0, "a 0 here would look like a log that fails again");
+    starting.await.expect("it starts").stop().await;
+    drop(stopped);
 }
