@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::support::walcast;
 
@@ -100,6 +101,31 @@ fn every_alert_has_a_page_and_every_page_an_alert() {
         for part in [&*format!("# {name}\n"), "## How to look\n", "## What to do\n", "## What it is not\n"] {
             assert!(page.contains(part), "docs/runbooks/{name}.md has no {part}");
         }
+    }
+}
+
+#[test]
+fn the_command_of_the_docs_makes_urls_of_all_paths_of_pages() {
+    let overview = read("docs/alerts.md");
+    let line = overview.lines().find(|line| line.contains("sed -i 's|runbook_url: ")).expect("the command is there");
+    let expression = line.split('\'').nth(1).expect("its expression is quoted");
+    let rules = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("deploy/prometheus/walcast.alerts.yml");
+    let output = Command::new("sed").arg(expression).arg(rules).output().expect("sed runs");
+    let text = String::from_utf8(output.stdout).expect("a text");
+    for name in alerts().keys() {
+        let page = text.lines().find(|line| line.ends_with(&format!("/runbooks/{name}.md"))).expect("its page");
+        assert!(page.contains("runbook_url: https://"), "{page}");
+    }
+}
+
+#[test]
+fn every_recorded_series_is_asked_for() {
+    let mut asking: String = alerts().into_values().collect();
+    for page in files("docs/runbooks", ".md") {
+        asking += &read(&format!("docs/runbooks/{page}.md"));
+    }
+    for name in records().keys() {
+        assert!(asking.contains(name.as_str()), "no alert and no runbook asks for {name}");
     }
 }
 
