@@ -15,7 +15,7 @@ use super::publish_stream::PublishAnswers;
 use crate::delivery::{Delivery, Start, Subscription};
 use crate::event::{EncodedMessage, MessageId, Subject};
 use crate::fetch::Fetch;
-use crate::ingest::{Publish, PublishError, Publisher};
+use crate::ingest::{IdsExhausted, Publish, PublishError, Publisher};
 use crate::proto::server::broker_server::Broker;
 use crate::proto::server::{FetchRequest, PublishRequest, PublishResponse, SubscribeRequest};
 use crate::telemetry::metrics::{IngestMetrics, Rejection};
@@ -93,7 +93,8 @@ pub(super) fn rejection(error: &PublishError) -> Rejection {
     match error {
         PublishError::Admission(_) | PublishError::QueueFull { .. } => Rejection::QueueFull,
         PublishError::NoRoom(_) => Rejection::LogFull,
-        PublishError::IdsExhausted(_) => Rejection::IdsExhausted,
+        PublishError::IdsExhausted(IdsExhausted::Subject) => Rejection::IdsExhausted,
+        PublishError::IdsExhausted(IdsExhausted::Table { .. }) => Rejection::SubjectsFull,
         PublishError::KeyTaken { .. } => Rejection::KeyTaken,
         PublishError::LogFailed | PublishError::ShuttingDown => Rejection::Unavailable,
     }

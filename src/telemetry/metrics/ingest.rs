@@ -17,14 +17,16 @@ pub enum Rejection {
     LogFull,
     /// The subject has used all its ids.
     IdsExhausted,
+    /// `limits.subjects` was reached, and the subject is a new one.
+    SubjectsFull,
     /// The idempotency key stands for another body.
     KeyTaken,
     /// The node is stopping, or its log has failed.
     Unavailable,
 }
 
-const REJECTIONS: [&str; 7] =
-    ["invalid", "too_large", "queue_full", "log_full", "ids_exhausted", "key_taken", "unavailable"];
+const REJECTIONS: [&str; 8] =
+    ["invalid", "too_large", "queue_full", "log_full", "ids_exhausted", "subjects_full", "key_taken", "unavailable"];
 
 /// Handles of the ingest room.
 #[derive(Debug, Clone)]

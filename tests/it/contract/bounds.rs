@@ -96,6 +96,9 @@ async fn one_subject_too_many_is_refused_and_the_others_go_on() {
     let status = client.publish("d", "x", 60).await.expect_err("one too many");
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
     assert!(status.message().contains("limits.subjects"), "{status:?}");
+    let refused = |reason: &str| format!("walcast_publishes_rejected_total{{reason=\"{reason}\"}}");
+    assert!(broker.metric(&refused("subjects_full")).await >= 1.0, "the way out is another than with ids");
+    assert_eq!(broker.metric(&refused("ids_exhausted")).await, 0.0);
     assert_eq!(client.publish_kept("a", "x").await, 2);
     let broker = broker.kill_nine().await.start().await;
     let client = broker.client().await;
