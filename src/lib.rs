@@ -4,11 +4,12 @@
 //! store and the live streams are views of it. Rooms import downwards only:
 //!
 //! `cli` → `broker` → `api` → `fetch` → `index`, `ingest`, `delivery`, `projector` → `wal` → `event`;
-//! `config` and `telemetry` stand beside them and import only `event`.
+//! `cluster` beside `ingest` says which subjects are a node's; `config` and `telemetry` stand beside them and import only `event`.
 
 pub mod api;
 pub mod broker;
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod delivery;
 pub mod event;

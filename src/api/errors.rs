@@ -9,6 +9,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, ErrorInfo, StatusExt};
 
+use crate::cluster::NotOwner;
 use crate::delivery::{HistoryError, StreamEnd, SubscribeError};
 use crate::event::SubjectError;
 use crate::fetch::FetchError;
@@ -127,6 +128,20 @@ pub fn body_too_large(bytes_max: usize) -> Status {
 /// A subject that breaks a rule.
 pub fn invalid_subject(error: SubjectError) -> Status {
     status(Code::InvalidArgument, "INVALID_SUBJECT", error.to_string(), &[("field", "subject".to_owned())])
+}
+
+/// A subject of another node of the cluster.
+pub fn not_owner(other: &NotOwner<'_>) -> Status {
+    let NotOwner { slot, owner, version } = other;
+    let message =
+        format!("slot {slot} of the subject is of node {} at {} (layout {version})", owner.name, owner.address);
+    let metadata = [
+        ("slot", slot.to_string()),
+        ("owner", owner.name.clone()),
+        ("address", owner.address.clone()),
+        ("layout_version", version.to_string()),
+    ];
+    status(Code::FailedPrecondition, "NOT_OWNER", message, &metadata)
 }
 
 /// A negative expiration.

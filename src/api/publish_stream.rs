@@ -234,7 +234,11 @@ impl PublishAnswers {
     }
 
     fn take(&mut self, request: PublishRequest, context: &mut Context<'_>) {
-        match to_publish(request, self.metadata.clone(), self.service.body_bytes_max) {
+        let publish = to_publish(request, self.metadata.clone(), self.service.body_bytes_max).and_then(|publish| {
+            let owned = self.service.check_owned(&publish.subject);
+            owned.map(|()| publish).map_err(|status| (Rejection::NotOwner, status))
+        });
+        match publish {
             Ok(publish) => {
                 let trace = self.service.traces.message(publish.traceparent.as_ref());
                 let publish = match trace {

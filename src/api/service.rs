@@ -12,6 +12,7 @@ use super::errors;
 use super::lifecycle::{Lifecycle, Phase};
 use super::publish::{FromMetadata, Refused, to_publish};
 use super::publish_stream::PublishAnswers;
+use crate::cluster::Ownership;
 use crate::delivery::{Delivery, Start, Subscription};
 use crate::event::{EncodedMessage, MessageId, Subject};
 use crate::fetch::Fetch;
@@ -40,6 +41,8 @@ pub struct BrokerService {
     pub metrics: IngestMetrics,
     /// Decides which calls are traced.
     pub traces: Traces,
+    /// What of a cluster this node owns; None if it is alone and owns everything.
+    pub ownership: Option<Ownership>,
 }
 
 /// How many streams of publishes there may be, and how much each may have in flight. A clone shares the permits.
@@ -67,11 +70,20 @@ impl BrokerService {
         }
     }
 
+    /// Checks that the subject is this node's to number, log and answer for.
+    pub(super) fn check_owned(&self, subject: &Subject) -> Result<(), Status> {
+        match &self.ownership {
+            None => Ok(()),
+            Some(ownership) => ownership.check(subject.as_str()).map_err(|other| errors::not_owner(&other)),
+        }
+    }
+
     async fn try_publish(&self, request: Request<PublishRequest>) -> Result<MessageId, Refused> {
         self.check_serving().map_err(|status| (Rejection::Unavailable, status))?;
         let metadata = FromMetadata::of(request.metadata())?;
         let trace = request.extensions().get::<CallTrace>().cloned();
         let mut publish = to_publish(request.into_inner(), metadata, self.body_bytes_max)?;
+        self.check_owned(&publish.subject).map_err(|status| (Rejection::NotOwner, status))?;
         if let Some(trace) = trace {
             publish = traced(publish, &trace, trace.publish());
         }
@@ -127,6 +139,7 @@ impl BrokerService {
         self.check_serving()?;
         let FetchRequest { subject, id } = request;
         let subject = Subject::new(subject).map_err(errors::invalid_subject)?;
+        self.check_owned(&subject)?;
         let id = MessageId::from_wire(id).ok_or_else(errors::never_published)?;
         if let Some(trace) = trace {
             trace.about(&subject, None);
@@ -163,6 +176,7 @@ impl Broker for BrokerService {
         let trace = request.extensions().get::<CallTrace>().cloned();
         let SubscribeRequest { subject, after_id } = request.into_inner();
         let subject = Subject::new(subject).map_err(errors::invalid_subject)?;
+        self.check_owned(&subject)?;
         if let Some(trace) = trace {
             trace.about(&subject, None);
         }

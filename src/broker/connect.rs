@@ -46,7 +46,7 @@ pub(super) struct Connected {
 /// Connects the rooms.
 pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connected {
     let Surroundings { settings, metrics, lifecycle, reporter, traces } = *surroundings;
-    let OpenData { writer, tail, indexer, checkpointer, checkpointed, checkpoint_bytes, recovered } = data;
+    let OpenData { writer, tail, indexer, checkpointer, checkpointed, checkpoint_bytes, recovered, ownership } = data;
     metrics.node.recovery_duration.set(recovered.elapsed.as_secs_f64());
     metrics.node.recovered_records.set(recovered.records.cast_signed());
     metrics.node.torn_bytes.set(recovered.torn_bytes.cast_signed());
@@ -112,6 +112,7 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
         body_bytes_max: settings.limits.body_bytes,
         metrics: metrics.ingest.clone(),
         traces: traces.clone(),
+        ownership: ownership.clone(),
     };
     reporter.set_rooms(Rooms {
         log,
@@ -125,6 +126,7 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
         projector: progress,
         store: store.kind(),
         contact,
+        ownership,
     });
     Connected {
         publisher,

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 
 use super::error_kind::ErrorKind;
+use crate::cluster::{Claim, ClaimError, KeptError, Layout, Ownership};
 use crate::config::{Settings, StoreKind};
 use crate::event::limits::RECORD_HEAD_BYTES_MAX;
 use crate::event::record::RecordError;
@@ -50,6 +51,9 @@ pub enum OpenDataError {
         /// The reason.
         source: io::Error,
     },
+    /// The layout of the cluster.
+    #[error(transparent)]
+    Cluster(#[from] ClaimError),
     /// The log.
     #[error(transparent)]
     Log(#[from] OpenError),
@@ -143,6 +147,9 @@ impl OpenDataError {
             Self::Ids(_) | Self::Read(_) | Self::Record { .. } => ErrorKind::Damaged,
             Self::IdsMissing { .. } | Self::KeysMissing { .. } | Self::StoreBehind { .. } => ErrorKind::Damaged,
             Self::Store(error) => store_kind(error),
+            Self::Cluster(ClaimError::Kept(KeptError::Damaged { .. })) => ErrorKind::Damaged,
+            Self::Cluster(ClaimError::Kept(KeptError::Io { .. })) => ErrorKind::Failed,
+            Self::Cluster(_) => ErrorKind::Configuration,
             Self::PostgresSettings(_) | Self::CassandraSettings(_) => ErrorKind::Configuration,
             Self::DeadLetters(DeadLetterError::File { .. }) => ErrorKind::Damaged,
             Self::OpenStore(OpenStoreError::Damaged { .. } | OpenStoreError::Store { .. }) => ErrorKind::Damaged,
@@ -178,6 +185,8 @@ pub struct OpenData {
     pub checkpoint_bytes: u64,
     /// What the start had to do.
     pub recovered: Recovered,
+    /// What of a cluster this node owns; None if it is alone.
+    pub ownership: Option<Ownership>,
 }
 
 /// What a start had to do.
@@ -224,6 +233,7 @@ pub fn frame_bytes_max(settings: &Settings) -> usize {
 pub async fn open(settings: &Settings) -> Result<OpenData, OpenDataError> {
     let started = Instant::now();
     let files: Arc<dyn FileSystem> = Arc::new(DiskFileSystem);
+    let claim = claim(settings, &files)?;
     for path in [settings.log_dir(), settings.ids_dir(), settings.index_dir()] {
         files.create_dir_all(&path).map_err(|source| OpenDataError::Directory { path, source })?;
     }
@@ -250,6 +260,7 @@ pub async fn open(settings: &Settings) -> Result<OpenData, OpenDataError> {
         None => Projected(trimmed.sequence()),
     };
     let Replayed { keys, keys_bytes, records } = replayed?;
+    let ownership = claim.map(|claim| prove(claim, &subjects)).transpose()?;
     let letters = DeadLetters::open(Arc::clone(&files), settings.dead_letters_dir(), LetterBounds::default())?;
     let (index, indexer) = Index::open(Arc::clone(&files), settings.index_dir(), log.clone())?;
     let checkpointer = Checkpointer::new(files, settings.ids_dir(), log.log_id());
@@ -263,7 +274,33 @@ pub async fn open(settings: &Settings) -> Result<OpenData, OpenDataError> {
         checkpointer,
         checkpointed,
         recovered,
+        ownership,
         checkpoint_bytes: checkpoint.map_or(0, |checkpoint| checkpoint.bytes) + keys_bytes,
+    })
+}
+
+/// What this node claims of the cluster; None if it is alone. Refused before anything of the data directory is touched.
+fn claim(settings: &Settings, files: &Arc<dyn FileSystem>) -> Result<Option<Claim>, ClaimError> {
+    let (cluster, directory) = (&settings.cluster, settings.cluster_dir());
+    let Some(node) = &cluster.node else {
+        Claim::none(&**files, &directory)?;
+        return Ok(None);
+    };
+    let layout = Layout::new(cluster.version, &cluster.nodes, &cluster.slots)?;
+    Claim::new(Arc::clone(files), directory, node, layout).map(Some)
+}
+
+/// Every subject that ever had a message has a mark, those of the log included, so the marks prove the claim.
+fn prove(claim: Claim, subjects: &SubjectTable) -> Result<Ownership, ClaimError> {
+    claim.prove(|visit| {
+        let all = subjects.for_each(|name, _| {
+            visit(name);
+            Ok::<(), std::convert::Infallible>(())
+        });
+        match all {
+            Ok(()) => {}
+            Err(never) => match never {},
+        }
     })
 }
 

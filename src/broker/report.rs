@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use super::disk;
 use crate::api::Lifecycle;
 use crate::api::admin::{Part, Report};
+use crate::cluster::{Node, Ownership};
 use crate::config::Settings;
 use crate::delivery::Delivery;
 use crate::event::Projected;
@@ -45,6 +46,8 @@ pub struct Rooms {
     pub store: &'static str,
     /// Whether it answered last, whoever asked.
     pub contact: Contact,
+    /// What of a cluster the node owns.
+    pub ownership: Option<Ownership>,
 }
 
 /// Reports on a broker, whose rooms come once they are open.
@@ -138,6 +141,19 @@ fn show_limits(node: &NodeMetrics, settings: &Settings) {
     }
 }
 
+/// The layout as the node has it.
+fn cluster(ownership: &Ownership) -> Value {
+    let layout = ownership.layout();
+    let node =
+        |(at, node): (usize, &Node)| json!({ "name": node.name, "address": node.address, "slots": layout.slots(at) });
+    json!({
+        "node": ownership.node().name,
+        "version": layout.version(),
+        "digest": format!("{:016x}", layout.digest()),
+        "nodes": layout.nodes().iter().enumerate().map(node).collect::<Vec<_>>(),
+    })
+}
+
 fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
@@ -176,6 +192,7 @@ impl Report for Reporter {
         if let (Some(rooms), Value::Object(status)) = (self.rooms.get(), &mut status) {
             let Positions { trimmed, projected, durable } = rooms.positions();
             let admission = rooms.publisher.admission();
+            status.extend(rooms.ownership.as_ref().map(|own| ("cluster".to_owned(), cluster(own))));
             status.extend([
                 (
                     "log".to_owned(),

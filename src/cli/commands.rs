@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 use super::arguments::{FetchArguments, PublishArguments, StatusArguments, SubscribeArguments};
 use super::bench::BenchArguments;
+use super::cluster_command::ClusterArguments;
 use super::config_command::ConfigArguments;
 use super::log_command::LogArguments;
 use super::serve::ServeArguments;
@@ -31,6 +32,8 @@ pub enum Command {
     Bench(BenchArguments),
     /// Show a running broker on one screen
     Status(StatusArguments),
+    /// Look at the nodes that act as one broker
+    Cluster(ClusterArguments),
     /// Look at the log of a stopped or running broker
     Log(LogArguments),
     /// Look at the history store, check it against the log, or fill it from there

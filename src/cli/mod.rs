@@ -8,6 +8,7 @@
 mod arguments;
 mod bench;
 mod client;
+mod cluster_command;
 mod commands;
 mod config_command;
 mod failure;
@@ -56,6 +57,7 @@ fn run(command: Command, serve: Serve, output: &mut Output) -> Result<(), Failur
         Command::Fetch(arguments) => client::block_on(fetch::run(&arguments, output)),
         Command::Bench(arguments) => bench::run(&arguments, output),
         Command::Status(arguments) => status::run(&arguments, output),
+        Command::Cluster(arguments) => cluster_command::run(&arguments, output),
         Command::Log(arguments) => log_command::run(&arguments, output),
         Command::Store(arguments) => store_command::run(&arguments, output),
         Command::Config(arguments) => config_command::run(&arguments, output),

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::Settings;
 use super::values::{
-    Address, Collector, File, Filter, Folder, Format, Hidden, Kind as _, List, Ratio, Reason, Store, Text, Word, bytes,
-    count, span,
+    Address, Collector, File, Filter, Folder, Format, Hidden, Kind as _, List, Pairs, Ratio, Reason, Store, Text, Word,
+    bytes, count, span,
 };
 use crate::event::limits::BODY_BYTES_CEILING;
 
@@ -26,6 +26,9 @@ const HOUR: Duration = Duration::from_secs(3600);
 const TEN_YEARS: Duration = Duration::from_secs(10 * 366 * 86_400);
 /// Contact points are tried one after the other; more than this never helps.
 const NODES_MAX: usize = 64;
+
+/// Whole numbers up to here are the same in every JSON reader.
+const VERSION_MAX: u64 = 1 << 53;
 
 /// The prefix of the environment variables that are settings.
 pub(super) const ENV_PREFIX: &str = "WALCAST_";
@@ -150,6 +153,10 @@ pub(super) const KEYS: &[Key] = &[
     key!(telemetry.otlp_endpoint, Collector, flag "--otlp-endpoint"),
     key!(telemetry.sample_ratio, Ratio),
     key!(shutdown.grace, span(SECOND, HOUR)),
+    key!(cluster.node, Text),
+    key!(cluster.nodes, Pairs(NODES_MAX)),
+    key!(cluster.slots, Pairs(NODES_MAX)),
+    key!(cluster.version, count(1, VERSION_MAX)),
 ];
 
 #[cfg(test)]

@@ -95,6 +95,9 @@ impl Settings {
     }
 }
 
+/// Settings that are a table in the file, with keys that operators choose.
+const TABLES: [&str; 2] = ["cluster.nodes", "cluster.slots"];
+
 /// Builds the configuration.
 ///
 /// # Errors
@@ -200,7 +203,9 @@ fn flatten(table: Map<String, Value>) -> BTreeMap<String, Value> {
     let mut open: Vec<(String, Value)> = table.into_iter().collect();
     while let Some((name, value)) = open.pop() {
         // A key of the table itself, such as `store`, may not be confused with its section.
-        if let ValueKind::Table(section) = value.kind {
+        if let ValueKind::Table(section) = value.kind.clone()
+            && !TABLES.contains(&name.as_str())
+        {
             open.extend(section.into_iter().map(|(key, value)| (format!("{name}.{key}"), value)));
         } else {
             leaves.insert(name, value);
@@ -222,6 +227,13 @@ fn text_of(key: &'static Key, value: Value, origin: &str) -> Result<String, Conf
             }
             let items: Result<Vec<_>, _> = items.into_iter().map(Value::into_string).collect();
             items.map(|items| items.join(",")).map_err(|_| wrong("a list of lists"))
+        }
+        ValueKind::Table(pairs) if TABLES.contains(&key.name) => {
+            let pair = |(name, value): (String, Value)| value.into_string().map(|value| format!("{name}={value}"));
+            let mut pairs =
+                pairs.into_iter().map(pair).collect::<Result<Vec<_>, _>>().map_err(|_| wrong("a table of lists"))?;
+            pairs.sort();
+            Ok(pairs.join(","))
         }
         ValueKind::Nil => Err(wrong("empty")),
         _ => value.into_string().map_err(|_| wrong("not text")),

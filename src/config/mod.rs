@@ -18,6 +18,6 @@ pub use error::ConfigError;
 pub use layers::{Effective, Entry, Layers, load};
 pub use secret::Secret;
 pub use settings::{
-    CassandraSettings, EmbeddedSettings, LimitSettings, LogFormat, LogSettings, PostgresSettings, Settings,
-    ShutdownSettings, StoreKind, StoreSettings, TelemetrySettings,
+    CassandraSettings, ClusterSettings, EmbeddedSettings, LimitSettings, LogFormat, LogSettings, PostgresSettings,
+    Settings, ShutdownSettings, StoreKind, StoreSettings, TelemetrySettings,
 };

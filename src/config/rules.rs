@@ -28,6 +28,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), Violation> {
     log_rules(settings, largest_record)?;
     memory_rules(settings, largest_record)?;
     store_rules(settings)?;
+    cluster_rules(settings)?;
     if settings.listen == settings.admin_listen && settings.listen.port() != 0 {
         return violation("admin_listen", "listen", "two ports are needed, one for clients, one for operators".into());
     }
@@ -91,6 +92,20 @@ fn store_rules(settings: &Settings) -> Result<(), Violation> {
     violation("store.postgres.url", "store.kind", rule.to_owned())
 }
 
+fn cluster_rules(settings: &Settings) -> Result<(), Violation> {
+    let cluster = &settings.cluster;
+    let alone = cluster.nodes.is_empty();
+    let (key, rule) = match &cluster.node {
+        Some(node) if alone || !cluster.nodes.contains_key(node) => {
+            ("cluster.node", "the nodes must name this one with its address")
+        }
+        None if !alone => ("cluster.node", "a cluster has nodes, and each must be told which one it is"),
+        None if !cluster.slots.is_empty() => ("cluster.slots", "slots are given to nodes, and there are none"),
+        _ => return Ok(()),
+    };
+    violation(key, "cluster.nodes", rule.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,6 +141,14 @@ mod tests {
         assert_eq!(ports, Some(("admin_listen", "listen")));
         let missing = broken(|settings| settings.store.kind = StoreKind::Postgres);
         assert_eq!(missing, Some(("store.postgres.url", "store.kind")));
+        let nodes = || std::collections::BTreeMap::from([("a".to_owned(), "h:1".to_owned())]);
+        let stranger = broken(|settings| {
+            settings.cluster.node = Some("b".to_owned());
+            settings.cluster.nodes = nodes();
+        });
+        assert_eq!(stranger, Some(("cluster.node", "cluster.nodes")));
+        let nameless = broken(|settings| settings.cluster.nodes = nodes());
+        assert_eq!(nameless, Some(("cluster.node", "cluster.nodes")));
         let other = broken(|settings| {
             settings.store.kind = StoreKind::Postgres;
             settings.store.postgres.url = Some(crate::config::Secret::new("mysql://db/walcast"));

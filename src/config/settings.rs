@@ -1,6 +1,7 @@
 //! The settings with their meanings and defaults. Bounds stand in [`super::keys`], rules between keys in
 //! [`super::rules`].
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -32,6 +33,8 @@ pub struct Settings {
     pub telemetry: TelemetrySettings,
     /// `shutdown.*`.
     pub shutdown: ShutdownSettings,
+    /// `cluster.*`: the nodes that act as one broker (docs/cluster.md). Default none: one node owns everything.
+    pub cluster: ClusterSettings,
 }
 
 impl Settings {
@@ -55,6 +58,11 @@ impl Settings {
         self.data_dir.join("dead-letters")
     }
 
+    /// Where a node of a cluster keeps its layout: `data_dir/cluster`.
+    pub fn cluster_dir(&self) -> PathBuf {
+        self.data_dir.join("cluster")
+    }
+
     /// Where the embedded store is: `data_dir/store`.
     pub fn store_dir(&self) -> PathBuf {
         self.data_dir.join("store")
@@ -72,7 +80,29 @@ impl Default for Settings {
             limits: LimitSettings::default(),
             telemetry: TelemetrySettings::default(),
             shutdown: ShutdownSettings::default(),
+            cluster: ClusterSettings::default(),
         }
+    }
+}
+
+/// `cluster.*`: which node this is, and the layout that all nodes are given alike (docs/cluster.md).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterSettings {
+    /// The name of this node, one of `cluster.nodes`. Default none: no cluster.
+    pub node: Option<String>,
+    /// Each node's name and the `HOST:PORT` of its gRPC port: a table in the file, `a=HOST:PORT,b=HOST:PORT` elsewhere.
+    /// Default none, at most 64.
+    pub nodes: BTreeMap<String, String>,
+    /// The slots of each node, such as `0-341+400`: a table in the file, `a=0-511,b=512-1023` elsewhere. Default none: equal
+    /// shares in the order of the names.
+    pub slots: BTreeMap<String, String>,
+    /// The version of the layout, 1 to 2^53; raised with every change of nodes or slots. Default 1.
+    pub version: u64,
+}
+
+impl Default for ClusterSettings {
+    fn default() -> Self {
+        Self { node: None, nodes: BTreeMap::new(), slots: BTreeMap::new(), version: 1 }
     }
 }
 

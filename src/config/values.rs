@@ -1,5 +1,6 @@
 //! How a value is read from text and shown again: sizes, durations, numbers, words.
 
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -65,6 +66,8 @@ pub(super) struct Text;
 pub(super) struct Hidden;
 /// At most this many texts, separated by commas.
 pub(super) struct List(pub(super) usize);
+/// At most this many names with a value each, `a=1,b=2`; a table in the file.
+pub(super) struct Pairs(pub(super) usize);
 /// A collector of traces, `http://HOST:PORT`; empty for none.
 pub(super) struct Collector;
 
@@ -287,6 +290,25 @@ impl Kind for List {
     }
 }
 
+impl Kind for Pairs {
+    type Value = BTreeMap<String, String>;
+
+    fn parse(&self, text: &str) -> Result<BTreeMap<String, String>, Reason> {
+        let mut pairs = BTreeMap::new();
+        for item in List(self.0).parse(text)? {
+            let (name, value) = item.split_once('=').ok_or_else(|| "is not a list such as a=1,b=2".to_owned())?;
+            if pairs.insert(name.trim().to_owned(), value.trim().to_owned()).is_some() {
+                return Err(format!("names {name} twice"));
+            }
+        }
+        Ok(pairs)
+    }
+
+    fn show(&self, value: &BTreeMap<String, String>) -> String {
+        value.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(",")
+    }
+}
+
 impl Kind for Collector {
     type Value = Option<String>;
 
@@ -375,6 +397,15 @@ mod tests {
         }
         assert_eq!(Store.parse("none"), Ok(StoreKind::None));
         assert_eq!(Store.parse("postgres"), Ok(StoreKind::Postgres));
+    }
+
+    #[test]
+    fn pairs_name_each_name_once() {
+        let pairs = Pairs(2).parse("b=h:2, a=h:1").expect("pairs");
+        assert_eq!(Pairs(2).show(&pairs), "a=h:1,b=h:2");
+        assert!(Pairs(2).parse("a=h:1,a=h:2").is_err_and(|reason| reason.contains("names a twice")));
+        assert!(Pairs(2).parse("a").is_err());
+        assert!(Pairs(2).parse("a=1,b=2,c=3").is_err());
     }
 
     #[test]

@@ -10,21 +10,35 @@ use std::path::{Path, PathBuf};
 const LINES_MAX: usize = 600;
 
 /// Each room with the rooms it may import; every room may import itself.
-const MAY_IMPORT: [(&str, &[&str]); 13] = [
+const MAY_IMPORT: [(&str, &[&str]); 14] = [
     ("event", &["proto"]),
     ("proto", &["event", "api"]),
     ("config", &["event"]),
     ("telemetry", &["event"]),
     ("wal", &["event", "telemetry"]),
     ("index", &["event", "telemetry", "wal"]),
+    ("cluster", &["event", "telemetry", "wal"]),
     ("ingest", &["event", "telemetry", "wal"]),
     ("delivery", &["event", "telemetry", "wal"]),
     ("projector", &["event", "telemetry", "wal"]),
     ("fetch", &["event", "telemetry", "wal", "index", "ingest", "delivery", "projector"]),
-    ("api", &["event", "telemetry", "config", "proto", "wal", "ingest", "delivery", "projector", "fetch"]),
+    ("api", &["event", "telemetry", "config", "proto", "wal", "cluster", "ingest", "delivery", "projector", "fetch"]),
     (
         "broker",
-        &["event", "telemetry", "config", "proto", "wal", "index", "ingest", "delivery", "projector", "fetch", "api"],
+        &[
+            "event",
+            "telemetry",
+            "config",
+            "proto",
+            "wal",
+            "cluster",
+            "index",
+            "ingest",
+            "delivery",
+            "projector",
+            "fetch",
+            "api",
+        ],
     ),
     (
         "cli",
@@ -34,6 +48,7 @@ const MAY_IMPORT: [(&str, &[&str]); 13] = [
             "config",
             "proto",
             "wal",
+            "cluster",
             "index",
             "ingest",
             "delivery",

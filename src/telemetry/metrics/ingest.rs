@@ -21,12 +21,23 @@ pub enum Rejection {
     SubjectsFull,
     /// The idempotency key stands for another body.
     KeyTaken,
+    /// The subject is of another node of the cluster.
+    NotOwner,
     /// The node is stopping, or its log has failed.
     Unavailable,
 }
 
-const REJECTIONS: [&str; 8] =
-    ["invalid", "too_large", "queue_full", "log_full", "ids_exhausted", "subjects_full", "key_taken", "unavailable"];
+const REJECTIONS: [&str; 9] = [
+    "invalid",
+    "too_large",
+    "queue_full",
+    "log_full",
+    "ids_exhausted",
+    "subjects_full",
+    "key_taken",
+    "not_owner",
+    "unavailable",
+];
 
 /// Handles of the ingest room.
 #[derive(Debug, Clone)]

@@ -1,0 +1,299 @@
+//! Whether a node may start with a layout: by what its data directory keeps, and by the subjects it has data of.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::kept::{self, Kept, KeptError};
+use super::layout::{Layout, LayoutError, ranges};
+use super::ownership::Ownership;
+use super::slots::{SLOTS, Slot, slot_of};
+use crate::wal::FileSystem;
+
+/// Why a node does not start. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimError {
+    /// The settings make no layout.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The kept layout cannot be read or written.
+    #[error(transparent)]
+    Kept(#[from] KeptError),
+    /// A cluster's data directory, and no cluster in the settings.
+    #[error(
+        "the data directory is of node {node} of a cluster, and cluster.node is not set: alone it would give ids to subjects of other nodes; set cluster.node and cluster.nodes, or choose another data directory with --data-dir"
+    )]
+    NoCluster {
+        /// Whose it is.
+        node: String,
+    },
+    /// Not in the layout.
+    #[error("cluster.node is {node}, which is not in cluster.nodes; add it there with its address")]
+    NotInLayout {
+        /// The node.
+        node: String,
+    },
+    /// Another node's data directory.
+    #[error(
+        "the data directory is of node {kept}, and cluster.node is {node}: give each node the data directory that it had, or an empty one to a new node"
+    )]
+    AnotherNode {
+        /// Whose it is.
+        kept: String,
+        /// Who starts.
+        node: String,
+    },
+    /// A layout that was replaced.
+    #[error(
+        "cluster.version is {version}, and the data directory has layout {kept} already: configure layout {kept}, which is cluster.slots = {slots}"
+    )]
+    Older {
+        /// Of the settings.
+        version: u64,
+        /// Of the data directory.
+        kept: u64,
+        /// Its slots.
+        slots: String,
+    },
+    /// Two layouts of one version.
+    #[error(
+        "the settings have another layout {version} than the data directory, where it is cluster.slots = {slots}: configure that one, or raise cluster.version with what changes"
+    )]
+    SameVersion {
+        /// Of both.
+        version: u64,
+        /// Of the data directory.
+        slots: String,
+    },
+    /// Slots that another node may have data of.
+    #[error(
+        "layout {version} gives slots {gained} to {node}, which other nodes own in layout {kept} and may have data of: ids would be given twice; keep who owns what with cluster.slots = {slots}"
+    )]
+    Gains {
+        /// Of the settings.
+        version: u64,
+        /// Of the data directory.
+        kept: u64,
+        /// The node that starts.
+        node: String,
+        /// What it would get.
+        gained: String,
+        /// The slots of the data directory.
+        slots: String,
+    },
+    /// A new node in an old cluster.
+    #[error(
+        "the data directory of {node} is new, and layout {version} gives it slots {slots}, which others may have data of, or which it had data of itself: only in layout 1 does a new node own slots; give them to the nodes that had them with cluster.slots, or restore the data directory of {node} from its volume"
+    )]
+    NewNode {
+        /// The node that starts.
+        node: String,
+        /// Of the settings.
+        version: u64,
+        /// What it would get.
+        slots: String,
+    },
+    /// Data of slots that are another's.
+    #[error(
+        "the data directory has {subjects} subjects of slots {slots}, which layout {version} gives to other nodes: their messages would be out of reach and their ids given twice; give these slots to {node} with cluster.slots"
+    )]
+    Loses {
+        /// How many.
+        subjects: u64,
+        /// Their slots.
+        slots: String,
+        /// Of the settings.
+        version: u64,
+        /// The node that starts.
+        node: String,
+    },
+}
+
+/// A layout that the kept one allows; to be proved against the data before anything is served.
+#[derive(Debug)]
+pub struct Claim {
+    files: Arc<dyn FileSystem>,
+    directory: PathBuf,
+    kept: Option<Kept>,
+    ownership: Ownership,
+}
+
+impl Claim {
+    /// Checks that this is no cluster's data directory; for a broker without a cluster.
+    ///
+    /// # Errors
+    /// [`ClaimError::NoCluster`] if it is; [`ClaimError::Kept`].
+    pub fn none(files: &dyn FileSystem, directory: &std::path::Path) -> Result<(), ClaimError> {
+        match kept::read(files, directory)? {
+            Some(Kept { node, .. }) => Err(ClaimError::NoCluster { node }),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks `layout` for `node` against what `directory` keeps. Changes nothing.
+    ///
+    /// # Errors
+    /// [`ClaimError`].
+    pub fn new(files: Arc<dyn FileSystem>, directory: PathBuf, node: &str, layout: Layout) -> Result<Self, ClaimError> {
+        let kept = kept::read(&*files, &directory)?;
+        let own = layout.find(node).ok_or_else(|| ClaimError::NotInLayout { node: node.to_owned() })?;
+        let ownership = Ownership::new(layout, own);
+        match &kept {
+            Some(kept) => follows(kept, &ownership)?,
+            None => begins(&ownership)?,
+        }
+        Ok(Self { files, directory, kept, ownership })
+    }
+
+    /// Checks that all subjects of the data directory are of own slots, and keeps the layout. `subjects` hands each
+    /// subject's bytes to the function that it is given.
+    ///
+    /// # Errors
+    /// [`ClaimError::Loses`]; [`ClaimError::Kept`].
+    pub fn prove(self, subjects: impl FnOnce(&mut dyn FnMut(&[u8]))) -> Result<Ownership, ClaimError> {
+        let Self { files, directory, kept, ownership } = self;
+        let mut foreign = vec![0_u64; usize::from(SLOTS)];
+        subjects(&mut |subject| {
+            let slot = slot_of(subject);
+            foreign[slot.index()] += u64::from(!ownership.owns(slot));
+        });
+        let slots: Vec<u16> = Slot::all().filter(|slot| foreign[slot.index()] > 0).map(Slot::number).collect();
+        if !slots.is_empty() {
+            return Err(ClaimError::Loses {
+                subjects: foreign.iter().sum(),
+                slots: ranges(&slots),
+                version: ownership.layout().version(),
+                node: ownership.node().name.clone(),
+            });
+        }
+        let now = Kept { node: ownership.node().name.clone(), layout: ownership.layout().clone() };
+        if kept.as_ref() != Some(&now) {
+            kept::write(&*files, &directory, &now)?;
+        }
+        Ok(ownership)
+    }
+}
+
+/// Whether a node that keeps a layout may go on with this one. It may lose slots, which the data decides, and gain none.
+fn follows(kept: &Kept, now: &Ownership) -> Result<(), ClaimError> {
+    let Kept { node: kept_node, layout: before } = kept;
+    let (node, layout) = (&now.node().name, now.layout());
+    let (version, slots) = (layout.version(), before.all_slots());
+    if kept_node != node {
+        return Err(ClaimError::AnotherNode { kept: kept_node.clone(), node: node.clone() });
+    }
+    if version < before.version() {
+        return Err(ClaimError::Older { version, kept: before.version(), slots });
+    }
+    if version == before.version() {
+        let same = layout.digest() == before.digest();
+        return if same { Ok(()) } else { Err(ClaimError::SameVersion { version, slots }) };
+    }
+    let gained: Vec<u16> =
+        Slot::all().filter(|slot| now.owns(*slot) && before.owner(*slot).name != *node).map(Slot::number).collect();
+    if gained.is_empty() {
+        return Ok(());
+    }
+    let (kept, gained) = (before.version(), ranges(&gained));
+    Err(ClaimError::Gains { version, kept, node: node.clone(), gained, slots })
+}
+
+/// Whether a node that keeps none may start with this one.
+fn begins(now: &Ownership) -> Result<(), ClaimError> {
+    let (version, slots) = (now.layout().version(), now.slots());
+    if version == 1 || slots.is_empty() {
+        return Ok(());
+    }
+    Err(ClaimError::NewNode { node: now.node().name.clone(), version, slots })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::wal::DiskFileSystem;
+
+    fn layout(version: u64, slots: &str) -> Layout {
+        let nodes = ["a", "b"].map(|name| (name.to_owned(), format!("{name}:1")));
+        let slots = slots.split_terminator(',').filter_map(|part| part.split_once('='));
+        let slots = slots.map(|(name, ranges)| (name.to_owned(), ranges.to_owned())).collect();
+        Layout::new(version, &BTreeMap::from(nodes), &slots).expect("a layout")
+    }
+
+    /// A start of `node` with this layout and these subjects.
+    fn start(
+        directory: &std::path::Path,
+        node: &str,
+        layout: Layout,
+        subjects: &[&str],
+    ) -> Result<Ownership, ClaimError> {
+        let claim = Claim::new(Arc::new(DiskFileSystem), directory.to_owned(), node, layout)?;
+        claim.prove(|visit| subjects.iter().for_each(|subject| visit(subject.as_bytes())))
+    }
+
+    fn subject_in(slots: std::ops::Range<u16>) -> String {
+        let names = (0..).map(|number| format!("s{number}"));
+        names.into_iter().find(|name| slots.contains(&slot_of(name.as_bytes()).number())).expect("one of many")
+    }
+
+    #[test]
+    fn a_node_goes_on_with_its_layout_and_with_a_newer_one_that_changes_nothing() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path();
+        let own = subject_in(0..512);
+        let owned = start(path, "a", layout(1, ""), &[]).expect("new");
+        assert!(owned.check(&own).is_ok());
+        let other = subject_in(512..1024);
+        assert_eq!(owned.check(&other).expect_err("of b").owner.name, "b");
+        start(path, "a", layout(1, ""), &[&own]).expect("the same");
+        start(path, "a", layout(3, "a=0-511,b=512-1023"), &[&own]).expect("newer");
+        let error = start(path, "a", layout(2, ""), &[&own]).expect_err("older");
+        assert!(matches!(error, ClaimError::Older { version: 2, kept: 3, .. }), "{error}");
+    }
+
+    #[test]
+    fn what_would_split_a_slot_is_refused_and_keeps_what_was_kept() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path();
+        let own = subject_in(256..512);
+        start(path, "a", layout(1, ""), &[]).expect("new");
+        let before = std::fs::read(path.join("layout")).expect("kept");
+        let refused = |node, layout| start(path, node, layout, &[&own]).expect_err("refused");
+        let error = refused("b", layout(1, ""));
+        assert!(matches!(error, ClaimError::AnotherNode { .. }), "{error}");
+        let error = refused("c", layout(1, ""));
+        assert!(matches!(error, ClaimError::NotInLayout { .. }), "{error}");
+        let error = refused("a", layout(1, "a=0-255,b=256-1023"));
+        assert!(matches!(error, ClaimError::SameVersion { .. }), "{error}");
+        let error = refused("a", layout(2, "a=0-513,b=514-1023"));
+        assert!(error.to_string().contains("512-513"), "{error}");
+        assert!(error.to_string().contains("cluster.slots = a=0-511,b=512-1023"), "{error}");
+        let error = refused("a", layout(2, "a=0-255,b=256-1023"));
+        assert!(matches!(error, ClaimError::Loses { subjects: 1, .. }), "{error}");
+        let alone = Claim::none(&DiskFileSystem, path).expect_err("a cluster's");
+        assert!(matches!(alone, ClaimError::NoCluster { .. }), "{alone}");
+        assert_eq!(std::fs::read(path.join("layout")).expect("kept"), before);
+        // It may lose what it has nothing of.
+        start(path, "a", layout(2, "a=256-511,b=0-255+512-1023"), &[&own]).expect("nothing is lost");
+    }
+
+    #[test]
+    fn a_new_node_owns_slots_in_the_first_layout_only() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path();
+        let error = start(path, "b", layout(2, ""), &[]).expect_err("refused");
+        assert!(matches!(error, ClaimError::NewNode { .. }), "{error}");
+        Claim::none(&DiskFileSystem, path).expect("nothing was kept");
+        start(path, "b", layout(2, "a=0-1023"), &[]).expect("without slots");
+    }
+
+    #[test]
+    fn a_single_nodes_data_may_become_a_nodes_that_owns_all_of_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path();
+        let (low, high) = (subject_in(0..512), subject_in(512..1024));
+        let error = start(path, "a", layout(1, ""), &[&low, &high]).expect_err("half is of b");
+        assert!(matches!(error, ClaimError::Loses { subjects: 1, .. }), "{error}");
+        start(path, "a", layout(1, "a=0-1023"), &[&low, &high]).expect("all is of a");
+    }
+}

@@ -1,0 +1,195 @@
+//! Several real brokers with one layout: who takes what, and who refuses to start.
+
+use tonic::Code;
+use tonic_types::StatusExt as _;
+use walcast::cluster::slot_of;
+
+use crate::support::{Broker, Setup, error_reason, walcast};
+
+const NAMES: [&str; 3] = ["n0", "n1", "n2"];
+
+/// Ports that were free a moment ago, one for each node.
+fn free_ports() -> Vec<u16> {
+    let bind = |_| std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let held: Vec<_> = NAMES.iter().map(bind).collect();
+    held.iter().map(|listener| listener.local_addr().expect("bound").port()).collect()
+}
+
+/// How the nodes of a cluster are to be started.
+fn setups() -> Vec<Setup> {
+    let ports = free_ports();
+    let nodes: Vec<_> = NAMES.iter().zip(&ports).map(|(name, port)| format!("{name}=127.0.0.1:{port}")).collect();
+    let setup = |(name, port): (&&str, &u16)| {
+        let setup = Setup::new().set("cluster.node", name).set("cluster.nodes", &nodes.join(","));
+        setup.arg("--listen").arg(format!("127.0.0.1:{port}"))
+    };
+    NAMES.iter().zip(&ports).map(setup).collect()
+}
+
+async fn three() -> Vec<Broker> {
+    let mut nodes = Vec::new();
+    for setup in setups() {
+        nodes.push(setup.start().await);
+    }
+    nodes
+}
+
+/// A subject of the node at this place, with equal shares.
+fn subject_of(node: usize, number: usize) -> String {
+    let shares = [0..342, 342..683, 683..1024];
+    let names = (0..).map(|at| format!("subject-{number}-{at}"));
+    names.into_iter().find(|name| shares[node].contains(&slot_of(name.as_bytes()).number())).expect("one of many")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_start_changes_nothing_and_says_what_to_do() {
+    let setup = setups().remove(1);
+    let own = subject_of(1, 0);
+    let broker = setup.start().await;
+    assert_eq!(broker.client().await.publish_kept(&own, "body").await, 1);
+    let stopped = broker.stop().await;
+    let kept = std::fs::read(stopped.data().join("cluster/layout")).expect("kept");
+    let setup = stopped.setup();
+    let shares = "n0=0-341,n1=342-682,n2=683-1023";
+    let cases = [
+        ("another node", setup.clone().set("cluster.node", "n2"), "of node n1, and cluster.node is n2"),
+        ("no cluster", setup.clone().set("cluster.node", "").set("cluster.nodes", ""), "cluster.node is not set"),
+        (
+            "the same version, other slots",
+            setup.clone().set("cluster.slots", "n0=0-341,n1=342-1023,n2="),
+            "raise cluster.version",
+        ),
+        (
+            "slots of another",
+            setup.clone().set("cluster.version", "2").set("cluster.slots", "n0=0-340,n1=341-682,n2=683-1023"),
+            shares,
+        ),
+        (
+            "its own to another",
+            setup.clone().set("cluster.version", "2").set("cluster.slots", "n0=0-682,n1=,n2=683-1023"),
+            "give these slots to n1",
+        ),
+        ("a slot of nobody", setup.clone().set("cluster.slots", "n0=0-1022"), "slot 1023 to no node"),
+    ];
+    for (what, setup, advice) in cases {
+        let (code, said) = setup.refuse();
+        assert_eq!(code, 2, "{what}: {said}");
+        assert!(said.contains(advice), "{what}: {said}");
+        assert_eq!(std::fs::read(setup.data().join("cluster/layout")).expect("kept"), kept, "{what}");
+    }
+    // A newer layout with the same owners is taken, and the older one is refused from then on.
+    let newer = setup.clone().set("cluster.version", "2").set("cluster.slots", shares);
+    let broker = newer.start().await;
+    assert_eq!(broker.client().await.publish_kept(&own, "body").await, 2);
+    broker.stop().await;
+    let (code, said) = setup.refuse();
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("configure layout 2"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_layout_is_named_as_damage() {
+    let stopped = setups().remove(0).start().await.stop().await;
+    let path = stopped.data().join("cluster/layout");
+    let mut bytes = std::fs::read(&path).expect("kept");
+    *bytes.last_mut().expect("not empty") ^= 1;
+    std::fs::write(&path, bytes).expect("writable");
+    let (code, said) = stopped.setup().refuse();
+    assert_eq!(code, 3, "{said}");
+    assert!(said.contains("cluster/layout"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_of_a_single_node_needs_a_layout_that_gives_it_all_of_it() {
+    let alone = Setup::new().start().await;
+    let client = alone.client().await;
+    for node in 0..NAMES.len() {
+        client.publish_kept(&subject_of(node, 0), "body").await;
+    }
+    let data = alone.data().to_owned();
+    // Killed, so that the subjects are in the log only.
+    let stopped = alone.kill_nine().await;
+    let setup = setups().remove(0).data_dir(&data);
+    let (code, said) = setup.refuse();
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("2 subjects of slots"), "{said}");
+    assert!(!data.join("cluster/layout").exists());
+    let broker = setup.set("cluster.slots", "n0=0-1023").start().await;
+    assert_eq!(broker.client().await.publish_kept(&subject_of(2, 0), "body").await, 2);
+    drop((broker, stopped));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_node_owns_slots_in_the_first_layout_only() {
+    let setup = setups().remove(2).set("cluster.version", "2");
+    let (code, said) = setup.refuse();
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("the data directory of n2 is new"), "{said}");
+    assert!(!setup.data().join("cluster").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_nodes_of_one_name_cannot_be_configured_and_one_data_directory_has_one_process() {
+    let setup = setups().remove(0);
+    let (code, said) = setup.clone().set("cluster.nodes", "n0=h:1,n0=h:2").refuse();
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("names n0 twice"), "{said}");
+    let broker = setup.clone().start().await;
+    let (code, said) = Setup::new()
+        .data_dir(broker.data())
+        .set("cluster.node", "n0")
+        .set("cluster.nodes", &format!("n0={},n1=127.0.0.1:1,n2=127.0.0.1:2", broker.grpc()))
+        .refuse();
+    assert_eq!(code, 4, "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_takes_its_own_subjects_and_names_the_owner_of_others() {
+    let nodes = three().await;
+    for (at, node) in nodes.iter().enumerate() {
+        let client = node.client().await;
+        for owner in 0..NAMES.len() {
+            let subject = subject_of(owner, 0);
+            let answers = [
+                client.publish(&subject, "body", 60).await.map(drop),
+                client.fetch(&subject, 1).await.map(drop),
+                client.try_subscribe(&subject).await.map(drop),
+            ];
+            for answer in answers {
+                let Err(status) = answer else {
+                    assert_eq!(at, owner, "{subject} was taken by another");
+                    continue;
+                };
+                assert_ne!(at, owner, "{subject} was refused by its owner: {status}");
+                assert_eq!((status.code(), error_reason(&status).as_str()), (Code::FailedPrecondition, "NOT_OWNER"));
+                let metadata = status.get_details_error_info().expect("details").metadata;
+                assert_eq!((&*metadata["owner"], &*metadata["address"]), (NAMES[owner], nodes[owner].grpc()));
+            }
+        }
+        assert_eq!(node.metric("walcast_publishes_rejected_total{reason=\"not_owner\"}").await, 2.0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_shows_every_node_and_one_that_is_down() {
+    let mut nodes = three().await;
+    nodes[1].client().await.publish_kept(&subject_of(1, 0), "body").await;
+    let admin: Vec<_> = nodes.iter().map(|node| format!("http://{}", node.admin())).collect();
+    let status = |admin: &str| {
+        let output = walcast(&["cluster", "status", "--json", "--admin", admin]).output().expect("it runs");
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+        (output.status.code(), json)
+    };
+    let (code, json) = status(&admin.join(","));
+    assert_eq!((code, json["version"].as_u64()), (Some(0), Some(1)));
+    assert_eq!(json["nodes"][1]["slots"], "342-682");
+    assert_eq!((json["nodes"][1]["durable"].as_u64(), json["nodes"][0]["durable"].as_u64()), (Some(1), Some(0)));
+    assert!(json["nodes"].as_array().expect("nodes").iter().all(|node| node["state"] == "ready"), "{json}");
+    let (code, json) = status(&admin[..2].join(","));
+    assert_eq!((code, &json["nodes"][2]["state"]), (Some(1), &"not asked".into()));
+    nodes.remove(2).stop().await;
+    let (code, json) = status(&admin.join(","));
+    assert_eq!((code, &json["nodes"][3]["state"]), (Some(5), &"does not answer".into()));
+    let shown = walcast(&["cluster", "status", "--admin", &admin[..2].join(",")]).output().expect("it runs");
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("slots 0-341, ready, at 127.0.0.1:"), "{shown:?}");
+}
