@@ -169,6 +169,7 @@ async fn check(client: &Client, subject: &str, last: i32) -> i32 {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_answered_message_survives_kill_nine() {
     let mut broker = Broker::start().await;
+    let mut checked = 0;
     for cycle in 0..5 {
         let streams = start_streams(&broker, 4).await;
         eventually("the load", || async {
@@ -180,14 +181,16 @@ async fn every_answered_message_survives_kill_nine() {
         let streamed = streams.join_all().await;
         broker = stopped.start().await;
         let client = broker.client().await;
-        assert!(streamed.iter().any(|streamed| streamed.answered > 0), "the load was on");
         for Streamed { subject, answered, .. } in streamed {
+            checked += answered;
             check(&client, &subject, answered).await;
         }
         // A fresh directory: ids start at 1 again.
         drop((client, broker));
         broker = Broker::start().await;
     }
+    // Over all of them: on a busy machine the first broker may be killed before a client has read an answer.
+    assert!(checked > 0, "the load was on");
 }
 
 #[tokio::test(flavor = "multi_thread")]
