@@ -5,17 +5,18 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::housekeeping::{CheckpointPace, Housekeeper};
-use super::open::{self, OpenData, Tail};
+use super::open::{self, OpenData, Recovered, Tail};
 use super::report::{Reporter, Rooms};
 use super::sink::Sink;
 use crate::api::{BrokerService, Lifecycle, PublishStreams};
+use crate::cluster::Ownership;
 use crate::config::Settings;
 use crate::delivery::{self, Delivery, Fanout, History, Readers};
-use crate::event::Sequence;
+use crate::event::{Projected, Sequence};
 use crate::fetch::{Fetch, HotTail, SubjectHistory};
 use crate::index::{Index, Indexer};
 use crate::ingest::{CheckpointTrigger, Committer, CommitterMetrics, Publisher, Releaser};
-use crate::projector::{self, ProjectionSink, Projector, WatchedStore};
+use crate::projector::{self, ProjectionSink, Projector, Store, WatchedStore};
 use crate::telemetry::{Metrics, Traces};
 use crate::wal::Log;
 
@@ -45,32 +46,24 @@ pub(super) struct Connected {
 
 /// Connects the rooms.
 pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connected {
-    let Surroundings { settings, metrics, lifecycle, reporter, traces } = *surroundings;
-    let OpenData { writer, tail, indexer, checkpointer, checkpointed, checkpoint_bytes, recovered, ownership } = data;
-    metrics.node.recovery_duration.set(recovered.elapsed.as_secs_f64());
-    metrics.node.recovered_records.set(recovered.records.cast_signed());
-    metrics.node.torn_bytes.set(recovered.torn_bytes.cast_signed());
-    let (durable, durable_seen) = watch::channel(tail.log.durable());
-    let (projected, projected_seen) = watch::channel(tail.projected);
+    let Surroundings { settings, metrics, reporter, traces, .. } = *surroundings;
+    show_recovery(metrics, &data.recovered);
+    let (durable, durable_seen) = watch::channel(data.tail.log.durable());
+    let (projected, projected_seen) = watch::channel(data.tail.projected);
     let (wake, woken) = flume::bounded(1);
-    let (store, contact) = WatchedStore::watch(Arc::clone(&tail.store));
+    let (store, contact) = WatchedStore::watch(Arc::clone(&data.tail.store));
     let hot = Arc::new(HotTail::new(settings.limits.hot_tail_bytes));
-    let history =
-        SubjectHistory::new(Arc::clone(&tail.subjects), tail.index.clone(), Arc::clone(&store), tail.letters.clone());
-    let history: Arc<dyn History> = Arc::new(history);
-    let (delivery, fanout, readers) = Delivery::new(delivery_config(settings), history, metrics.delivery.clone());
-    // A broker that is killed before it has written as much itself must take a checkpoint, too.
-    let since_bytes = bytes_after(&tail.log, checkpointed);
-    let pace = CheckpointPace::new(&settings.log, checkpoint_bytes);
-    let trigger = CheckpointTrigger { wake, every_bytes: pace.every_bytes(), since_bytes };
+    let (delivery, fanout, readers) =
+        Delivery::new(delivery_config(settings), history(&data.tail, &store), metrics.delivery.clone());
+    let (trigger, housekeeper) = housekeeper(surroundings, &data, projected_seen.clone(), (wake, woken));
+    let OpenData { writer, tail, indexer, ownership, .. } = data;
     let observed =
         CommitterMetrics { ingest: metrics.ingest.clone(), wal: metrics.wal.clone(), traces: traces.clone() };
-    let index = tail.index.clone();
-    let sink = Arc::new(Sink { index: index.clone(), hot: Arc::clone(&hot), delivery: delivery.clone(), projected });
-    let config = open::ingest_config(settings);
+    let sink =
+        Arc::new(Sink { index: tail.index.clone(), hot: Arc::clone(&hot), delivery: delivery.clone(), projected });
     let views = (Arc::clone(&tail.subjects), tail.keys.clone());
     let (publisher, committer, releaser) =
-        Committer::new(&config, writer, views, durable, trigger, Arc::clone(&sink), observed);
+        Committer::new(&open::ingest_config(settings), writer, views, durable, trigger, Arc::clone(&sink), observed);
     let (projector, progress) = Projector::new(
         projector::Config::default(),
         tail.log.clone(),
@@ -80,47 +73,16 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
         tail.letters.clone(),
         metrics.projector.clone(),
     );
-    let Tail { log, subjects, keys, letters, .. } = tail;
-    let fetch = Fetch::new(
-        Arc::clone(&subjects),
-        Arc::clone(&hot),
-        index.clone(),
-        Arc::clone(&store),
-        letters,
-        metrics.fetch.clone(),
-    );
-    let housekeeper = Housekeeper {
-        checkpointer,
-        subjects: Arc::clone(&subjects),
-        keys: keys.clone(),
-        pace,
-        log: log.clone(),
-        index: index.clone(),
-        projected: projected_seen.clone(),
-        checkpointed,
-        pressed_bytes: settings.log.max_bytes.saturating_sub(2 * settings.log.segment_bytes),
-        failed: false,
-        metrics: metrics.node.checkpoints.clone(),
-        wake: woken,
-    };
-    let service = BrokerService {
-        publisher: publisher.clone(),
-        delivery: delivery.clone(),
-        fetch,
-        lifecycle: lifecycle.clone(),
-        streams: PublishStreams::new(settings.limits.publish_streams, settings.limits.stream_in_flight_bytes),
-        body_bytes_max: settings.limits.body_bytes,
-        metrics: metrics.ingest.clone(),
-        traces: traces.clone(),
-        ownership: ownership.clone(),
-    };
+    let fetch = fetch(&tail, &store, &hot, metrics);
+    let service = service(surroundings, &publisher, &delivery, fetch, ownership.clone());
+    let index = tail.index.clone();
     reporter.set_rooms(Rooms {
-        log,
-        subjects,
-        keys,
+        log: tail.log,
+        subjects: tail.subjects,
+        keys: tail.keys,
         publisher: publisher.clone(),
         hot,
-        index: index.clone(),
+        index: tail.index,
         delivery: delivery.clone(),
         projected: projected_seen,
         projector: progress,
@@ -140,6 +102,79 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
         index,
         indexer,
         service,
+    }
+}
+
+fn show_recovery(metrics: &Metrics, recovered: &Recovered) {
+    metrics.node.recovery_duration.set(recovered.elapsed.as_secs_f64());
+    metrics.node.recovered_records.set(recovered.records.cast_signed());
+    metrics.node.torn_bytes.set(recovered.torn_bytes.cast_signed());
+}
+
+/// Where subscribers that catch up read.
+fn history(tail: &Tail, store: &Arc<dyn Store>) -> Arc<dyn History> {
+    let (subjects, letters) = (Arc::clone(&tail.subjects), tail.letters.clone());
+    Arc::new(SubjectHistory::new(subjects, tail.index.clone(), Arc::clone(store), letters))
+}
+
+fn fetch(tail: &Tail, store: &Arc<dyn Store>, hot: &Arc<HotTail>, metrics: &Metrics) -> Fetch {
+    Fetch::new(
+        Arc::clone(&tail.subjects),
+        Arc::clone(hot),
+        tail.index.clone(),
+        Arc::clone(store),
+        tail.letters.clone(),
+        metrics.fetch.clone(),
+    )
+}
+
+/// Who keeps the log short, and what wakes it from the committer.
+fn housekeeper(
+    surroundings: &Surroundings<'_>,
+    data: &OpenData,
+    projected: watch::Receiver<Projected>,
+    (wake, woken): (flume::Sender<()>, flume::Receiver<()>),
+) -> (CheckpointTrigger, Housekeeper) {
+    let (settings, tail) = (surroundings.settings, &data.tail);
+    let pace = CheckpointPace::new(&settings.log, data.checkpoint_bytes);
+    // A broker that is killed before it has written as much itself must take a checkpoint, too.
+    let since_bytes = bytes_after(&tail.log, data.checkpointed);
+    let trigger = CheckpointTrigger { wake, every_bytes: pace.every_bytes(), since_bytes };
+    let housekeeper = Housekeeper {
+        checkpointer: data.checkpointer.clone(),
+        subjects: Arc::clone(&tail.subjects),
+        keys: tail.keys.clone(),
+        pace,
+        log: tail.log.clone(),
+        index: tail.index.clone(),
+        projected,
+        checkpointed: data.checkpointed,
+        pressed_bytes: settings.log.max_bytes.saturating_sub(2 * settings.log.segment_bytes),
+        failed: false,
+        metrics: surroundings.metrics.node.checkpoints.clone(),
+        wake: woken,
+    };
+    (trigger, housekeeper)
+}
+
+fn service(
+    surroundings: &Surroundings<'_>,
+    publisher: &Publisher,
+    delivery: &Delivery,
+    fetch: Fetch,
+    ownership: Option<Ownership>,
+) -> BrokerService {
+    let limits = &surroundings.settings.limits;
+    BrokerService {
+        publisher: publisher.clone(),
+        delivery: delivery.clone(),
+        fetch,
+        lifecycle: surroundings.lifecycle.clone(),
+        streams: PublishStreams::new(limits.publish_streams, limits.stream_in_flight_bytes),
+        body_bytes_max: limits.body_bytes,
+        metrics: surroundings.metrics.ingest.clone(),
+        traces: surroundings.traces.clone(),
+        ownership,
     }
 }
 

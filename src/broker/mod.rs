@@ -15,6 +15,7 @@ mod report;
 mod run;
 mod shutdown;
 mod sink;
+mod status;
 mod supervisor;
 
 pub use error::{Error, ErrorKind};

@@ -3,13 +3,13 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::watch;
 
-use super::disk;
+use super::{disk, status};
 use crate::api::Lifecycle;
 use crate::api::admin::{Part, Report};
-use crate::cluster::{Node, Ownership};
+use crate::cluster::Ownership;
 use crate::config::Settings;
 use crate::delivery::Delivery;
 use crate::event::Projected;
@@ -105,15 +105,15 @@ impl Reporter {
 }
 
 /// As numbers: `trimmed <= projected <= durable`.
-struct Positions {
-    trimmed: u64,
-    projected: u64,
-    durable: u64,
+pub(super) struct Positions {
+    pub trimmed: u64,
+    pub projected: u64,
+    pub durable: u64,
 }
 
 impl Rooms {
     /// The lowest first: each of them only rises, so what is read later is not below it.
-    fn positions(&self) -> Positions {
+    pub(super) fn positions(&self) -> Positions {
         let trimmed = self.log.trimmed().sequence().get();
         let projected = self.projected.borrow().sequence().get();
         let durable = self.log.durable().sequence().get();
@@ -141,19 +141,6 @@ fn show_limits(node: &NodeMetrics, settings: &Settings) {
     }
 }
 
-/// The layout as the node has it.
-fn cluster(ownership: &Ownership) -> Value {
-    let layout = ownership.layout();
-    let node =
-        |(at, node): (usize, &Node)| json!({ "name": node.name, "address": node.address, "slots": layout.slots(at) });
-    json!({
-        "node": ownership.node().name,
-        "version": layout.version(),
-        "digest": format!("{:016x}", layout.digest()),
-        "nodes": layout.nodes().iter().enumerate().map(node).collect::<Vec<_>>(),
-    })
-}
-
 fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
@@ -170,83 +157,9 @@ impl Report for Reporter {
     }
 
     fn status(&self) -> Value {
-        let limits = &self.settings.limits;
-        let mut status = json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "uptime_seconds": self.started.elapsed().as_secs(),
-            "phase": self.lifecycle.phase().name(),
-            "ready": self.lifecycle.phase() == crate::api::Phase::Serving,
-            "limits": {
-                "body_bytes": limits.body_bytes,
-                "in_flight_bytes": limits.in_flight_bytes,
-                "in_flight_publishes": limits.in_flight_publishes,
-                "hot_tail_bytes": limits.hot_tail_bytes,
-                "subjects": limits.subjects,
-                "subscribers": limits.subscribers,
-                "subscriber_bytes": limits.subscriber_bytes,
-                "delivery_bytes": limits.delivery_bytes,
-                "connections": limits.connections,
-                "streams_per_connection": limits.streams_per_connection,
-            },
-        });
+        let mut status = status::of_process(&self.settings, &self.lifecycle, self.started);
         if let (Some(rooms), Value::Object(status)) = (self.rooms.get(), &mut status) {
-            let Positions { trimmed, projected, durable } = rooms.positions();
-            let admission = rooms.publisher.admission();
-            status.extend(rooms.ownership.as_ref().map(|own| ("cluster".to_owned(), cluster(own))));
-            status.extend([
-                (
-                    "log".to_owned(),
-                    json!({
-                        "id": rooms.log.log_id().to_string(),
-                        "epoch": rooms.log.epoch(),
-                        "durable": durable,
-                        "projected": projected,
-                        "trimmed": trimmed,
-                        "bytes": rooms.log.bytes(),
-                        "files": rooms.log.files(),
-                    }),
-                ),
-                ("ids".to_owned(), json!({ "subjects": rooms.subjects.len() })),
-                (
-                    "idempotency".to_owned(),
-                    json!({ "keys": rooms.keys.held(), "keys_max": self.settings.limits.idempotency_keys }),
-                ),
-                (
-                    "queue".to_owned(),
-                    json!({
-                        "bytes": admission.in_flight(),
-                        "bytes_max": admission.bytes_max(),
-                        "publishes": rooms.publisher.queued(),
-                    }),
-                ),
-                ("hot_tail".to_owned(), json!({ "bytes": rooms.hot.bytes(), "bytes_max": rooms.hot.bytes_max()})),
-                (
-                    "index".to_owned(),
-                    json!({
-                        "memory_bytes": rooms.index.memory_bytes(),
-                        "file_bytes": rooms.index.file_bytes(),
-                        "gap_records": rooms.index.gap_records(),
-                    }),
-                ),
-                (
-                    "projector".to_owned(),
-                    json!({
-                        "store": rooms.store,
-                        "state": rooms.projector.progress().stalled.unwrap_or_else(|| "projecting".to_owned()),
-                        "lag_records": durable - projected,
-                        "dead_letters": self.metrics.projector.dead_letters.get(),
-                    }),
-                ),
-                (
-                    "delivery".to_owned(),
-                    json!({
-                        "subscribers": rooms.delivery.subscribers(),
-                        "topics": rooms.delivery.topics(),
-                        "bytes": rooms.delivery.unread_bytes(),
-                    }),
-                ),
-                ("connections".to_owned(), json!(self.metrics.api.connections.get())),
-            ]);
+            status.extend(status::of_rooms(rooms, &self.settings, &self.metrics));
         }
         status
     }
