@@ -66,6 +66,19 @@ pub struct StoredMessage {
     pub body: Bytes,
 }
 
+/// What a store that several nodes share knows of a message of another node ([`Store::fetch_foreign`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Foreign {
+    /// The message: the contract's answer.
+    Found(StoredMessage),
+    /// It was published and can not be fetched any more, because it has expired or was fire and forget: the contract's
+    /// "expired".
+    Gone,
+    /// Nobody but the owner can tell: it may be published and not be projected yet, or never published, or be one that this store
+    /// did not take.
+    Unknown,
+}
+
 /// What a store is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opening {
@@ -267,6 +280,30 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`StoreError`] if the store cannot tell.
     async fn high_water_mark(&self, subject: &Subject) -> Result<Option<MessageId>, StoreError>;
+
+    /// What this store knows of the message `id` of a subject of **another node** of the cluster: for a Fetch while that node
+    /// cannot be asked. Says [`Foreign::Found`] and [`Foreign::Gone`] only where the owner would say so, too; what a store is not
+    /// certain of, and every store that no other node writes to, is [`Foreign::Unknown`].
+    ///
+    /// Asks the server once or twice, within the bound of a read.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be read.
+    async fn fetch_foreign(&self, subject: &Subject, id: MessageId, now: UnixMicros) -> Result<Foreign, StoreError> {
+        let _ = (subject, id, now);
+        Ok(Foreign::Unknown)
+    }
+
+    /// Notes in a store that several nodes share that it lacks live messages of these subjects, the last of which expires at the
+    /// time beside it: what is absent there until then may be a dead letter of this node, so that others do not call it
+    /// [`Foreign::Gone`]. Called before the position passes them. Nothing to do for any other store.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be written to.
+    async fn note_lacking(&self, subjects: &[(Subject, UnixMicros)]) -> Result<(), StoreError> {
+        let _ = subjects;
+        Ok(())
+    }
 
     /// Gives back space of what expired at or before `now`. Called about every ten seconds; does a bounded
     /// amount of work, may keep an expired row longer and never touches one that is live at `now`.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 
-use super::store::{ApplyError, LocalStore, Row, Store, StoreBatch, StoreError, StoredMessage};
+use super::store::{ApplyError, Foreign, LocalStore, Row, Store, StoreBatch, StoreError, StoredMessage};
 use crate::event::{MessageId, Projected, Subject, UnixMicros};
 
 /// Whether a store answered the last call that needed an answer of it; cheap to clone.
@@ -104,6 +104,19 @@ impl Store for WatchedStore {
 
     async fn high_water_mark(&self, subject: &Subject) -> Result<Option<MessageId>, StoreError> {
         self.contact.of(self.inner.high_water_mark(subject).await)
+    }
+
+    async fn fetch_foreign(&self, subject: &Subject, id: MessageId, now: UnixMicros) -> Result<Foreign, StoreError> {
+        self.contact.of(self.inner.fetch_foreign(subject, id, now).await)
+    }
+
+    async fn note_lacking(&self, subjects: &[(Subject, UnixMicros)]) -> Result<(), StoreError> {
+        let noted = self.inner.note_lacking(subjects).await;
+        // Success says nothing: where there is nothing to do, nobody was asked.
+        if noted.as_ref().is_err_and(StoreError::retryable) {
+            self.contact.note(true);
+        }
+        noted
     }
 
     async fn expire(&self, now: UnixMicros) -> Result<(), StoreError> {
