@@ -4,7 +4,7 @@
 //! store and the live streams are views of it. Rooms import downwards only:
 //!
 //! `cli` → `broker` → `api` → `fetch` → `index`, `ingest`, `delivery`, `projector` → `wal` → `event`;
-//! `cluster` beside `ingest` says which subjects are a node's; `config` and `telemetry` stand beside them and import only `event`.
+//! `cluster` beside `ingest` says which subjects are a node's, `forward` above it passes on calls for the others; `config` and `telemetry` stand beside them and import only `event`.
 
 pub mod api;
 pub mod broker;
@@ -14,6 +14,7 @@ pub mod config;
 pub mod delivery;
 pub mod event;
 pub mod fetch;
+pub mod forward;
 pub mod index;
 pub mod ingest;
 pub mod projector;

@@ -9,10 +9,11 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, ErrorInfo, StatusExt};
 
-use crate::cluster::NotOwner;
+use crate::cluster::{Layout, NotOwner};
 use crate::delivery::{HistoryError, StreamEnd, SubscribeError};
 use crate::event::SubjectError;
 use crate::fetch::FetchError;
+use crate::forward::{ForwardError, Marker};
 use crate::ingest::{IdsExhausted, PublishError};
 use crate::proto::server as wire;
 
@@ -130,18 +131,60 @@ pub fn invalid_subject(error: SubjectError) -> Status {
     status(Code::InvalidArgument, "INVALID_SUBJECT", error.to_string(), &[("field", "subject".to_owned())])
 }
 
-/// A subject of another node of the cluster.
-pub fn not_owner(other: &NotOwner<'_>) -> Status {
-    let NotOwner { slot, owner, version } = other;
-    let message =
+/// A subject of another node, in a call that one has passed on, if there is a marker.
+pub fn not_owner(other: &NotOwner<'_>, marker: Option<&Marker>) -> Status {
+    let NotOwner { slot, owner, version, .. } = other;
+    let mut message =
         format!("slot {slot} of the subject is of node {} at {} (layout {version})", owner.name, owner.address);
-    let metadata = [
+    let mut metadata = vec![
         ("slot", slot.to_string()),
         ("owner", owner.name.clone()),
         ("address", owner.address.clone()),
         ("layout_version", version.to_string()),
     ];
+    if let Some(Marker { node, version, .. }) = marker {
+        message = format!("{message}; node {node} passed the call on by its layout {version}");
+        metadata.extend([("forwarded_by", node.clone()), ("forwarded_layout_version", version.to_string())]);
+    }
     status(Code::FailedPrecondition, "NOT_OWNER", message, &metadata)
+}
+
+/// A call that another node has passed on by a layout that contradicts this node's.
+pub fn layouts_differ(marker: &Marker, layout: &Layout) -> Status {
+    let Marker { node, version, digest } = marker;
+    let own = layout.digest();
+    let message = format!(
+        "node {node} passed the call on by a layout {version} that is another one than layout {version} here \
+         (digests {digest:016x} and {own:016x}); give all nodes the same cluster.nodes and cluster.slots, and raise cluster.version with every change"
+    );
+    let metadata = [("forwarded_by", node.clone()), ("layout_version", version.to_string())];
+    status(Code::FailedPrecondition, "LAYOUTS_DIFFER", message, &metadata)
+}
+
+/// A call that a node of a cluster has passed on to a broker that is in none.
+pub fn not_in_a_cluster() -> Status {
+    let message = "this broker is in no cluster (cluster.node), and a node of one passed the call on to it";
+    status(Code::FailedPrecondition, "NOT_IN_A_CLUSTER", message, &[])
+}
+
+/// The owner of a subject did not answer.
+pub fn forward(error: &ForwardError, other: &NotOwner<'_>) -> Status {
+    match error {
+        ForwardError::Busy { .. } => retryable("OWNER_BUSY", error.to_string(), RETRY_SOON),
+        ForwardError::Unavailable { reason, unsent, retry_after } => {
+            let owner = &other.owner.name;
+            let metadata = [
+                ("detail", format!("node {owner}, the owner of the subject: {reason}")),
+                ("owner", owner.clone()),
+                ("slot", other.slot.to_string()),
+                // Whether the owner may have done what it was asked.
+                ("sent", if *unsent { "no" } else { "perhaps" }.to_owned()),
+            ];
+            let mut details = ErrorDetails::with_error_info("OWNER_UNAVAILABLE", DOMAIN, owned(&metadata));
+            details.set_retry_info(Some(*retry_after));
+            status_with(Code::Unavailable, UNAVAILABLE, details)
+        }
+    }
 }
 
 /// A negative expiration.

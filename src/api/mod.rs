@@ -10,6 +10,7 @@ mod errors;
 mod framing;
 mod lifecycle;
 mod meter;
+mod owners;
 mod publish;
 mod publish_stream;
 mod server;
@@ -18,6 +19,6 @@ mod transport;
 mod unary;
 
 pub use lifecycle::{Lifecycle, Phase};
-pub use server::{ServeError, ServerConfig, serve};
+pub use server::{ANSWER_BYTES_MAX, ServeError, ServerConfig, serve};
 pub use service::{BrokerService, PublishStreams};
 pub use transport::Connections;

@@ -9,6 +9,7 @@ use tonic_health::server::HealthReporter;
 
 use super::BrokerService;
 use super::edge::{Edge, EdgeConfig};
+use super::framing::PREFIX_BYTES;
 use super::lifecycle::{Lifecycle, Phase};
 use super::meter::Meter;
 use super::transport::{self, Connections, Deadline, Http2, Threads};
@@ -23,6 +24,9 @@ const REQUEST_OVERHEAD_BYTES: usize = 64 * 1024;
 
 /// What a response message has beside its body at most.
 const RESPONSE_OVERHEAD_BYTES: usize = 1024;
+
+/// The longest answer to a unary call in bytes, with its prefix.
+pub const ANSWER_BYTES_MAX: usize = PREFIX_BYTES + BODY_BYTES_CEILING + RESPONSE_OVERHEAD_BYTES;
 
 /// The smallest that RFC 9113 allows: a large message must not hold up the others of its connection.
 const FRAME_BYTES: u32 = 16 * 1024;

@@ -4,22 +4,26 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use futures_util::Stream;
+use prost::Message;
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::errors;
+use super::framing::PREFIX_BYTES;
 use super::lifecycle::{Lifecycle, Phase};
+use super::owners::{self, AsSent};
 use super::publish::{FromMetadata, Refused, to_publish};
 use super::publish_stream::PublishAnswers;
-use crate::cluster::Ownership;
 use crate::delivery::{Delivery, Start, Subscription};
 use crate::event::{EncodedMessage, MessageId, Subject};
 use crate::fetch::Fetch;
+use crate::forward::Forward;
 use crate::ingest::{IdsExhausted, Publish, PublishError, Publisher};
 use crate::proto::server::broker_server::Broker;
 use crate::proto::server::{FetchRequest, PublishRequest, PublishResponse, SubscribeRequest};
-use crate::telemetry::metrics::{IngestMetrics, Rejection};
+use crate::telemetry::metrics::{IngestMetrics, Method, Rejection};
 use crate::telemetry::traces::{CallTrace, PublishTrace, Traces};
 
 /// The service's state: handles of the rooms below.
@@ -41,8 +45,8 @@ pub struct BrokerService {
     pub metrics: IngestMetrics,
     /// Decides which calls are traced.
     pub traces: Traces,
-    /// What of a cluster this node owns; None if it is alone and owns everything.
-    pub ownership: Option<Ownership>,
+    /// The way to the other nodes of a cluster; None if this one is alone and owns everything.
+    pub forward: Option<Forward>,
 }
 
 /// How many streams of publishes there may be, and how much each may have in flight. A clone shares the permits.
@@ -63,7 +67,7 @@ impl PublishStreams {
 }
 
 impl BrokerService {
-    fn check_serving(&self) -> Result<(), Status> {
+    pub(super) fn check_serving(&self) -> Result<(), Status> {
         match self.lifecycle.phase() {
             Phase::Serving => Ok(()),
             phase => Err(errors::not_serving(phase.name())),
@@ -72,18 +76,17 @@ impl BrokerService {
 
     /// Checks that the subject is this node's to number, log and answer for.
     pub(super) fn check_owned(&self, subject: &Subject) -> Result<(), Status> {
-        match &self.ownership {
+        match self.forward.as_ref().and_then(|forward| forward.elsewhere(subject.as_str())) {
             None => Ok(()),
-            Some(ownership) => ownership.check(subject.as_str()).map_err(|other| errors::not_owner(&other)),
+            Some((_, other)) => Err(errors::not_owner(&other, None)),
         }
     }
 
+    /// Publishes on a subject of this node.
     async fn try_publish(&self, request: Request<PublishRequest>) -> Result<MessageId, Refused> {
-        self.check_serving().map_err(|status| (Rejection::Unavailable, status))?;
         let metadata = FromMetadata::of(request.metadata())?;
         let trace = request.extensions().get::<CallTrace>().cloned();
         let mut publish = to_publish(request.into_inner(), metadata, self.body_bytes_max)?;
-        self.check_owned(&publish.subject).map_err(|status| (Rejection::NotOwner, status))?;
         if let Some(trace) = trace {
             publish = traced(publish, &trace, trace.publish());
         }
@@ -113,33 +116,60 @@ pub(super) fn rejection(error: &PublishError) -> Rejection {
 }
 
 impl BrokerService {
-    /// Publishes, and counts what is refused.
+    /// Publishes, here or at the owner, and counts what is refused here. `framed` is the request as it came.
     ///
     /// # Errors
     /// The status of the contract.
-    pub(super) async fn answer_publish(&self, request: Request<PublishRequest>) -> Result<PublishResponse, Status> {
-        match self.try_publish(request).await {
-            Ok(id) => Ok(PublishResponse { id: id.to_wire() }),
-            Err((rejection, status)) => {
-                self.metrics.rejected(rejection);
-                Err(status)
-            }
-        }
+    pub(super) async fn answer_publish(
+        &self,
+        request: Request<PublishRequest>,
+        framed: impl FnOnce(&PublishRequest) -> Bytes,
+    ) -> Result<Answer<PublishResponse>, Status> {
+        let refused = |(rejection, status)| {
+            self.metrics.rejected(rejection);
+            status
+        };
+        self.check_serving().map_err(|status| refused((Rejection::Unavailable, status)))?;
+        let headers = request.metadata().as_ref();
+        let elsewhere = self.elsewhere(&request.get_ref().subject, headers);
+        let elsewhere = elsewhere.map_err(|status| refused((Rejection::NotOwner, status)))?;
+        let Some(elsewhere) = elsewhere else {
+            let id = self.try_publish(request).await.map_err(refused)?;
+            return Ok(Answer::Here(PublishResponse { id: id.to_wire() }));
+        };
+        let deadline = self.deadline(headers);
+        let (metadata, extensions, request) = request.into_parts();
+        let trace = extensions.get::<CallTrace>().cloned();
+        owners::about(trace.as_ref(), &request.subject, Some(request.body.len()));
+        let sent = AsSent { headers: metadata.into_headers(), deadline, trace };
+        elsewhere.answer(Method::Publish, sent, framed(&request)).await.map(Answer::Elsewhere)
     }
 
-    /// Fetches.
+    /// Fetches, here or from the owner. `framed` is the request as it came.
     ///
     /// # Errors
     /// The status of the contract.
     pub(super) async fn answer_fetch(
         &self,
-        request: FetchRequest,
-        trace: Option<CallTrace>,
-    ) -> Result<EncodedMessage, Status> {
+        request: Request<FetchRequest>,
+        framed: impl FnOnce(&FetchRequest) -> Bytes,
+    ) -> Result<Answer<EncodedMessage>, Status> {
         self.check_serving()?;
+        let headers = request.metadata().as_ref();
+        let trace = request.extensions().get::<CallTrace>().cloned();
+        if let Some(elsewhere) = self.elsewhere(&request.get_ref().subject, headers)? {
+            let deadline = self.deadline(headers);
+            let (metadata, _, request) = request.into_parts();
+            owners::about(trace.as_ref(), &request.subject, None);
+            let sent = AsSent { headers: metadata.into_headers(), deadline, trace };
+            return elsewhere.answer(Method::Fetch, sent, framed(&request)).await.map(Answer::Elsewhere);
+        }
+        self.fetch_here(request.into_inner(), trace).await.map(Answer::Here)
+    }
+
+    async fn fetch_here(&self, request: FetchRequest, trace: Option<CallTrace>) -> Result<EncodedMessage, Status> {
         let FetchRequest { subject, id } = request;
         let subject = Subject::new(subject).map_err(errors::invalid_subject)?;
-        self.check_owned(&subject)?;
         let id = MessageId::from_wire(id).ok_or_else(errors::never_published)?;
         if let Some(trace) = trace {
             trace.about(&subject, None);
@@ -149,11 +179,31 @@ impl BrokerService {
     }
 }
 
+/// The answer to a unary call.
+#[derive(Debug)]
+pub(super) enum Answer<M> {
+    /// This node's.
+    Here(M),
+    /// The owner's, as it came: with its prefix.
+    Elsewhere(Bytes),
+}
+
+impl<M: Message + Default> Answer<M> {
+    /// As tonic wants it.
+    fn decoded(self) -> Result<M, Status> {
+        match self {
+            Self::Here(message) => Ok(message),
+            Self::Elsewhere(framed) => M::decode(framed.get(PREFIX_BYTES..).unwrap_or_default())
+                .map_err(|error| errors::unavailable("OWNER_UNREADABLE", error.to_string())),
+        }
+    }
+}
+
 /// As tonic calls it. Publish and Fetch come here only when their request is compressed (see [`super::unary`]).
 #[tonic::async_trait]
 impl Broker for BrokerService {
     async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
-        self.answer_publish(request).await.map(Response::new)
+        self.answer_publish(request, owners::framed).await?.decoded().map(Response::new)
     }
 
     type PublishStreamStream = PublishAnswers;
@@ -189,8 +239,7 @@ impl Broker for BrokerService {
     }
 
     async fn fetch(&self, request: Request<FetchRequest>) -> Result<Response<EncodedMessage>, Status> {
-        let trace = request.extensions().get::<CallTrace>().cloned();
-        self.answer_fetch(request.into_inner(), trace).await.map(Response::new)
+        self.answer_fetch(request, owners::framed).await?.decoded().map(Response::new)
     }
 }
 

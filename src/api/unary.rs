@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame};
@@ -22,9 +22,9 @@ use tonic::metadata::MetadataMap;
 use tower::Service;
 
 use super::framing::PREFIX_BYTES;
+use super::service::Answer;
 use super::{BrokerService, edge, errors};
 use crate::telemetry::metrics::Method;
-use crate::telemetry::traces::CallTrace;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -69,21 +69,20 @@ where
         let (service, bytes_max) = (Arc::clone(&self.service), self.request_bytes_max);
         match edge::method(request.uri().path()) {
             Method::Publish => Call::Unary(Box::pin(async move {
-                let (parts, body) = request.into_parts();
-                let request = decode(read(body, bytes_max).await?)?;
-                let metadata = MetadataMap::from_headers(parts.headers);
-                let request = tonic::Request::from_parts(metadata, parts.extensions, request);
-                service.answer_publish(request).await.map(|answer| {
-                    framed(answer.encoded_len(), |buffer| {
+                let (request, as_sent) = read_request(request, bytes_max).await?;
+                Ok(match service.answer_publish(request, |_| as_sent).await? {
+                    Answer::Here(answer) => framed(answer.encoded_len(), |buffer| {
                         answer.encode(buffer).expect("there is room: the buffer grows");
-                    })
+                    }),
+                    Answer::Elsewhere(framed) => framed,
                 })
             })),
             Method::Fetch => Call::Unary(Box::pin(async move {
-                let trace = request.extensions().get::<CallTrace>().cloned();
-                let request = decode(read(request.into_body(), bytes_max).await?)?;
-                let message = service.answer_fetch(request, trace).await?;
-                Ok(framed(message.len(), |buffer| buffer.put_slice(message.as_bytes())))
+                let (request, as_sent) = read_request(request, bytes_max).await?;
+                Ok(match service.answer_fetch(request, |_| as_sent).await? {
+                    Answer::Here(message) => framed(message.len(), |buffer| buffer.put_slice(message.as_bytes())),
+                    Answer::Elsewhere(framed) => framed,
+                })
             })),
             _ => Call::Other(self.others.call(request)),
         }
@@ -126,7 +125,21 @@ where
     }
 }
 
-/// Reads the one message of a request.
+/// Reads a request: the message, and the bytes that it came in.
+async fn read_request<B, M>(request: Request<B>, bytes_max: usize) -> Result<(tonic::Request<M>, Bytes), Status>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+    M: Message + Default,
+{
+    let (parts, body) = request.into_parts();
+    let framed = read(body, bytes_max).await?;
+    let message = M::decode(framed.slice(PREFIX_BYTES..)).map_err(|error| errors::malformed_message(&error))?;
+    let metadata = MetadataMap::from_headers(parts.headers);
+    Ok((tonic::Request::from_parts(metadata, parts.extensions, message), framed))
+}
+
+/// Reads the one message of a request, with its prefix.
 async fn read<B>(mut body: B, bytes_max: usize) -> Result<Bytes, Status>
 where
     B: HttpBody<Data = Bytes> + Unpin,
@@ -209,24 +222,17 @@ impl Unfinished {
 
     fn finish(self) -> Result<Bytes, Status> {
         let announced = self.announced(usize::MAX)?;
-        let mut message = match self {
+        let message = match self {
             Self::Nothing => Bytes::new(),
             Self::One(first) if first.len() < COPIED_BELOW_BYTES => Bytes::copy_from_slice(&first),
             Self::One(first) => first,
             Self::Several(all) => all.freeze(),
         };
         match announced {
-            Some(length) if message.len() == PREFIX_BYTES + length => {
-                message.advance(PREFIX_BYTES);
-                Ok(message)
-            }
+            Some(length) if message.len() == PREFIX_BYTES + length => Ok(message),
             _ => Err(errors::malformed("the request ends before its message does")),
         }
     }
-}
-
-fn decode<M: Message + Default>(message: Bytes) -> Result<M, Status> {
-    M::decode(message).map_err(|error| errors::malformed_message(&error))
 }
 
 /// The message of an answer with its prefix.
@@ -319,7 +325,7 @@ mod tests {
             let (message, framed) = message(bytes);
             for part in [1, 2, 5, 6, 7, 255, 4096, usize::MAX] {
                 let read = read_in_parts(&framed, part.min(framed.len())).await.expect("a message");
-                assert_eq!(read, message, "{bytes} in parts of {part}");
+                assert_eq!(read[PREFIX_BYTES..], message, "{bytes} in parts of {part}");
             }
         }
     }

@@ -8,12 +8,13 @@ use super::housekeeping::{CheckpointPace, Housekeeper};
 use super::open::{self, OpenData, Recovered, Tail};
 use super::report::{Reporter, Rooms};
 use super::sink::Sink;
-use crate::api::{BrokerService, Lifecycle, PublishStreams};
-use crate::cluster::Ownership;
+use crate::api::{self, BrokerService, Lifecycle, PublishStreams};
+
 use crate::config::Settings;
 use crate::delivery::{self, Delivery, Fanout, History, Readers};
 use crate::event::{Projected, Sequence};
 use crate::fetch::{Fetch, HotTail, SubjectHistory};
+use crate::forward::{self, Forward};
 use crate::index::{Index, Indexer};
 use crate::ingest::{CheckpointTrigger, Committer, CommitterMetrics, Publisher, Releaser};
 use crate::projector::{self, ProjectionSink, Projector, Store, WatchedStore};
@@ -74,7 +75,8 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
         metrics.projector.clone(),
     );
     let fetch = fetch(&tail, &store, &hot, metrics);
-    let service = service(surroundings, &publisher, &delivery, fetch, ownership.clone());
+    let forward = ownership.map(|ownership| Forward::new(&forward_config(settings), ownership, &metrics.forward));
+    let service = service(surroundings, &publisher, &delivery, fetch, forward.clone());
     let index = tail.index.clone();
     reporter.set_rooms(Rooms {
         log: tail.log,
@@ -88,7 +90,7 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
         projector: progress,
         store: store.kind(),
         contact,
-        ownership,
+        forward,
     });
     Connected {
         publisher,
@@ -162,7 +164,7 @@ fn service(
     publisher: &Publisher,
     delivery: &Delivery,
     fetch: Fetch,
-    ownership: Option<Ownership>,
+    forward: Option<Forward>,
 ) -> BrokerService {
     let limits = &surroundings.settings.limits;
     BrokerService {
@@ -174,7 +176,16 @@ fn service(
         body_bytes_max: limits.body_bytes,
         metrics: surroundings.metrics.ingest.clone(),
         traces: surroundings.traces.clone(),
-        ownership,
+        forward,
+    }
+}
+
+fn forward_config(settings: &Settings) -> forward::Config {
+    forward::Config {
+        calls_max: settings.limits.forward_calls,
+        bytes_max: settings.limits.forward_bytes,
+        owner_timeout: settings.cluster.owner_timeout,
+        answer_bytes_max: api::ANSWER_BYTES_MAX,
     }
 }
 

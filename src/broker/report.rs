@@ -9,11 +9,11 @@ use tokio::sync::watch;
 use super::{disk, status};
 use crate::api::Lifecycle;
 use crate::api::admin::{Part, Report};
-use crate::cluster::Ownership;
 use crate::config::Settings;
 use crate::delivery::Delivery;
 use crate::event::Projected;
 use crate::fetch::HotTail;
+use crate::forward::Forward;
 use crate::index::Index;
 use crate::ingest::{Keys, Publisher, SubjectTable};
 use crate::projector::{Contact, LetterBounds, ProjectorHandle};
@@ -47,7 +47,7 @@ pub struct Rooms {
     /// Whether it answered last, whoever asked.
     pub contact: Contact,
     /// What of a cluster the node owns.
-    pub ownership: Option<Ownership>,
+    pub forward: Option<Forward>,
 }
 
 /// Reports on a broker, whose rooms come once they are open.

@@ -6,8 +6,9 @@ use serde_json::{Map, Value, json};
 
 use super::report::{Positions, Rooms};
 use crate::api::{Lifecycle, Phase};
-use crate::cluster::{Node, Ownership};
+use crate::cluster::Node;
 use crate::config::Settings;
+use crate::forward::{Forward, OwnerHealth};
 use crate::telemetry::Metrics;
 
 /// What is known before the rooms are open.
@@ -47,7 +48,7 @@ pub(super) fn of_rooms(rooms: &Rooms, settings: &Settings, metrics: &Metrics) ->
         ("delivery", delivery(rooms)),
         ("connections", json!(metrics.api.connections.get())),
     ];
-    let cluster = rooms.ownership.as_ref().map(|ownership| ("cluster", cluster(ownership)));
+    let cluster = rooms.forward.as_ref().map(|forward| ("cluster", cluster(forward)));
     parts.into_iter().chain(cluster).map(|(name, part)| (name.to_owned(), part)).collect()
 }
 
@@ -98,12 +99,14 @@ fn delivery(rooms: &Rooms) -> Value {
 }
 
 /// The layout as the node has it.
-fn cluster(ownership: &Ownership) -> Value {
-    let layout = ownership.layout();
-    let node =
-        |(at, node): (usize, &Node)| json!({ "name": node.name, "address": node.address, "slots": layout.slots(at) });
+fn cluster(forward: &Forward) -> Value {
+    let layout = forward.layout();
+    let node = |(at, node): (usize, &Node)| {
+        let unreachable = forward.health(at) == Some(OwnerHealth::Unreachable);
+        json!({ "name": node.name, "address": node.address, "slots": layout.slots(at), "unreachable": unreachable })
+    };
     json!({
-        "node": ownership.node().name,
+        "node": forward.node(),
         "version": layout.version(),
         "digest": format!("{:016x}", layout.digest()),
         "nodes": layout.nodes().iter().enumerate().map(node).collect::<Vec<_>>(),

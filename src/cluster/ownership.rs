@@ -17,6 +17,8 @@ pub struct Ownership {
 pub struct NotOwner<'a> {
     /// Its slot.
     pub slot: Slot,
+    /// The owner's place in [`Layout::nodes`].
+    pub at: usize,
     /// Who owns it.
     pub owner: &'a Node,
     /// Version of the layout that says so.
@@ -57,6 +59,7 @@ impl Ownership {
         if self.owns(slot) {
             return Ok(());
         }
-        Err(NotOwner { slot, owner: self.layout.owner(slot), version: self.layout.version() })
+        let at = self.layout.owner_at(slot);
+        Err(NotOwner { slot, at, owner: &self.layout.nodes()[at], version: self.layout.version() })
     }
 }

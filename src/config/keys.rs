@@ -138,6 +138,8 @@ pub(super) const KEYS: &[Key] = &[
     key!(limits.subscribers, count(1, 10_000_000)),
     key!(limits.subscriber_bytes, bytes(64 * KIB, 4 * GIB)),
     key!(limits.delivery_bytes, bytes(MIB, 64 * GIB)),
+    key!(limits.forward_calls, count(1, 10_000_000)),
+    key!(limits.forward_bytes, bytes(MIB, 64 * GIB)),
     key!(limits.connections, count(1, 1_000_000)),
     key!(limits.streams_per_connection, count(1, HTTP2_MAX)),
     key!(limits.handshake_timeout, span(TENTH, FIVE_MINUTES)),
@@ -157,6 +159,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(cluster.nodes, Pairs(NODES_MAX)),
     key!(cluster.slots, Pairs(NODES_MAX)),
     key!(cluster.version, count(1, VERSION_MAX)),
+    key!(cluster.owner_timeout, span(TENTH, FIVE_MINUTES)),
 ];
 
 #[cfg(test)]

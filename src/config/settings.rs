@@ -98,11 +98,20 @@ pub struct ClusterSettings {
     pub slots: BTreeMap<String, String>,
     /// The version of the layout, 1 to 2^53; raised with every change of nodes or slots. Default 1.
     pub version: u64,
+    /// How long another node may be silent before calls on its subjects fail. Default 3s, 100ms to 5m: longer than a stall of
+    /// its disk or network, shorter than the deadlines of clients.
+    pub owner_timeout: Duration,
 }
 
 impl Default for ClusterSettings {
     fn default() -> Self {
-        Self { node: None, nodes: BTreeMap::new(), slots: BTreeMap::new(), version: 1 }
+        Self {
+            node: None,
+            nodes: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            version: 1,
+            owner_timeout: Duration::from_secs(3),
+        }
     }
 }
 
@@ -325,6 +334,12 @@ pub struct LimitSettings {
     /// Unread messages of all subscribers together, in bytes. Default 256MiB, 1MiB to 64GiB: what slow
     /// readers may cost the node.
     pub delivery_bytes: usize,
+    /// Calls that are on their way to one other node of a cluster, streams included. Default 32768, 1 to 10000000: as many small
+    /// calls as one connection may bring at once.
+    pub forward_calls: usize,
+    /// Requests and answers on their way to and from one other node, in bytes. Default 64MiB, 1MiB to 64GiB: what a node that
+    /// does not answer may cost this one.
+    pub forward_bytes: usize,
     /// Client connections at a time. Default 10000, 1 to 1000000: half of a usual open-files limit of 20,000.
     pub connections: usize,
     /// Concurrent calls and streams on one connection. Default 65536, 1 to 2147483647: a client that opens
@@ -373,6 +388,8 @@ impl Default for LimitSettings {
             subscribers: 100_000,
             subscriber_bytes: 8 * MIB,
             delivery_bytes: 256 * MIB,
+            forward_calls: 32_768,
+            forward_bytes: 64 * MIB,
             connections: 10_000,
             streams_per_connection: 65_536,
             handshake_timeout: Duration::from_secs(10),

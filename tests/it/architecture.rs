@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const LINES_MAX: usize = 600;
 
 /// Each room with the rooms it may import; every room may import itself.
-const MAY_IMPORT: [(&str, &[&str]); 14] = [
+const MAY_IMPORT: [(&str, &[&str]); 15] = [
     ("event", &["proto"]),
     ("proto", &["event", "api"]),
     ("config", &["event"]),
@@ -18,11 +18,27 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
     ("wal", &["event", "telemetry"]),
     ("index", &["event", "telemetry", "wal"]),
     ("cluster", &["event", "telemetry", "wal"]),
+    ("forward", &["event", "telemetry", "cluster"]),
     ("ingest", &["event", "telemetry", "wal"]),
     ("delivery", &["event", "telemetry", "wal"]),
     ("projector", &["event", "telemetry", "wal"]),
     ("fetch", &["event", "telemetry", "wal", "index", "ingest", "delivery", "projector"]),
-    ("api", &["event", "telemetry", "config", "proto", "wal", "cluster", "ingest", "delivery", "projector", "fetch"]),
+    (
+        "api",
+        &[
+            "event",
+            "telemetry",
+            "config",
+            "proto",
+            "wal",
+            "cluster",
+            "forward",
+            "ingest",
+            "delivery",
+            "projector",
+            "fetch",
+        ],
+    ),
     (
         "broker",
         &[
@@ -32,6 +48,7 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
             "proto",
             "wal",
             "cluster",
+            "forward",
             "index",
             "ingest",
             "delivery",
@@ -49,6 +66,7 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
             "proto",
             "wal",
             "cluster",
+            "forward",
             "index",
             "ingest",
             "delivery",

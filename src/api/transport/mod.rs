@@ -14,6 +14,6 @@ mod streams;
 mod threads;
 
 pub use connections::Connections;
-pub use deadline::Deadline;
+pub use deadline::{Deadline, timeout};
 pub use serve::{Http2, serve};
 pub use threads::Threads;

@@ -8,6 +8,7 @@ mod api;
 mod define;
 mod delivery;
 mod fetch;
+mod forward;
 mod ingest;
 mod node;
 mod projector;
@@ -19,6 +20,7 @@ use prometheus::{Registry, TextEncoder};
 pub use api::{ApiMetrics, Method, Refusal, code_name};
 pub use delivery::{DeliveryMetrics, StreamEnded};
 pub use fetch::{FetchMetrics, Source};
+pub use forward::{ForwardMetrics, Forwarded};
 pub use ingest::{IngestMetrics, Rejection};
 pub use node::{CheckpointMetrics, Limit, LineMetrics, NodeMetrics};
 pub use projector::ProjectorMetrics;
@@ -43,6 +45,8 @@ pub struct Metrics {
     pub projector: ProjectorMetrics,
     /// Where Fetch found what it answered.
     pub fetch: FetchMetrics,
+    /// Calls that were passed on to other nodes.
+    pub forward: ForwardMetrics,
     /// Limits, checkpoints, the start, log lines.
     pub node: NodeMetrics,
     /// Spans for the collector.
@@ -64,6 +68,7 @@ impl Metrics {
             delivery: DeliveryMetrics::new(&define),
             projector: ProjectorMetrics::new(&define, &position, &timestamp),
             fetch: FetchMetrics::new(&define),
+            forward: ForwardMetrics::new(&define),
             node: NodeMetrics::new(&define),
             traces: TraceMetrics::new(&define),
             registry,

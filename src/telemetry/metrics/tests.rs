@@ -62,5 +62,5 @@ fn the_number_of_series_is_bounded() {
     let text = Metrics::new("test").render();
     let series = text.lines().filter(|line| !line.starts_with('#')).count();
     // Room for a counter or two beyond what docs/metrics.md names: a histogram more is worth a thought.
-    assert!(series <= 510, "{series} series");
+    assert!(series <= 560, "{series} series");
 }

@@ -21,6 +21,10 @@ use crate::telemetry::metrics::{Method, code_name};
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: &str = "tracestate";
 
+/// The parent of a call that another node of the cluster has passed on. Beside `traceparent`, which stays the publisher's: it is
+/// stored with the message.
+pub static PARENT: HeaderName = HeaderName::from_static("walcast-parent");
+
 /// Longest `tracestate` that is passed along, in bytes: what W3C Trace Context asks everybody to keep.
 const TRACESTATE_BYTES_MAX: usize = 512;
 
@@ -35,9 +39,11 @@ pub(super) struct Call {
     pub place: SpanPlace,
     /// The caller's.
     parent: Option<SpanPlace>,
+    /// What the record of its message names.
+    stored: SpanPlace,
     pub state: TraceState,
     pub times: Times,
-    method: Method,
+    pub method: Method,
     /// The message that it is about, once that is known.
     about: OnceLock<About>,
     pub id: OnceLock<MessageId>,
@@ -60,7 +66,12 @@ impl Traces {
         if matches!(method, Method::Other | Method::PublishStream) {
             return None;
         }
-        let call = inner.begin(method, traceparent(headers))?;
+        let publisher = traceparent(headers);
+        let hop = headers.get(&PARENT).and_then(|value| Traceparent::valid(value.as_bytes()));
+        let mut call = inner.begin(method, hop.or(publisher))?;
+        if hop.is_some() {
+            call.stored = publisher.and_then(SpanPlace::sampled).unwrap_or(call.place);
+        }
         Some(CallTrace(Arc::new(Call { state: tracestate(headers, call.parent), ..call })))
     }
 
@@ -78,10 +89,12 @@ impl Inner {
             None if self.draws() => None,
             None => return None,
         };
+        let place = parent.map_or_else(SpanPlace::root, SpanPlace::beside);
         Some(Call {
             inner: Arc::clone(self),
-            place: parent.map_or_else(SpanPlace::root, SpanPlace::beside),
+            place,
             parent,
+            stored: parent.unwrap_or(place),
             state: TraceState::NONE,
             times: Times::now(),
             method,
@@ -155,7 +168,7 @@ impl Call {
 
     /// The place that the record of its message has: the publisher's, or this call's if it has none.
     pub fn stored(&self) -> SpanPlace {
-        self.parent.unwrap_or(self.place)
+        self.stored
     }
 
     /// Exports the span of the call. Without a code it is a message of a stream that was refused; why, its answer says.
@@ -197,7 +210,7 @@ impl Call {
 }
 
 /// As the conventions name a method: with its service.
-const fn rpc_method(method: Method) -> &'static str {
+pub(super) const fn rpc_method(method: Method) -> &'static str {
     match method {
         Method::Publish => "broker.Broker/Publish",
         Method::PublishStream => "broker.Broker/PublishStream",
@@ -217,7 +230,7 @@ const fn operation(method: Method) -> (&'static str, &'static str) {
 }
 
 /// The codes that are errors of a gRPC server by the conventions; the others are the caller's.
-const fn is_our_fault(code: Code) -> bool {
+pub(super) const fn is_our_fault(code: Code) -> bool {
     matches!(
         code,
         Code::Unknown

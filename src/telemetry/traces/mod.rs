@@ -11,6 +11,7 @@
 mod batch;
 mod call;
 mod export;
+mod hop;
 mod place;
 mod publish;
 mod span;
@@ -22,8 +23,9 @@ use opentelemetry_sdk::trace::SpanData;
 
 use super::metrics::TraceMetrics;
 pub use batch::{About, BatchTrace, LINKS_MAX, Member};
-pub use call::{CallTrace, Entered, current_trace_id, traceparent};
+pub use call::{CallTrace, Entered, PARENT, current_trace_id, traceparent};
 pub use export::{ExportError, Exporter, Stop};
+pub use hop::Hop;
 pub use place::SpanPlace;
 pub use publish::PublishTrace;
 

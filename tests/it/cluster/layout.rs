@@ -1,45 +1,7 @@
-//! Several real brokers with one layout: who takes what, and who refuses to start.
+//! Who refuses to start, and what the status says of the others.
 
-use tonic::Code;
-use tonic_types::StatusExt as _;
-use walcast::cluster::slot_of;
-
-use crate::support::{Broker, Setup, error_reason, walcast};
-
-const NAMES: [&str; 3] = ["n0", "n1", "n2"];
-
-/// Ports that were free a moment ago, one for each node.
-fn free_ports() -> Vec<u16> {
-    let bind = |_| std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let held: Vec<_> = NAMES.iter().map(bind).collect();
-    held.iter().map(|listener| listener.local_addr().expect("bound").port()).collect()
-}
-
-/// How the nodes of a cluster are to be started.
-fn setups() -> Vec<Setup> {
-    let ports = free_ports();
-    let nodes: Vec<_> = NAMES.iter().zip(&ports).map(|(name, port)| format!("{name}=127.0.0.1:{port}")).collect();
-    let setup = |(name, port): (&&str, &u16)| {
-        let setup = Setup::new().set("cluster.node", name).set("cluster.nodes", &nodes.join(","));
-        setup.arg("--listen").arg(format!("127.0.0.1:{port}"))
-    };
-    NAMES.iter().zip(&ports).map(setup).collect()
-}
-
-async fn three() -> Vec<Broker> {
-    let mut nodes = Vec::new();
-    for setup in setups() {
-        nodes.push(setup.start().await);
-    }
-    nodes
-}
-
-/// A subject of the node at this place, with equal shares.
-fn subject_of(node: usize, number: usize) -> String {
-    let shares = [0..342, 342..683, 683..1024];
-    let names = (0..).map(|at| format!("subject-{number}-{at}"));
-    names.into_iter().find(|name| shares[node].contains(&slot_of(name.as_bytes()).number())).expect("one of many")
-}
+use super::{NAMES, setups, subject_of, three};
+use crate::support::{Setup, walcast};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_start_changes_nothing_and_says_what_to_do() {
@@ -141,33 +103,6 @@ async fn two_nodes_of_one_name_cannot_be_configured_and_one_data_directory_has_o
         .set("cluster.nodes", &format!("n0={},n1=127.0.0.1:1,n2=127.0.0.1:2", broker.grpc()))
         .refuse();
     assert_eq!(code, 4, "{said}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_takes_its_own_subjects_and_names_the_owner_of_others() {
-    let nodes = three().await;
-    for (at, node) in nodes.iter().enumerate() {
-        let client = node.client().await;
-        for owner in 0..NAMES.len() {
-            let subject = subject_of(owner, 0);
-            let answers = [
-                client.publish(&subject, "body", 60).await.map(drop),
-                client.fetch(&subject, 1).await.map(drop),
-                client.try_subscribe(&subject).await.map(drop),
-            ];
-            for answer in answers {
-                let Err(status) = answer else {
-                    assert_eq!(at, owner, "{subject} was taken by another");
-                    continue;
-                };
-                assert_ne!(at, owner, "{subject} was refused by its owner: {status}");
-                assert_eq!((status.code(), error_reason(&status).as_str()), (Code::FailedPrecondition, "NOT_OWNER"));
-                let metadata = status.get_details_error_info().expect("details").metadata;
-                assert_eq!((&*metadata["owner"], &*metadata["address"]), (NAMES[owner], nodes[owner].grpc()));
-            }
-        }
-        assert_eq!(node.metric("walcast_publishes_rejected_total{reason=\"not_owner\"}").await, 2.0);
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,113 @@
+//! Calls on other nodes' subjects, passed on to their owners.
+//!
+//! Owns the connections to the other nodes of the layout, what may be on its way to each of them, and who is taken for dead.
+//! A call goes over one hop: it carries a [`Marker`], and who gets one for a subject that it does not own refuses it. What
+//! the owner answers is passed back as it is.
+//!
+//! Must never: number, log or acknowledge a message, choose an owner (the layout does), or send a publish a second time.
+//! A slow or dead owner must hold up calls to it only.
+
+mod link;
+mod marker;
+mod owner;
+mod unary;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+
+pub use marker::{MARKER, Marker, MarkerError};
+pub use owner::{InFlight, Owner, OwnerHealth};
+pub use unary::{Call, Reply};
+
+use crate::cluster::{NotOwner, Ownership};
+use crate::telemetry::metrics::ForwardMetrics;
+
+/// How calls are passed on.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Calls on their way to one owner, those of streams included (`limits.forward_calls`).
+    pub calls_max: usize,
+    /// Bytes of requests and answers on their way to and from one owner (`limits.forward_bytes`).
+    pub bytes_max: usize,
+    /// How long an owner may be silent before its calls fail (`cluster.owner_timeout`).
+    pub owner_timeout: Duration,
+    /// Longest answer to a unary call in bytes, with its frame.
+    pub answer_bytes_max: usize,
+}
+
+/// Why an owner did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ForwardError {
+    /// It cannot be reached, or was lost. Unless `unsent`, it may have done what it was asked.
+    #[error("{reason}")]
+    Unavailable {
+        /// What happened.
+        reason: String,
+        /// The owner never saw the call.
+        unsent: bool,
+        /// When it may be better.
+        retry_after: Duration,
+    },
+    /// As many calls or bytes as are allowed are on their way to it.
+    #[error("{what} on their way to it already ({setting})")]
+    Busy {
+        /// How many of what.
+        what: String,
+        /// The setting.
+        setting: &'static str,
+    },
+}
+
+/// The way to all other nodes; a clone is the same.
+#[derive(Clone)]
+pub struct Forward(Arc<Nodes>);
+
+struct Nodes {
+    ownership: Ownership,
+    /// As the layout has them; none at this node's place.
+    owners: Vec<Option<Owner>>,
+}
+
+impl fmt::Debug for Forward {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Forward").field("ownership", &self.0.ownership).finish_non_exhaustive()
+    }
+}
+
+impl Forward {
+    /// To the other nodes of the layout. Nothing is connected before the first call.
+    pub fn new(config: &Config, ownership: Ownership, metrics: &ForwardMetrics) -> Self {
+        let marker = HeaderValue::from_str(&Marker::of(&ownership).to_string())
+            .expect("a node's name has letters, digits, `-`, `.` and `_` only, and the rest are numbers");
+        let own = ownership.node().name.clone();
+        let owner = |node: &crate::cluster::Node| {
+            (node.name != own).then(|| Owner::new(config.clone(), node, marker.clone(), metrics.clone()))
+        };
+        let owners = ownership.layout().nodes().iter().map(owner).collect();
+        Self(Arc::new(Nodes { ownership, owners }))
+    }
+
+    /// The owner that a subject has instead of this node; None if this node is.
+    pub fn elsewhere(&self, subject: &str) -> Option<(&Owner, NotOwner<'_>)> {
+        let other = self.0.ownership.check(subject).err()?;
+        self.0.owners[other.at].as_ref().map(|owner| (owner, other))
+    }
+
+    /// The layout.
+    pub fn layout(&self) -> &crate::cluster::Layout {
+        self.0.ownership.layout()
+    }
+
+    /// Name of this node.
+    pub fn node(&self) -> &str {
+        &self.0.ownership.node().name
+    }
+
+    /// How the node at this place of the layout was found last; None for this one.
+    pub fn health(&self, at: usize) -> Option<OwnerHealth> {
+        self.0.owners.get(at)?.as_ref().map(Owner::health)
+    }
+}

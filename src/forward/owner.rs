@@ -1,0 +1,254 @@
+//! One other node: its connections, what may be on its way to it, and whether it is taken for dead.
+
+use std::cell::Cell;
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::{HeaderValue, Request, Response, Uri};
+use hyper::body::Incoming;
+use recloser::{AsyncRecloser, Error as BreakerError, Recloser};
+use tonic::body::Body;
+
+use super::link::{Link, SendError, Target};
+use super::marker::MARKER;
+use super::{Config, ForwardError};
+use crate::cluster::Node;
+use crate::telemetry::metrics::{ForwardMetrics, Forwarded, Method};
+
+/// Calls whose ends decide whether an owner is taken for dead: half of them must have failed.
+const BREAKER_CALLS: usize = 8;
+
+/// Calls that try an owner that was taken for dead; one answer is enough.
+const BREAKER_TRIALS: usize = 2;
+
+const BREAKER_FAILED: f32 = 0.5;
+
+/// How long an owner that was taken for dead is not asked: a restart of a node takes about as long.
+const BREAKER_OPEN: Duration = Duration::from_millis(500);
+
+/// Another node.
+pub struct Owner(Arc<Inner>);
+
+impl Clone for Owner {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+struct Inner {
+    config: Config,
+    name: String,
+    /// In `:authority` of each call.
+    address: String,
+    marker: HeaderValue,
+    /// One for each thread of connections, so that a call and its answer stay on theirs.
+    links: Box<[Link]>,
+    breaker: AsyncRecloser,
+    calls: AtomicUsize,
+    bytes: AtomicUsize,
+    /// Its last call failed for want of an answer.
+    lost: AtomicBool,
+    metrics: ForwardMetrics,
+}
+
+/// How an owner was found last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnerHealth {
+    /// Its last call was answered, or none was made yet.
+    Reachable,
+    /// Its last call was not.
+    Unreachable,
+}
+
+impl fmt::Debug for Owner {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Owner").field("name", &self.0.name).finish_non_exhaustive()
+    }
+}
+
+impl Owner {
+    pub(super) fn new(config: Config, node: &Node, marker: HeaderValue, metrics: ForwardMetrics) -> Self {
+        let target = Target {
+            address: node.address.as_str().into(),
+            connect_timeout: config.owner_timeout,
+            // Half of the time until it is asked whether it is there, half for its answer.
+            keepalive_interval: config.owner_timeout / 2,
+            keepalive_timeout: config.owner_timeout / 2,
+            connections: metrics.connections.clone(),
+        };
+        let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let breaker = Recloser::custom()
+            .closed_len(BREAKER_CALLS)
+            .half_open_len(BREAKER_TRIALS)
+            .error_rate(BREAKER_FAILED)
+            .open_wait(BREAKER_OPEN)
+            .build();
+        Self(Arc::new(Inner {
+            config,
+            name: node.name.clone(),
+            address: node.address.clone(),
+            marker,
+            links: (0..threads).map(|_| Link::new(target.clone())).collect(),
+            breaker: breaker.into(),
+            calls: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            lost: AtomicBool::new(false),
+            metrics,
+        }))
+    }
+
+    /// Its name in the layout.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// How it was found last.
+    pub fn health(&self) -> OwnerHealth {
+        if self.0.lost.load(Ordering::Relaxed) { OwnerHealth::Unreachable } else { OwnerHealth::Reachable }
+    }
+
+    pub(super) fn answer_bytes_max(&self) -> usize {
+        self.0.config.answer_bytes_max
+    }
+
+    /// Takes a place among the calls to it, with so many bytes.
+    ///
+    /// # Errors
+    /// [`ForwardError::Busy`].
+    pub(super) fn enter(&self, method: Method, bytes: usize) -> Result<InFlight, ForwardError> {
+        let inner = &self.0;
+        let before = inner.calls.fetch_add(1, Ordering::Relaxed);
+        inner.metrics.in_flight.inc();
+        let mut entered = InFlight { owner: self.clone(), method, bytes: 0 };
+        if before >= inner.config.calls_max {
+            inner.metrics.ended(method, Forwarded::Busy);
+            let what = format!("{before} calls for node {} are", inner.name);
+            return Err(ForwardError::Busy { what, setting: "limits.forward_calls" });
+        }
+        entered.grow(bytes)?;
+        Ok(entered)
+    }
+
+    /// Sends a request whose path and headers are those of the caller, and returns the head of its answer.
+    ///
+    /// # Errors
+    /// [`ForwardError::Unavailable`].
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        mut request: Request<Body>,
+    ) -> Result<Response<Incoming>, ForwardError> {
+        let inner = &self.0;
+        request.headers_mut().insert(MARKER, inner.marker.clone());
+        let path = request.uri().path_and_query().cloned();
+        *request.uri_mut() = Uri::builder()
+            .scheme("http")
+            .authority(inner.address.as_str())
+            .path_and_query(path.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/")))
+            .build()
+            .expect("the layout has proven the address, and the path is that of a request");
+        let link = &inner.links[seat() % inner.links.len()];
+        let sent = inner.breaker.call(link.send(request)).await;
+        sent.map_err(|error| self.failed(method, error)).inspect(|_| self.reached())
+    }
+
+    fn reached(&self) {
+        if self.0.lost.load(Ordering::Relaxed) && self.0.lost.swap(false, Ordering::Relaxed) {
+            self.0.metrics.unreachable.dec();
+            tracing::info!(node = self.0.name, "another node of the cluster is reachable again");
+        }
+    }
+
+    /// One line for a change, however many calls find it.
+    pub(super) fn is_lost(&self, reason: &str) {
+        if !self.0.lost.swap(true, Ordering::Relaxed) {
+            self.0.metrics.unreachable.inc();
+            tracing::warn!(
+                node = self.0.name,
+                address = self.0.address,
+                reason,
+                "another node of the cluster is unreachable: its subjects are unavailable here"
+            );
+        }
+    }
+
+    fn failed(&self, method: Method, error: BreakerError<SendError>) -> ForwardError {
+        self.0.metrics.ended(method, Forwarded::Unavailable);
+        let (reason, unsent) = match error {
+            BreakerError::Rejected => ("it did not answer, and is asked again soon".to_owned(), true),
+            BreakerError::Inner(error) => {
+                let reason = error.to_string();
+                self.is_lost(&reason);
+                (reason, error.unsent())
+            }
+        };
+        ForwardError::Unavailable { reason, unsent, retry_after: BREAKER_OPEN }
+    }
+
+    /// It was lost after its answer had begun.
+    pub(super) fn lost_within(&self, method: Method, error: &hyper::Error) -> ForwardError {
+        self.0.metrics.ended(method, Forwarded::Unavailable);
+        let reason = format!("the connection was lost: {error}");
+        ForwardError::Unavailable { reason, unsent: false, retry_after: BREAKER_OPEN }
+    }
+
+    pub(super) fn answered(&self, method: Method) {
+        self.0.metrics.ended(method, Forwarded::Answered);
+    }
+
+    pub(super) fn took(&self, elapsed: Duration) {
+        self.0.metrics.took(elapsed);
+    }
+}
+
+/// A call on its way to an owner, with the bytes that are held for it. Its place is free when this is dropped.
+#[derive(Debug)]
+pub struct InFlight {
+    owner: Owner,
+    method: Method,
+    bytes: usize,
+}
+
+impl InFlight {
+    /// Takes so many bytes more.
+    ///
+    /// # Errors
+    /// [`ForwardError::Busy`].
+    pub(super) fn grow(&mut self, bytes: usize) -> Result<(), ForwardError> {
+        let inner = &self.owner.0;
+        let before = inner.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes += bytes;
+        // One call is always let through, however large.
+        if before > 0 && before + bytes > inner.config.bytes_max {
+            inner.metrics.ended(self.method, Forwarded::Busy);
+            let what = format!("{before} bytes for node {} are", inner.name);
+            return Err(ForwardError::Busy { what, setting: "limits.forward_bytes" });
+        }
+        Ok(())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let inner = &self.owner.0;
+        inner.calls.fetch_sub(1, Ordering::Relaxed);
+        inner.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        inner.metrics.in_flight.dec();
+    }
+}
+
+/// A number of this thread, the same for as long as it lives.
+fn seat() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static SEAT: Cell<Option<usize>> = const { Cell::new(None) };
+    }
+    SEAT.get().unwrap_or_else(|| {
+        let seat = NEXT.fetch_add(1, Ordering::Relaxed);
+        SEAT.set(Some(seat));
+        seat
+    })
+}

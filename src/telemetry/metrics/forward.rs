@@ -1,0 +1,71 @@
+//! Calls that were passed on to other nodes of the cluster.
+
+use std::time::Duration;
+
+use prometheus::{Histogram, IntCounter, IntGauge};
+
+use super::Method;
+use super::define::{Definitions, SECONDS_COARSE};
+
+/// How a call that was passed on ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forwarded {
+    /// The owner answered, whatever it said.
+    Answered,
+    /// The owner could not be reached, or was lost.
+    Unavailable,
+    /// Too much is on its way to the owner.
+    Busy,
+}
+
+const RESULTS: [&str; 3] = ["answered", "unavailable", "busy"];
+
+/// The methods that are passed on, in the order of [`Method`].
+const METHODS: [&str; 4] = ["Publish", "PublishStream", "Subscribe", "Fetch"];
+
+/// Handles of the forward room.
+#[derive(Debug, Clone)]
+pub struct ForwardMetrics {
+    ended: [[IntCounter; RESULTS.len()]; METHODS.len()],
+    /// Seconds from passing a unary call on until its answer.
+    pub duration: Histogram,
+    /// Calls on their way to other nodes.
+    pub in_flight: IntGauge,
+    /// Connections to other nodes.
+    pub connections: IntGauge,
+    /// Nodes whose last call got no answer.
+    pub unreachable: IntGauge,
+}
+
+impl ForwardMetrics {
+    pub(super) fn new(define: &Definitions<'_>) -> Self {
+        let ended = define.counters(
+            "walcast_forwarded_calls_total",
+            "Calls that were passed on to the owner of their subject and ended, by method and how.",
+            &["method", "result"],
+        );
+        Self {
+            ended: METHODS.map(|method| RESULTS.map(|result| ended.with_label_values(&[method, result]))),
+            duration: define.histogram(
+                "walcast_forwarded_duration_seconds",
+                "Seconds from passing a Publish or Fetch on until the owner's answer.",
+                &SECONDS_COARSE,
+            ),
+            in_flight: define.gauge("walcast_forwarded_in_flight", "Calls on their way to other nodes."),
+            connections: define.gauge("walcast_node_connections", "Connections to other nodes that are open."),
+            unreachable: define.gauge("walcast_nodes_unreachable", "Other nodes whose last call got no answer."),
+        }
+    }
+
+    /// Counts a call that ended.
+    pub fn ended(&self, method: Method, how: Forwarded) {
+        if let Some(results) = self.ended.get(method as usize) {
+            results[how as usize].inc();
+        }
+    }
+
+    /// Notes how long an answer took.
+    pub fn took(&self, elapsed: Duration) {
+        self.duration.observe(elapsed.as_secs_f64());
+    }
+}
