@@ -13,7 +13,7 @@ use crate::cluster::{Layout, NotOwner};
 use crate::delivery::{HistoryError, StreamEnd, SubscribeError};
 use crate::event::SubjectError;
 use crate::fetch::FetchError;
-use crate::forward::{ForwardError, Marker};
+use crate::forward::{End, ForwardError, Marker, Refusal};
 use crate::ingest::{IdsExhausted, PublishError};
 use crate::proto::server as wire;
 
@@ -185,6 +185,30 @@ pub fn forward(error: &ForwardError, other: &NotOwner<'_>) -> Status {
             status_with(Code::Unavailable, UNAVAILABLE, details)
         }
     }
+}
+
+/// A subscription that could not be passed on.
+pub fn forwarded_subscription(refusal: Refusal, other: &NotOwner<'_>) -> Status {
+    match refusal {
+        Refusal::Owner(status) => status,
+        Refusal::Forward(error) => forward(&error, other),
+        Refusal::TooMany { max } => subscribe(SubscribeError::TooMany { max }),
+    }
+}
+
+/// How a stream from another node ends.
+pub fn forwarded_end(end: End, owner: &str) -> Status {
+    match end {
+        End::Owner(status) => status,
+        End::ShuttingDown => shutting_down(),
+        End::Lost(reason) => owner_lost(owner, &reason),
+        End::Contradiction(reason) => owner_lost(owner, &reason),
+    }
+}
+
+fn owner_lost(owner: &str, reason: &str) -> Status {
+    let detail = format!("node {owner}, the owner of the subject: {reason}");
+    status(Code::Unavailable, "OWNER_UNAVAILABLE", UNAVAILABLE, &[("detail", detail), ("owner", owner.to_owned())])
 }
 
 /// A negative expiration.

@@ -2,18 +2,16 @@
 
 use std::time::Instant;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
-use prost::Message;
 use tonic::Status;
 
-use super::framing::PREFIX_BYTES;
 use super::{BrokerService, errors, transport};
 use crate::cluster::NotOwner;
 use crate::event::Subject;
-use crate::forward::{Call, MARKER, Marker, Owner, Reply};
+use crate::forward::{Ask, Call, Forward, ForwardedSubscription, MARKER, Marker, OWED_AFTER, Owner, Reply};
 use crate::telemetry::metrics::Method;
-use crate::telemetry::traces::{CallTrace, PARENT};
+use crate::telemetry::traces::{CallTrace, Hop, PARENT};
 
 static MARKER_NAME: HeaderName = HeaderName::from_static(MARKER);
 
@@ -50,11 +48,25 @@ impl BrokerService {
         }
     }
 
+    /// What another node tells of a subscription that it passes on; None if nobody does.
+    pub(super) fn passed_on(&self, headers: &HeaderMap) -> Option<PassedOn> {
+        headers.get(&MARKER_NAME)?;
+        let owed_after = headers.get(OWED_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        Some(PassedOn { owed_after })
+    }
+
     /// When the caller gives up, for a call that may be passed on.
     pub(super) fn deadline(&self, headers: &HeaderMap) -> Option<Instant> {
         self.forward.as_ref()?;
         transport::timeout(headers).map(|within| Instant::now() + within)
     }
+}
+
+/// A subscription that another node passes on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PassedOn {
+    /// Its subscriber was subscribed already, and is owed everything above this id.
+    pub owed_after: Option<u32>,
 }
 
 /// A call as its caller sent it.
@@ -65,26 +77,56 @@ pub(super) struct AsSent {
     pub trace: Option<CallTrace>,
 }
 
-impl Elsewhere<'_> {
+impl<'a> Elsewhere<'a> {
     /// Passes a call on and returns what its owner said.
     ///
     /// # Errors
     /// The owner's status, UNAVAILABLE if it did not answer, RESOURCE_EXHAUSTED if too much is on its way to it.
     pub async fn answer(self, method: Method, sent: AsSent, framed: Bytes) -> Reply {
-        let AsSent { mut headers, deadline, trace } = sent;
-        let hop = trace.as_ref().map(CallTrace::pass_on);
-        headers.remove(&PARENT);
-        if let Some(parent) = hop.as_ref().and_then(|hop| hop.parent()) {
-            headers.insert(PARENT.clone(), parent);
-        }
+        let AsSent { headers, deadline, trace } = sent;
+        let (headers, hop) = on_its_way(headers, trace.as_ref());
         let reply = self.owner.call(Call { method, headers, deadline, framed }).await;
         let reply = reply.unwrap_or_else(|error| Err(errors::forward(&error, &self.subject)));
-        if let Some(hop) = hop {
-            let code = reply.as_ref().map_or_else(Status::code, |_| tonic::Code::Ok);
-            hop.end(self.owner.name(), code);
-        }
+        self.arrived(hop, reply.as_ref().err());
         reply
     }
+}
+
+impl<'a> Elsewhere<'a> {
+    /// Subscribes at the owner.
+    ///
+    /// # Errors
+    /// The owner's status, UNAVAILABLE if it did not answer, RESOURCE_EXHAUSTED if there are too many.
+    pub async fn subscribe(
+        self,
+        forward: &Forward,
+        sent: AsSent,
+        (subject, after): (Subject, Option<u32>),
+        framed: Bytes,
+    ) -> Result<ForwardedSubscription, Status> {
+        let AsSent { headers, deadline, trace } = sent;
+        let (headers, hop) = on_its_way(headers, trace.as_ref());
+        let subscribed = forward.subscribe(self.owner, Ask { headers, deadline, subject, after, framed }).await;
+        let subscribed = subscribed.map_err(|refusal| errors::forwarded_subscription(refusal, &self.subject));
+        self.arrived(hop, subscribed.as_ref().err());
+        subscribed
+    }
+
+    fn arrived(&self, hop: Option<Hop>, error: Option<&Status>) {
+        if let Some(hop) = hop {
+            hop.end(self.owner.name(), error.map_or(tonic::Code::Ok, Status::code));
+        }
+    }
+}
+
+/// The metadata of a call that is passed on, and its span.
+fn on_its_way(mut headers: HeaderMap, trace: Option<&CallTrace>) -> (HeaderMap, Option<Hop>) {
+    let hop = trace.map(CallTrace::pass_on);
+    headers.remove(&PARENT);
+    if let Some(parent) = hop.as_ref().and_then(Hop::parent) {
+        headers.insert(PARENT.clone(), parent);
+    }
+    (headers, hop)
 }
 
 /// Notes what a call that is passed on is about.
@@ -94,14 +136,4 @@ pub(super) fn about(trace: Option<&CallTrace>, subject: &str, body_bytes: Option
     {
         trace.about(&subject, body_bytes);
     }
-}
-
-/// A message with its prefix.
-pub(super) fn framed(message: &impl Message) -> Bytes {
-    let length = message.encoded_len();
-    let mut buffer = BytesMut::with_capacity(PREFIX_BYTES + length);
-    buffer.put_u8(0);
-    buffer.put_u32(u32::try_from(length).expect("a message that was read has less than 4 GiB"));
-    message.encode_raw(&mut buffer);
-    buffer.freeze()
 }

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -19,7 +19,7 @@ use super::publish_stream::PublishAnswers;
 use crate::delivery::{Delivery, Start, Subscription};
 use crate::event::{EncodedMessage, MessageId, Subject};
 use crate::fetch::Fetch;
-use crate::forward::Forward;
+use crate::forward::{self, Forward, ForwardedSubscription, SUBSCRIBED_AT};
 use crate::ingest::{IdsExhausted, Publish, PublishError, Publisher};
 use crate::proto::server::broker_server::Broker;
 use crate::proto::server::{FetchRequest, PublishRequest, PublishResponse, SubscribeRequest};
@@ -203,7 +203,7 @@ impl<M: Message + Default> Answer<M> {
 #[tonic::async_trait]
 impl Broker for BrokerService {
     async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
-        self.answer_publish(request, owners::framed).await?.decoded().map(Response::new)
+        self.answer_publish(request, forward::framed).await?.decoded().map(Response::new)
     }
 
     type PublishStreamStream = PublishAnswers;
@@ -224,33 +224,63 @@ impl Broker for BrokerService {
     async fn subscribe(&self, request: Request<SubscribeRequest>) -> Result<Response<ResponseStream>, Status> {
         self.check_serving()?;
         let trace = request.extensions().get::<CallTrace>().cloned();
-        let SubscribeRequest { subject, after_id } = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
+        let headers = metadata.into_headers();
+        let elsewhere = self.elsewhere(&request.subject, &headers)?;
+        let framed = elsewhere.is_some().then(|| forward::framed(&request));
+        let SubscribeRequest { subject, after_id } = request;
         let subject = Subject::new(subject).map_err(errors::invalid_subject)?;
-        self.check_owned(&subject)?;
-        if let Some(trace) = trace {
+        if let Some(trace) = &trace {
             trace.about(&subject, None);
         }
-        let start = match after_id {
-            None => Start::Now,
-            Some(after) => Start::After(u32::try_from(after).map_err(|_| errors::negative_after_id(after))?),
+        let after = after_id.map(|after| u32::try_from(after).map_err(|_| errors::negative_after_id(after)));
+        let after = after.transpose()?;
+        if let (Some(elsewhere), Some(framed), Some(forward)) = (elsewhere, framed, &self.forward) {
+            let sent = AsSent { deadline: self.deadline(&headers), headers, trace };
+            let subscription = elsewhere.subscribe(forward, sent, (subject, after), framed).await?;
+            return Ok(Response::new(ResponseStream::Elsewhere(Box::new(subscription))));
+        }
+        let passed_on = self.passed_on(&headers);
+        let start = match (passed_on.and_then(|node| node.owed_after), after) {
+            (Some(settled), _) => Start::Owed(settled),
+            (None, Some(after)) => Start::After(after),
+            (None, None) => Start::Now,
         };
         let subscription = self.delivery.subscribe(&subject, start).map_err(errors::subscribe)?;
-        Ok(Response::new(ResponseStream(subscription)))
+        let subscribed_at = subscription.subscribed_at();
+        let mut response = Response::new(ResponseStream::Here(subscription));
+        if passed_on.is_some() {
+            response.metadata_mut().insert(SUBSCRIBED_AT, subscribed_at.into());
+        }
+        Ok(response)
     }
 
     async fn fetch(&self, request: Request<FetchRequest>) -> Result<Response<EncodedMessage>, Status> {
-        self.answer_fetch(request, owners::framed).await?.decoded().map(Response::new)
+        self.answer_fetch(request, forward::framed).await?.decoded().map(Response::new)
     }
 }
 
 /// A subscription whose end is a status.
 #[derive(Debug)]
-pub struct ResponseStream(Subscription);
+pub enum ResponseStream {
+    /// Of a subject of this node.
+    Here(Subscription),
+    /// Of another node's.
+    Elsewhere(Box<ForwardedSubscription>),
+}
 
 impl Stream for ResponseStream {
     type Item = Result<EncodedMessage, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        Pin::new(&mut self.0).poll_next(context).map(|item| item.map(|message| message.map_err(errors::stream_end)))
+        match &mut *self {
+            Self::Here(messages) => Pin::new(messages)
+                .poll_next(context)
+                .map(|item| item.map(|message| message.map_err(errors::stream_end))),
+            Self::Elsewhere(messages) => {
+                let item = ready!(Pin::new(&mut **messages).poll_next(context));
+                Poll::Ready(item.map(|message| message.map_err(|end| errors::forwarded_end(end, messages.owner()))))
+            }
+        }
     }
 }

@@ -43,6 +43,7 @@ pub(super) struct Connected {
     pub index: Index,
     pub indexer: Indexer,
     pub service: BrokerService,
+    pub forward: Option<Forward>,
 }
 
 /// Connects the rooms.
@@ -90,7 +91,7 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
         projector: progress,
         store: store.kind(),
         contact,
-        forward,
+        forward: forward.clone(),
     });
     Connected {
         publisher,
@@ -104,6 +105,7 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
         index,
         indexer,
         service,
+        forward,
     }
 }
 
@@ -186,6 +188,11 @@ fn forward_config(settings: &Settings) -> forward::Config {
         bytes_max: settings.limits.forward_bytes,
         owner_timeout: settings.cluster.owner_timeout,
         answer_bytes_max: api::ANSWER_BYTES_MAX,
+        subscribe: forward::SubscribeConfig {
+            subscribers_max: settings.limits.subscribers,
+            subscriber_bytes_max: settings.limits.subscriber_bytes,
+            delivery_bytes_max: settings.limits.delivery_bytes,
+        },
     }
 }
 

@@ -133,6 +133,7 @@ fn start(
         index,
         indexer,
         service,
+        forward,
     } = connected;
     let (grpc_stop, projector_stop) = (CancellationToken::new(), CancellationToken::new());
     let log = housekeeper.log.clone();
@@ -162,6 +163,7 @@ fn start(
         publisher,
         index,
         delivery,
+        forward,
         grpc_stop,
         projector_stop,
         admin_stop,

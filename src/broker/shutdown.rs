@@ -15,6 +15,7 @@ use super::housekeeping::HousekeepingError;
 use super::supervisor::{End, Supervisor, TaskError, tasks};
 use crate::api::{Lifecycle, Phase};
 use crate::delivery::Delivery;
+use crate::forward::Forward;
 use crate::index::{Index, IndexerError};
 use crate::ingest::Publisher;
 use crate::projector::ProjectorError;
@@ -52,6 +53,8 @@ pub struct Running {
     pub index: Index,
     /// Ends the streams.
     pub delivery: Delivery,
+    /// Ends the streams from other nodes of the cluster.
+    pub forward: Option<Forward>,
     /// Ends the gRPC server once its connections are done.
     pub grpc_stop: CancellationToken,
     /// Ends the projector after a flush.
@@ -116,7 +119,7 @@ fn exit_on_second(mut signals: Signals) {
 
 /// Ends the rooms from the edge inwards, so that nothing acknowledged or read is cut off.
 async fn stop_in_order(running: Running) -> Result<(), Error> {
-    let Running { mut supervisor, lifecycle, publisher, index, delivery, .. } = running;
+    let Running { mut supervisor, lifecycle, publisher, index, delivery, forward, .. } = running;
     let Running { grpc_stop, projector_stop, admin_stop, traces_stop, grace, .. } = running;
     let deadline = Instant::now() + grace;
     // New calls are refused and health says so; what was admitted is made durable and answered.
@@ -126,6 +129,9 @@ async fn stop_in_order(running: Running) -> Result<(), Error> {
         publisher.stop().await;
         ends.extend(supervisor.ended(&[tasks::COMMITTER, tasks::RELEASER]).await);
         delivery.close_in_order().await;
+        if let Some(forward) = &forward {
+            forward.close();
+        }
     };
     in_time(deadline, "what was admitted to be durable", committed).await;
     // The store is flushed while clients go: one that never goes must not cost the flush.
@@ -187,7 +193,7 @@ async fn root_of(end: End, supervisor: &mut Supervisor) -> End {
 
 /// Tells clients what can be told in a moment; nothing more is acknowledged.
 async fn stop_failed(running: Running, end: End) -> Error {
-    let Running { mut supervisor, lifecycle, delivery, grpc_stop, log, data_dir, log_failures, .. } = running;
+    let Running { mut supervisor, lifecycle, delivery, forward, grpc_stop, log, data_dir, log_failures, .. } = running;
     let end = root_of(end, &mut supervisor).await;
     let (reason, kind) = match end.result {
         Ok(()) => ("it ended although nobody told it to".to_owned(), ErrorKind::Failed),
@@ -196,6 +202,9 @@ async fn stop_failed(running: Running, end: End) -> Error {
     tracing::error!(task = end.name, %reason, "a task failed; the broker ends");
     lifecycle.advance(Phase::Failed);
     delivery.close();
+    if let Some(forward) = &forward {
+        forward.close();
+    }
     if log.is_failed() {
         log_failures.inc();
         failures::leave_one_more(&data_dir).await;

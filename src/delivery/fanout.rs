@@ -47,6 +47,8 @@ pub enum Start {
     Now,
     /// Everything above this id that can still be had, then what is published; 0 for all there is.
     After(u32),
+    /// Everything above this id, expired or not: of a subscriber that was subscribed when it came, at another node.
+    Owed(u32),
 }
 
 /// The handle on delivery; a clone is the same.
@@ -89,17 +91,20 @@ impl Delivery {
         let last = history.last_id(subject);
         let shared = Arc::clone(&self.shared);
         match start {
-            Start::After(after) if after > last => {
+            Start::After(after) | Start::Owed(after) if after > last => {
                 registry.leave(&topic, place);
                 Err(SubscribeError::BeyondLast { after, last })
             }
             Start::After(after) if after < last => {
-                Ok(Subscription::behind(shared, topic, place, HandOver::resume(after, last)))
+                Ok(Subscription::behind(shared, topic, place, HandOver::resume(after, last), last))
             }
-            Start::Now | Start::After(_) => {
+            Start::Owed(after) if after < last => {
+                Ok(Subscription::behind(shared, topic, place, HandOver::fall_back(after, last), last))
+            }
+            Start::Now | Start::After(_) | Start::Owed(_) => {
                 // A place that is lost by now is seen when it is read from.
                 registry.with_ring(&topic, |ring| ring.go_live(place, last));
-                Ok(Subscription::live(shared, topic, place))
+                Ok(Subscription::live(shared, topic, place, last))
             }
         }
     }

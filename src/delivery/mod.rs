@@ -18,6 +18,7 @@ pub use fanout::{Delivery, Fanout, Live, Start};
 pub use history::{Ask, Chunk, FromLog, History, HistoryError};
 pub use readers::Readers;
 pub use registry::SubscribeError;
+pub use ring::{Place, Ring, Taken, Unread};
 pub use subscription::{StreamEnd, Subscription};
 
 /// How delivery is set. Operators set these as `limits.*`.

@@ -80,6 +80,8 @@ pub struct Subscription {
     /// Taken, and not yet asked for.
     chunk: VecDeque<EncodedMessage>,
     mode: Mode,
+    /// The last durable id of the subject when it subscribed.
+    subscribed_at: u32,
 }
 
 #[derive(Debug)]
@@ -101,16 +103,27 @@ type Item = Result<EncodedMessage, StreamEnd>;
 
 impl Subscription {
     /// Of a subscriber that has joined, and goes live at its place.
-    pub(super) fn live(shared: Arc<Shared>, topic: Arc<Topic>, place: Place) -> Self {
+    pub(super) fn live(shared: Arc<Shared>, topic: Arc<Topic>, place: Place, subscribed_at: u32) -> Self {
         shared.metrics.active_subscribers.inc();
-        Self { shared, topic, place, chunk: VecDeque::new(), mode: Mode::Live }
+        Self { shared, topic, place, chunk: VecDeque::new(), mode: Mode::Live, subscribed_at }
     }
 
     /// Of one that has joined, and reads history first.
-    pub(super) fn behind(shared: Arc<Shared>, topic: Arc<Topic>, place: Place, hand_over: HandOver) -> Self {
-        let mut subscription = Self::live(shared, topic, place);
+    pub(super) fn behind(
+        shared: Arc<Shared>,
+        topic: Arc<Topic>,
+        place: Place,
+        hand_over: HandOver,
+        subscribed_at: u32,
+    ) -> Self {
+        let mut subscription = Self::live(shared, topic, place, subscribed_at);
         subscription.leave_live(hand_over);
         subscription
+    }
+
+    /// The last durable id of the subject when it subscribed; 0 if there was none. What has a higher one is delivered.
+    pub fn subscribed_at(&self) -> u32 {
+        self.subscribed_at
     }
 
     fn leave_live(&mut self, hand_over: HandOver) {

@@ -4,6 +4,7 @@ use bytes::{Buf, BufMut, Bytes};
 use prost::DecodeError;
 use prost::encoding::{DecodeContext, WireType};
 
+use super::MessageId;
 use super::record::Record;
 
 /// The protobuf bytes of one `broker.MessageResponse`; a clone shares them.
@@ -16,6 +17,7 @@ pub struct EncodedMessage(Bytes);
 // Field numbers of proto/broker.proto, wire type in the low three bits.
 const BODY_TAG: u8 = 1 << 3 | 2;
 const ID_TAG: u8 = 2 << 3;
+const ID_FIELD: u32 = 2;
 const SUBJECT_TAG: u8 = 3 << 3 | 2;
 const PUBLISHED_AT_TAG: u8 = 4 << 3 | 2;
 const TRACEPARENT_TAG: u8 = 5 << 3 | 2;
@@ -48,6 +50,22 @@ impl EncodedMessage {
         put_bytes(&mut bytes, TRACEPARENT_TAG, traceparent);
         debug_assert_eq!(bytes.len(), capacity);
         Self(Bytes::from(bytes))
+    }
+
+    /// A message as another node has sent it, with its id; None if it is none. The bytes are kept as they are.
+    pub fn received(bytes: Bytes) -> Option<(MessageId, Self)> {
+        let mut rest = &bytes[..];
+        let mut id = None;
+        while rest.has_remaining() {
+            let (tag, wire_type) = prost::encoding::decode_key(&mut rest).ok()?;
+            if tag == ID_FIELD && wire_type == WireType::Varint {
+                id = Some(prost::encoding::decode_varint(&mut rest).ok()?);
+            } else {
+                prost::encoding::skip_field(wire_type, tag, &mut rest, DecodeContext::default()).ok()?;
+            }
+        }
+        let id = MessageId::new(u32::try_from(id?).ok()?)?;
+        Some((id, Self(bytes)))
     }
 
     /// The encoded bytes.
@@ -131,7 +149,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::event::{Expiration, MessageId, UnixMicros};
+    use crate::event::{Expiration, UnixMicros};
     use crate::proto::client::MessageResponse;
 
     #[test]
@@ -161,6 +179,13 @@ mod tests {
             let at = decoded.published_at.expect("always there");
             assert_eq!(at.seconds * 1_000_000 + i64::from(at.nanos) / 1_000, micros);
             assert_eq!(decoded.encoded_len(), encoded.len());
+            let received = EncodedMessage::received(encoded.as_bytes().clone()).expect("a message");
+            assert_eq!(received, (record.id, encoded.clone()));
+            let cut = encoded.as_bytes().slice(..encoded.len() - 1);
+            assert_eq!(EncodedMessage::received(cut), None);
+        }
+        for no_id in [&b""[..], &[BODY_TAG, 1, b'x'], &[ID_TAG, 0]] {
+            assert_eq!(EncodedMessage::received(Bytes::from_static(no_id)), None);
         }
     }
 }

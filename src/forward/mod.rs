@@ -1,6 +1,7 @@
 //! Calls on other nodes' subjects, passed on to their owners.
 //!
-//! Owns the connections to the other nodes of the layout, what may be on its way to each of them, and who is taken for dead.
+//! Owns the connections to the other nodes of the layout, what may be on its way to each of them, who is taken for dead, and
+//! the subscriptions on other nodes' subjects.
 //! A call goes over one hop: it carries a [`Marker`], and who gets one for a subject that it does not own refuses it. What
 //! the owner answers is passed back as it is.
 //!
@@ -10,6 +11,7 @@
 mod link;
 mod marker;
 mod owner;
+mod subscribe;
 mod unary;
 
 use std::fmt;
@@ -20,10 +22,12 @@ use http::HeaderValue;
 
 pub use marker::{MARKER, Marker, MarkerError};
 pub use owner::{InFlight, Owner, OwnerHealth};
-pub use unary::{Call, Reply};
+pub use subscribe::{Ask, Config as SubscribeConfig, End, ForwardedSubscription, OWED_AFTER, Refusal, SUBSCRIBED_AT};
+pub use unary::{Call, Reply, framed};
 
 use crate::cluster::{NotOwner, Ownership};
 use crate::telemetry::metrics::ForwardMetrics;
+use subscribe::Subscriptions;
 
 /// How calls are passed on.
 #[derive(Debug, Clone)]
@@ -36,6 +40,8 @@ pub struct Config {
     pub owner_timeout: Duration,
     /// Longest answer to a unary call in bytes, with its frame.
     pub answer_bytes_max: usize,
+    /// How subscriptions are bounded.
+    pub subscribe: SubscribeConfig,
 }
 
 /// Why an owner did not answer.
@@ -69,6 +75,7 @@ struct Nodes {
     ownership: Ownership,
     /// As the layout has them; none at this node's place.
     owners: Vec<Option<Owner>>,
+    subscriptions: Arc<Subscriptions>,
 }
 
 impl fmt::Debug for Forward {
@@ -87,7 +94,8 @@ impl Forward {
             (node.name != own).then(|| Owner::new(config.clone(), node, marker.clone(), metrics.clone()))
         };
         let owners = ownership.layout().nodes().iter().map(owner).collect();
-        Self(Arc::new(Nodes { ownership, owners }))
+        let subscriptions = Subscriptions::new(config.subscribe.clone(), metrics.clone());
+        Self(Arc::new(Nodes { ownership, owners, subscriptions }))
     }
 
     /// The owner that a subject has instead of this node; None if this node is.
@@ -99,6 +107,19 @@ impl Forward {
     /// The layout.
     pub fn layout(&self) -> &crate::cluster::Layout {
         self.0.ownership.layout()
+    }
+
+    /// Subscribes at the owner of a subject. Once this returns, everything that is published on it is delivered.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub async fn subscribe(&self, owner: &Owner, ask: Ask) -> Result<ForwardedSubscription, Refusal> {
+        self.0.subscriptions.subscribe(owner, ask).await
+    }
+
+    /// Ends all subscriptions at other nodes, each once it has read what has come for it.
+    pub fn close(&self) {
+        self.0.subscriptions.close();
     }
 
     /// Name of this node.

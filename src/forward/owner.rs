@@ -188,6 +188,12 @@ impl Owner {
         ForwardError::Unavailable { reason, unsent, retry_after: BREAKER_OPEN }
     }
 
+    /// What it answers is not what a node answers.
+    pub(super) fn unfit(&self, method: Method, what: &str) -> ForwardError {
+        self.0.metrics.ended(method, Forwarded::Unavailable);
+        ForwardError::Unavailable { reason: what.to_owned(), unsent: false, retry_after: BREAKER_OPEN }
+    }
+
     /// It was lost after its answer had begun.
     pub(super) fn lost_within(&self, method: Method, error: &hyper::Error) -> ForwardError {
         self.0.metrics.ended(method, Forwarded::Unavailable);

@@ -18,7 +18,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
     ("wal", &["event", "telemetry"]),
     ("index", &["event", "telemetry", "wal"]),
     ("cluster", &["event", "telemetry", "wal"]),
-    ("forward", &["event", "telemetry", "cluster"]),
+    ("forward", &["event", "telemetry", "proto", "cluster", "delivery"]),
     ("ingest", &["event", "telemetry", "wal"]),
     ("delivery", &["event", "telemetry", "wal"]),
     ("projector", &["event", "telemetry", "wal"]),

@@ -24,9 +24,10 @@ impl Judge {
     fn new(start: Start, durable: u32) -> Self {
         let after = match start {
             Start::Now => durable,
-            Start::After(after) => after,
+            Start::After(after) | Start::Owed(after) => after,
         };
-        Self { after, owed_after: durable, last: after, skipped: Vec::new() }
+        let owed_after = if let Start::Owed(after) = start { after } else { durable };
+        Self { after, owed_after, last: after, skipped: Vec::new() }
     }
 
     fn got(&mut self, id: u32) -> Result<(), String> {
@@ -94,8 +95,12 @@ impl World {
 
     fn subscribe(&mut self) {
         let last = self.last();
-        let start =
-            if self.random.random_bool(0.4) { Start::Now } else { Start::After(self.random.random_range(0..=last)) };
+        let after = self.random.random_range(0..=last);
+        let start = match self.random.random_range(0..5) {
+            0 | 1 => Start::Now,
+            2 | 3 => Start::After(after),
+            _ => Start::Owed(after),
+        };
         if let Ok(subscription) = self.rig.delivery.subscribe(&subject(SUBJECT), start) {
             self.subscribers.push(Subscriber { subscription, judge: Judge::new(start, last) });
         }

@@ -35,6 +35,14 @@ pub struct ForwardMetrics {
     pub connections: IntGauge,
     /// Nodes whose last call got no answer.
     pub unreachable: IntGauge,
+    /// Subscriptions on other nodes' subjects.
+    pub subscribers: IntGauge,
+    /// Streams from other nodes that all subscribers of a subject here share.
+    pub feeds: IntGauge,
+    /// Messages that were handed to them.
+    pub deliveries: IntCounter,
+    /// Times that one of them was too slow for the shared stream.
+    pub fallbacks: IntCounter,
 }
 
 impl ForwardMetrics {
@@ -54,6 +62,19 @@ impl ForwardMetrics {
             in_flight: define.gauge("walcast_forwarded_in_flight", "Calls on their way to other nodes."),
             connections: define.gauge("walcast_node_connections", "Connections to other nodes that are open."),
             unreachable: define.gauge("walcast_nodes_unreachable", "Other nodes whose last call got no answer."),
+            subscribers: define.gauge("walcast_forwarded_subscribers", "Subscribers of other nodes' subjects."),
+            feeds: define.gauge(
+                "walcast_forwarded_feeds",
+                "Streams from other nodes, each shared by all subscribers of its subject.",
+            ),
+            deliveries: define.counter(
+                "walcast_forwarded_deliveries_total",
+                "Messages of other nodes' subjects that were handed to subscribers' streams.",
+            ),
+            fallbacks: define.counter(
+                "walcast_forwarded_fallbacks_total",
+                "Times that a subscriber was too slow for the shared stream and got one of its own.",
+            ),
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod forward;
 mod layout;
+mod subscribe;
 
 use walcast::cluster::slot_of;
 
