@@ -142,8 +142,10 @@ bench-postgres: ## The Postgres store beside a bare loop of UNNEST inserts, and 
 	cargo bench --bench postgres -- --check
 
 .PHONY: bench-telemetry
-bench-telemetry: ## What traces cost: publishes with a collector and ratio 0.01 beside the same without, interleaved (ARGS="--rounds 3").
-	cargo bench --bench telemetry -- --check $(ARGS)
+bench-telemetry: ## What metrics and traces cost: publishes with both (a collector, ratio 0.01) beside a build with neither, interleaved (ARGS="--rounds 3").
+	cargo build --release --bin walcast --features no-telemetry
+	cp target/release/walcast target/release/walcast-no-telemetry
+	cargo bench --bench telemetry -- --check --without $(CURDIR)/target/release/walcast-no-telemetry $(ARGS)
 
 .PHONY: trace-tour
 trace-tour: ## One publish through a broker with Postgres as a real Jaeger has it: the trace with its links, as text.

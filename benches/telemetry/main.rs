@@ -1,8 +1,9 @@
-//! What traces cost: the broker with a collector and a sample ratio of 0.01, beside the same broker without one.
+//! What metrics and traces cost: the broker with a collector and a sample ratio of 0.01, beside one with neither.
 //!
-//! `cargo bench --bench telemetry -- --check` publishes to both in turn, each round with fresh processes, and prints the median of
-//! the rounds' ratios beside its floor. The collector takes every span and throws it away, and counts the calls: a broker that exported
-//! nothing would measure itself. Metrics are in both: they cannot be turned off.
+//! `make bench-telemetry` builds the other one with the feature `no-telemetry` (`--without`; the same broker without a collector, if there
+//! is none), publishes to both in turn, each round with fresh processes, and prints the median of the rounds' ratios beside its floor.
+//! The load comes from one and the same program. The collector takes every span and throws it away, and counts the calls: a broker that
+//! exported nothing would measure itself, and so would one that counts where nothing is to be counted.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command that prints a table")]
 
 mod collector;
@@ -23,13 +24,14 @@ use server::{Launch, ServerProcess};
 /// Why a run ended early, for people.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// The part of the throughput without traces that is left with them.
+/// The part of the throughput without metrics and traces that is left with them.
 const FLOOR: f64 = 0.98;
 
+const PUBLISHED: &str = "method_count{method=\"Publish\",status=\"OK\"}";
 const EXPORTED: &str = "walcast_spans_exported_total";
 const DROPPED: &str = "walcast_spans_dropped_total";
 
-/// Measures what traces cost.
+/// Measures what metrics and traces cost.
 #[derive(Debug, Parser)]
 struct Args {
     /// Interleaved rounds; the ratio is the median of theirs.
@@ -47,6 +49,9 @@ struct Args {
     /// The broker, which is the load client, too.
     #[arg(long, default_value = env!("CARGO_BIN_EXE_walcast"))]
     walcast: PathBuf,
+    /// The broker to compare with, built without metrics. Without it only traces are measured.
+    #[arg(long)]
+    without: Option<PathBuf>,
     /// Where the broker keeps its data; a real disk.
     #[arg(long, default_value = env!("CARGO_TARGET_TMPDIR"))]
     data_root: PathBuf,
@@ -84,10 +89,11 @@ async fn run(args: &Args) -> Result<ExitCode, Failure> {
     let (mut without, mut with) = (Vec::new(), Vec::new());
     for round in 1..=args.rounds {
         // Turn and turn about, so that both meet the same weather on the machine.
-        for traces in if round.is_multiple_of(2) { [true, false] } else { [false, true] } {
-            let side = side(args, if traces { traced } else { &[] }).await?;
-            eprintln!("round {round}, traces {traces}: {:.0}/s, {:.2} us CPU a publish", side.rate, side.cpu_us);
-            if traces { with.push(side) } else { without.push(side) }
+        for full in if round.is_multiple_of(2) { [true, false] } else { [false, true] } {
+            let server = if full { Server::Full(traced) } else { Server::Less };
+            let side = side(args, server).await?;
+            eprintln!("round {round}, telemetry {full}: {:.0}/s, {:.2} us CPU a publish", side.rate, side.cpu_us);
+            if full { with.push(side) } else { without.push(side) }
         }
     }
     let calls = collector.calls();
@@ -98,7 +104,8 @@ async fn run(args: &Args) -> Result<ExitCode, Failure> {
     let rate = median(both().map(|(with, without)| with.rate / without.rate));
     let cpu = median(both().map(|(with, without)| with.cpu_us / without.cpu_us));
     println!("{:<14} {:>10} {:>22}", "", "rate/s", "CPU us a publish");
-    for (name, sides) in [("without traces".to_owned(), &without), (format!("ratio {}", args.ratio), &with)] {
+    let less = if args.without.is_some() { "neither" } else { "without traces" };
+    for (name, sides) in [(less.to_owned(), &without), (format!("ratio {}", args.ratio), &with)] {
         let [rate, cpu] = [|side: &Side| side.rate, |side: &Side| side.cpu_us].map(|of| median(sides.iter().map(of)));
         println!("{name:<14} {rate:>10.0} {cpu:>22.2}");
     }
@@ -107,9 +114,22 @@ async fn run(args: &Args) -> Result<ExitCode, Failure> {
     Ok(if args.check && rate < FLOOR { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// The load on a fresh broker with these settings.
-async fn side(args: &Args, settings: &'static [(&'static str, &'static str)]) -> Result<Side, Failure> {
-    let server = ServerProcess::start(Launch::Walcast(settings), &args.walcast, &args.data_root).await?;
+/// A side to measure.
+#[derive(Debug, Clone, Copy)]
+enum Server {
+    /// With metrics, and with traces by these settings.
+    Full(&'static [(&'static str, &'static str)]),
+    /// Without traces, and without metrics if there is such a build.
+    Less,
+}
+
+/// The load on a fresh broker.
+async fn side(args: &Args, side: Server) -> Result<Side, Failure> {
+    let (settings, binary) = match side {
+        Server::Full(traced) => (traced, &args.walcast),
+        Server::Less => (&[][..], args.without.as_ref().unwrap_or(&args.walcast)),
+    };
+    let server = ServerProcess::start(Launch::Walcast(settings), binary, &args.data_root).await?;
     let report = tempfile::NamedTempFile::new()?;
     let before = server.cpu_seconds()?;
     let mut load = Command::new(&args.walcast);
@@ -125,7 +145,11 @@ async fn side(args: &Args, settings: &'static [(&'static str, &'static str)]) ->
     let rate = json["rate"].as_f64().ok_or("a report without a rate")?;
     // The warm-up of a second has its part of the CPU time.
     let publishes = rate * (args.seconds + 1) as f64;
-    if !settings.is_empty() {
+    let counted = server.metric(PUBLISHED).await?;
+    if (counted > 0.0) == (matches!(side, Server::Less) && args.without.is_some()) {
+        return Err(format!("{counted} publishes counted: not what is to be measured").into());
+    }
+    if matches!(side, Server::Full(_)) {
         let (exported, dropped) = (server.metric(EXPORTED).await?, server.metric(DROPPED).await?);
         if exported == 0.0 || dropped > 0.0 {
             return Err(format!("{exported} spans exported, {dropped} dropped: not what is to be measured").into());

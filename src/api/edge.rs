@@ -20,6 +20,7 @@ use tower::Service;
 use super::errors;
 use super::framing::Framing;
 use super::meter::{Held, Meter};
+use crate::telemetry;
 use crate::telemetry::metrics::{ApiMetrics, Method};
 use crate::telemetry::traces::{CallTrace, Traces};
 
@@ -76,7 +77,7 @@ where
         if let Some(trace) = &trace {
             request.extensions_mut().insert(trace.clone());
         }
-        let call = Call { method, config: Arc::clone(&self.config), started: Instant::now(), counted: false, trace };
+        let call = Call { method, config: Arc::clone(&self.config), started: telemetry::now(), counted: false, trace };
         Answer { answer: self.inner.call(request), call: Some(call) }
     }
 }
@@ -168,7 +169,7 @@ impl Call {
         if let Some(trace) = &self.trace {
             trace.end(code);
         }
-        self.config.metrics.observe(self.method, code, self.started.elapsed());
+        self.config.metrics.observe(self.method, code, telemetry::since(self.started));
     }
 }
 

@@ -8,7 +8,7 @@ use bytesize::ByteSize;
 use super::disk::{self, Disk};
 use super::open::{OpenData, Tail};
 use crate::config::{Settings, StoreKind};
-use crate::telemetry::logging;
+use crate::telemetry::{self, logging};
 
 /// What a start found, to be told once everything listens.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ impl<'a> Start<'a> {
     }
 
     fn block(&self, grpc: SocketAddr, admin: SocketAddr) -> String {
-        let Settings { limits, log, telemetry, .. } = self.settings;
+        let Settings { limits, log, telemetry: settings, .. } = self.settings;
         let mut block = format!("walcast {}\n", env!("CARGO_PKG_VERSION"));
         let mut row = |name: &str, text: String| {
             block.push_str(&format!("  {name:<10} {text}\n"));
@@ -103,11 +103,12 @@ impl<'a> Start<'a> {
                 limits.subjects
             ),
         );
-        let traces = match &telemetry.otlp_endpoint {
-            Some(endpoint) => format!("traces to {endpoint}, {} of the calls", telemetry.sample_ratio),
+        let traces = match &settings.otlp_endpoint {
+            _ if telemetry::OFF => "no metrics and no traces: a build for measuring".to_owned(),
+            Some(endpoint) => format!("traces to {endpoint}, {} of the calls", settings.sample_ratio),
             None => "no traces".to_owned(),
         };
-        row("telemetry", format!("log lines: {}; {traces}", telemetry.log_filter));
+        row("telemetry", format!("log lines: {}; {traces}", settings.log_filter));
         block
     }
 

@@ -3,8 +3,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use prometheus::IntCounter;
-
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +17,7 @@ use crate::forward::Forward;
 use crate::index::{Index, IndexerError};
 use crate::ingest::Publisher;
 use crate::projector::ProjectorError;
+use crate::telemetry::metrics::IntCounter;
 use crate::telemetry::traces;
 use crate::wal::{Log, ReadError, VerifyError};
 

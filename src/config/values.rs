@@ -316,6 +316,9 @@ impl Kind for Collector {
         if text.is_empty() {
             return Ok(None);
         }
+        if cfg!(feature = "no-telemetry") {
+            return Err("cannot be served: this build is for measuring and has neither metrics nor traces".to_owned());
+        }
         let uri = text.parse::<http::Uri>().ok();
         if uri.as_ref().and_then(http::Uri::scheme_str) == Some("https") {
             return Err("begins with https, and TLS is not spoken here: use a collector on this machine".to_owned());

@@ -13,9 +13,10 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use prometheus::IntGauge;
 use tokio::net::TcpStream;
 use tonic::body::Body;
+
+use crate::telemetry::metrics::IntGauge;
 
 /// What one stream may receive before it is read, and what a slow reader of one costs.
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;

@@ -13,6 +13,7 @@ use super::publisher::{Publisher, Queued};
 use super::{Publish, PublishError};
 use crate::event::limits::RECORD_OVERHEAD_BYTES;
 use crate::event::{IdempotencyKey, MessageId};
+use crate::telemetry;
 
 /// Publishes in one batch at most: what a batch costs (a queue entry, a channel, two wake-ups: some 10 us) is then
 /// 20 ns a message, and its answers are 2 KiB.
@@ -259,7 +260,7 @@ impl Publisher {
             return Err(self.gone());
         }
         let BatchRoom { share, admitted, slot } = room;
-        let since = Instant::now();
+        let since = telemetry::now();
         if batch.has_trace {
             batch.publishes.iter_mut().for_each(|batched| batched.publish.traced_as_queued(since));
         }

@@ -19,6 +19,7 @@ use super::traced;
 use super::{Admission, Config, FRAME_RECORDS_MAX, Keys, PublishError, Publisher, Releaser, SubjectTable};
 use crate::event::record;
 use crate::event::{Durable, clock};
+use crate::telemetry;
 use crate::telemetry::metrics::{IngestMetrics, WalMetrics};
 use crate::telemetry::traces::Traces;
 use crate::wal::{AppendError, Batch, LogFailed, PushError, RoomError, Writer};
@@ -191,7 +192,7 @@ impl<S: DurableSink> Committer<S> {
 
     /// Makes one frame durable and answers its publishers, or has the releaser answer them; `more` was gathered for the next.
     fn commit(&mut self, queued: Vec<Queued>, more: bool) -> Result<(), CommitterError> {
-        let taken = Instant::now();
+        let taken = telemetry::now();
         self.slots.add_permits(queued.len());
         let bytes: usize = queued.iter().map(Queued::frame_bytes).sum();
         match self.writer.ensure_room(bytes) {
@@ -273,7 +274,7 @@ impl<S: DurableSink> Committer<S> {
     fn observe(&mut self, oldest: Instant, taken: Instant, messages: &[CommittedMessage]) {
         let wal = &self.metrics.wal;
         self.metrics.ingest.queue_wait.observe(taken.duration_since(oldest).as_secs_f64());
-        wal.commit_duration.observe(taken.elapsed().as_secs_f64());
+        wal.commit_duration.observe(telemetry::since(taken).as_secs_f64());
         if let Some(sync) = self.writer.last_sync() {
             wal.fsync_duration.observe(sync.end.duration_since(sync.start).as_secs_f64());
         }

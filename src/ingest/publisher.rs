@@ -14,6 +14,7 @@ use super::idempotency::Fingerprint;
 use super::{Admission, AdmissionError, Config, IdsExhausted};
 use crate::event::record::Record;
 use crate::event::{Expiration, IdempotencyKey, MessageId, Subject, Traceparent, UnixMicros};
+use crate::telemetry;
 use crate::telemetry::traces::PublishTrace;
 
 /// A publish whose parts are valid.
@@ -263,7 +264,7 @@ impl Publisher {
         // From here to the answer nothing waits, so a publish is either queued with its room or not at all.
         let (reply, answer) = oneshot::channel();
         // 20 ns of some 14 us that a publish takes; whether it is the oldest of its frame is not known here.
-        let since = Instant::now();
+        let since = telemetry::now();
         publish.traced_as_queued(since);
         self.enqueue(Queued::One(QueuedOne { publish, print, charge, reply, since }))?;
         slot.forget();

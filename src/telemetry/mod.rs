@@ -9,5 +9,22 @@ pub mod logging;
 pub mod metrics;
 pub mod traces;
 
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
 pub use metrics::Metrics;
 pub use traces::Traces;
+
+/// A build for measuring only: no metric moves, nothing is traced, and [`now`] does not look at the clock.
+pub const OFF: bool = cfg!(feature = "no-telemetry");
+
+/// The time, for what only metrics and traces want to know of each call or frame.
+pub fn now() -> Instant {
+    static SOME_TIME: LazyLock<Instant> = LazyLock::new(Instant::now);
+    if OFF { *SOME_TIME } else { Instant::now() }
+}
+
+/// How long it has been since a [`now`].
+pub fn since(begin: Instant) -> Duration {
+    now().saturating_duration_since(begin)
+}

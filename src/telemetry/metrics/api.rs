@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use prometheus::{Histogram, IntCounter, IntGauge};
 use tonic::Code;
 
 use super::define::{Definitions, SECONDS};
+use super::handle::{Histogram, IntCounter, IntGauge};
 
 /// A method, as a label value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

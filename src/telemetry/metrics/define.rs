@@ -1,10 +1,9 @@
 //! How metrics are made and registered.
 
 use prometheus::core::Collector;
-use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry,
-};
+use prometheus::{HistogramOpts, Opts, Registry};
+
+use super::handle::{Family, Gauge, Handle, Histogram, IntCounter, IntGauge};
 
 /// Everything below is called with names and labels that are constants of this folder.
 const VALID: &str = "names and labels are valid and registered once; a test builds them all";
@@ -26,6 +25,11 @@ pub(super) const RECORDS: [f64; 9] = [1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.
 pub(super) const BYTES: [f64; 10] =
     [256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262_144.0, 1_048_576.0, 4_194_304.0, 16_777_216.0, 67_108_864.0];
 
+pub(super) type IntCounters = Family<prometheus::IntCounterVec>;
+pub(super) type IntGauges = Family<prometheus::IntGaugeVec>;
+pub(super) type Gauges = Family<prometheus::GaugeVec>;
+pub(super) type Histograms = Family<prometheus::HistogramVec>;
+
 /// Makes metrics in one registry.
 #[derive(Debug)]
 pub(super) struct Definitions<'a>(&'a Registry);
@@ -41,46 +45,46 @@ impl<'a> Definitions<'a> {
     }
 
     pub fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.register(IntCounter::new(name, help).expect(VALID))
+        Handle(self.register(prometheus::IntCounter::new(name, help).expect(VALID)))
     }
 
-    pub fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.register(IntCounterVec::new(Opts::new(name, help), labels).expect(VALID))
+    pub fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounters {
+        Family(self.register(prometheus::IntCounterVec::new(Opts::new(name, help), labels).expect(VALID)))
     }
 
     pub fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.register(IntGauge::new(name, help).expect(VALID))
+        Handle(self.register(prometheus::IntGauge::new(name, help).expect(VALID)))
     }
 
     pub fn fraction(&self, name: &str, help: &str) -> Gauge {
-        self.register(Gauge::new(name, help).expect(VALID))
+        Handle(self.register(prometheus::Gauge::new(name, help).expect(VALID)))
     }
 
-    pub fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        self.register(IntGaugeVec::new(Opts::new(name, help), labels).expect(VALID))
+    pub fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGauges {
+        Family(self.register(prometheus::IntGaugeVec::new(Opts::new(name, help), labels).expect(VALID)))
     }
 
     pub fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
         let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-        self.register(Histogram::with_opts(options).expect(VALID))
+        Handle(self.register(prometheus::Histogram::with_opts(options).expect(VALID)))
     }
 
-    pub fn histograms(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
+    pub fn histograms(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> Histograms {
         let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-        self.register(HistogramVec::new(options, labels).expect(VALID))
+        Family(self.register(prometheus::HistogramVec::new(options, labels).expect(VALID)))
     }
 
     /// The positions, shared by the rooms that move them.
-    pub fn position(&self) -> IntGaugeVec {
+    pub fn position(&self) -> IntGauges {
         self.gauges("walcast_position", "Position in the log, as a sequence number of records.", &["position"])
     }
 
     /// When the record at a position was published, shared by the rooms that move them.
-    pub fn position_timestamp(&self) -> GaugeVec {
+    pub fn position_timestamp(&self) -> Gauges {
         let name = "walcast_position_timestamp_seconds";
         let help =
             "When the record at the position was published, in seconds since 1970; 0 before the first since the start.";
-        self.register(GaugeVec::new(Opts::new(name, help), &["position"]).expect(VALID))
+        Family(self.register(prometheus::GaugeVec::new(Opts::new(name, help), &["position"]).expect(VALID)))
     }
 
     /// CPU, memory and descriptors of this process.

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use prometheus::{Histogram, IntCounter, IntGauge};
-
 use super::define::{Definitions, SECONDS, SECONDS_COARSE};
+use super::handle::{Histogram, IntCounter, IntGauge};
 
 /// Why the broker ended a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use prometheus::{Histogram, IntCounter, IntGauge};
-
 use super::define::{Definitions, SECONDS_COARSE};
+use super::handle::{Histogram, IntCounter, IntGauge};
 
 /// What answered a Fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

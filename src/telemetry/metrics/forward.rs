@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use prometheus::{Histogram, IntCounter, IntGauge};
-
 use super::Method;
 use super::define::{Definitions, SECONDS_COARSE};
+use super::handle::{Histogram, IntCounter, IntGauge};
 
 /// How a call that was passed on ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

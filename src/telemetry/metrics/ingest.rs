@@ -1,8 +1,7 @@
 //! Admission, the queue, batches and ids.
 
-use prometheus::{Histogram, IntCounter, IntGauge};
-
 use super::define::{BYTES, Definitions, RECORDS, SECONDS};
+use super::handle::{Histogram, IntCounter, IntGauge};
 
 /// Why a publish got no id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

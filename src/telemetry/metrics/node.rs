@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use prometheus::{Gauge, IntCounter, IntGauge};
 
 use super::define::Definitions;
+use super::handle::{Gauge, IntCounter, IntGauge};
 
 /// A bound that some gauge is to be compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,8 +1,7 @@
 //! From the log to the store.
 
-use prometheus::{Gauge, GaugeVec, Histogram, IntCounter, IntGauge, IntGaugeVec};
-
-use super::define::{Definitions, RECORDS, SECONDS, SECONDS_COARSE};
+use super::define::{Definitions, Gauges, IntGauges, RECORDS, SECONDS, SECONDS_COARSE};
+use super::handle::{Gauge, Histogram, IntCounter, IntGauge};
 
 /// The kinds of store, in the words of the configuration.
 const KINDS: [&str; 4] = ["embedded", "postgres", "cassandra", "none"];
@@ -36,7 +35,7 @@ pub struct ProjectorMetrics {
 }
 
 impl ProjectorMetrics {
-    pub(super) fn new(define: &Definitions<'_>, position: &IntGaugeVec, timestamp: &GaugeVec) -> Self {
+    pub(super) fn new(define: &Definitions<'_>, position: &IntGauges, timestamp: &Gauges) -> Self {
         let kinds =
             define.gauges("walcast_store_info", "1 for the kind of store that runs, 0 for the others.", &["kind"]);
         Self {

@@ -1,8 +1,7 @@
 //! Spans for the collector.
 
-use prometheus::IntCounter;
-
 use super::define::Definitions;
+use super::handle::IntCounter;
 
 /// Handles of the traces.
 #[derive(Debug, Clone)]

@@ -1,8 +1,7 @@
 //! Positions, fsync and files of the log.
 
-use prometheus::{Gauge, GaugeVec, Histogram, IntCounter, IntGauge, IntGaugeVec};
-
-use super::define::{Definitions, SECONDS};
+use super::define::{Definitions, Gauges, IntGauges, SECONDS};
+use super::handle::{Gauge, Histogram, IntCounter, IntGauge};
 
 /// Handles of the log. The log itself is a plain library; who drives it observes.
 #[derive(Debug, Clone)]
@@ -34,7 +33,7 @@ pub struct WalMetrics {
 }
 
 impl WalMetrics {
-    pub(super) fn new(define: &Definitions<'_>, position: &IntGaugeVec, timestamp: &GaugeVec) -> Self {
+    pub(super) fn new(define: &Definitions<'_>, position: &IntGauges, timestamp: &Gauges) -> Self {
         Self {
             appended: position.with_label_values(&["appended"]),
             durable: position.with_label_values(&["durable"]),
