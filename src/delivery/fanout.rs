@@ -192,7 +192,7 @@ impl Fanout {
         for member in &members {
             trace.member("deliver", member, begin..end);
         }
-        trace.end("hand-off", begin, About::messages(messages));
+        trace.end("hand-off", begin..end, About::messages(messages));
         wanted
     }
 

@@ -70,6 +70,11 @@ impl PublishBatch {
         self.has_key
     }
 
+    /// Whether one of the publishes is traced.
+    pub(super) fn has_trace(&self) -> bool {
+        self.has_trace
+    }
+
     /// What it takes of a frame at most.
     pub(super) fn frame_bytes(&self) -> usize {
         self.frame_bytes

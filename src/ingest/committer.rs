@@ -15,7 +15,7 @@ use super::frame::{Frame, refuse_new};
 use super::publisher::{Command, Queue, Queued};
 use super::release::{Committed, CommittedMessage, DurableSink, Release};
 use super::repeats::Repeats;
-use super::traced;
+use super::traced::TracedFrame;
 use super::{Admission, Config, FRAME_RECORDS_MAX, Keys, PublishError, Publisher, Releaser, SubjectTable};
 use crate::event::record;
 use crate::event::{Durable, clock};
@@ -90,6 +90,14 @@ enum Gathered {
         stop: bool,
     },
     Stop,
+}
+
+/// A frame that is ready to be written.
+struct Encoded {
+    messages: Vec<CommittedMessage>,
+    acks: UnreleasedAcks,
+    /// Whether one of the messages is traced.
+    traced: bool,
 }
 
 impl<S: DurableSink> Committer<S> {
@@ -191,13 +199,14 @@ impl<S: DurableSink> Committer<S> {
     }
 
     /// Makes one frame durable and answers its publishers, or has the releaser answer them; `more` was gathered for the next.
-    fn commit(&mut self, queued: Vec<Queued>, more: bool) -> Result<(), CommitterError> {
+    fn commit(&mut self, mut queued: Vec<Queued>, more: bool) -> Result<(), CommitterError> {
         let taken = telemetry::now();
         self.slots.add_permits(queued.len());
         let bytes: usize = queued.iter().map(Queued::frame_bytes).sum();
         match self.writer.ensure_room(bytes) {
             Ok(()) => {}
             Err(RoomError::Failed(failed)) => {
+                TracedFrame::failed_early(&self.metrics.traces, &mut queued, taken);
                 drop(refuse_new(queued, None, &self.admission, &PublishError::LogFailed));
                 return Err(CommitterError::Room(failed));
             }
@@ -207,7 +216,7 @@ impl<S: DurableSink> Committer<S> {
             }
         }
         let (frame, oldest) = (self.writer.next_frame(), queued.first().map(Queued::since));
-        let (mut messages, acks) = self.encode(queued)?;
+        let Encoded { mut messages, acks, traced } = self.encode(queued)?;
         if messages.is_empty() {
             self.release_repeated(acks);
             return Ok(());
@@ -217,12 +226,14 @@ impl<S: DurableSink> Committer<S> {
         let durable = match self.writer.append(&self.batch) {
             Ok(durable) => durable,
             Err(failed) => {
+                TracedFrame::failed(&self.metrics.traces, traced, &mut messages, taken);
                 acks.refuse(&PublishError::LogFailed);
                 return Err(CommitterError::Log(failed));
             }
         };
         self.observe(oldest.unwrap_or(taken), taken, &messages);
-        traced::committed(&self.metrics.traces, &mut messages, taken, &self.writer, self.batch.bytes());
+        let about = (&self.writer, self.batch.bytes());
+        let traced = TracedFrame::committed(&self.metrics.traces, traced, &mut messages, taken, about);
         self.durable.send_replace(durable);
         let committed = Committed { durable, frame, messages, acks };
         let lone = committed.messages.len() <= LONE_RECORDS_MAX && !more && self.queue.is_empty();
@@ -231,6 +242,7 @@ impl<S: DurableSink> Committer<S> {
         } else {
             self.release.hand_over(committed);
         }
+        traced.map(TracedFrame::tell);
         Ok(())
     }
 
@@ -251,7 +263,7 @@ impl<S: DurableSink> Committer<S> {
     }
 
     /// Gives out ids and fills the batch; there is room for it. What repeats an earlier record gets neither.
-    fn encode(&mut self, queued: Vec<Queued>) -> Result<(Vec<CommittedMessage>, UnreleasedAcks), CommitterError> {
+    fn encode(&mut self, queued: Vec<Queued>) -> Result<Encoded, CommitterError> {
         self.batch.clear();
         let published_at = clock::now();
         let mut frame = Frame {
@@ -263,11 +275,13 @@ impl<S: DurableSink> Committer<S> {
             subjects: &self.subjects,
             admission: &self.admission,
             published_at,
+            traced: false,
         };
         for queued in queued {
             frame.add(queued)?;
         }
-        Ok((frame.messages, frame.acks))
+        let Frame { messages, acks, traced, .. } = frame;
+        Ok(Encoded { messages, acks, traced })
     }
 
     /// A frame has become durable. Once a frame, not once a message.

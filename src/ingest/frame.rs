@@ -22,6 +22,8 @@ pub(super) struct Frame<'a> {
     pub published_at: UnixMicros,
     pub messages: Vec<CommittedMessage>,
     pub acks: UnreleasedAcks,
+    /// Whether one of the messages is traced.
+    pub traced: bool,
 }
 
 /// What became of a publish.
@@ -83,6 +85,7 @@ impl Frame<'_> {
         if let (Some(repeats), Some(print)) = (&mut self.repeats, print) {
             repeats.remember(print, sequence, id);
         }
+        self.traced |= publish.trace.is_some();
         self.messages.push(CommittedMessage { publish, key, id, sequence, published_at, offset, charge });
         Ok(Added::New(sequence, Outcome::Published(id)))
     }

@@ -108,6 +108,25 @@ impl Queued {
         }
     }
 
+    /// Whether one of them is traced.
+    pub fn has_trace(&self) -> bool {
+        match self {
+            Self::One(one) => one.publish.trace.is_some(),
+            Self::Batch(QueuedBatch { batch, .. }) => batch.has_trace(),
+        }
+    }
+
+    /// Tells those that are traced.
+    pub fn for_each_trace(&mut self, mut tell: impl FnMut(&mut PublishTrace)) {
+        match self {
+            Self::One(one) => one.publish.trace.as_deref_mut().into_iter().for_each(tell),
+            Self::Batch(QueuedBatch { batch, .. }) => {
+                let traces = batch.publishes.iter_mut().filter_map(|batched| batched.publish.trace.as_deref_mut());
+                traces.for_each(&mut tell);
+            }
+        }
+    }
+
     /// What it takes of a frame at most.
     pub fn frame_bytes(&self) -> usize {
         match self {

@@ -3,6 +3,7 @@
 mod batches;
 mod keys;
 mod simulation;
+mod traced;
 mod window;
 
 use std::io;
@@ -133,6 +134,10 @@ struct Rig {
 const FRAME_BYTES: usize = 16 * 1024;
 
 fn rig(max_bytes: u64) -> Rig {
+    rig_with(max_bytes, Traces::off())
+}
+
+fn rig_with(max_bytes: u64, traces: Traces) -> Rig {
     let directory = tempfile::tempdir().expect("a directory");
     let disk = Faulty::default();
     let options = Options {
@@ -156,7 +161,7 @@ fn rig(max_bytes: u64) -> Rig {
     let (wake, _woken) = flume::bounded(1);
     let trigger = CheckpointTrigger { wake, every_bytes: Arc::new(AtomicU64::new(u64::MAX)), since_bytes: 0 };
     let (durable, _) = watch::channel(log.durable());
-    let observed = CommitterMetrics { ingest: metrics.ingest, wal: metrics.wal, traces: Traces::off() };
+    let observed = CommitterMetrics { ingest: metrics.ingest, wal: metrics.wal, traces };
     let recorder = Arc::new(Recorder::default());
     let (publisher, committer, releaser) = Committer::new(
         &config,

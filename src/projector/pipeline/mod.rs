@@ -375,8 +375,10 @@ impl Projector {
             .with("db.operation.batch.size", rows as u64)
             .with("walcast.store.retries", patience.waits.load(Ordering::Relaxed))
             .with("walcast.store.dead_letters", letters)
-            .outcome(if failed { "failed" } else { "applied" }, failed);
-        batch.end("project batch", begin, about);
+            .outcome(if failed { "failed" } else { "applied" });
+        // Why is in the log line of the broker's end: it is the last batch.
+        let about = if failed { about.failed("_OTHER") } else { about };
+        batch.end("project batch", begin..end, about);
     }
 
     /// Looks whether the store answers, which nobody else does while nothing is published, and lets it expire. Gives the time

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use opentelemetry::KeyValue;
-use opentelemetry::trace::{Link, SpanKind, Status, TraceState};
+use opentelemetry::trace::{Link, SpanKind, TraceState};
 
 use super::span::{Finished, Times, link, number, text};
 use super::{Inner, SpanPlace, Traces};
@@ -96,9 +96,9 @@ impl BatchTrace {
         self.links.push(link(place, &TraceState::NONE));
     }
 
-    /// It began at `begin` and is over now.
-    pub fn end(self, name: &'static str, begin: Instant, about: About) {
-        let mut span = Finished::new(name, self.place, &TraceState::NONE, begin..Instant::now());
+    /// It took from the begin of `span` to its end.
+    pub fn end(self, name: &'static str, span: Range<Instant>, about: About) {
+        let mut span = Finished::new(name, self.place, &TraceState::NONE, span);
         let About { attributes, client, failed } = about;
         span.kind = if client { SpanKind::Client } else { SpanKind::Internal };
         span.attributes = attributes;
@@ -106,8 +106,8 @@ impl BatchTrace {
         if self.left_off > 0 {
             span.attributes.push(number("walcast.links.left_off", self.left_off.into()));
         }
-        if failed {
-            span.status = Status::error("");
+        if let Some(kind) = failed {
+            span.failed(kind);
         }
         span.links = self.links;
         span.left_off = self.left_off;
@@ -120,7 +120,8 @@ impl BatchTrace {
 pub struct About {
     attributes: Vec<KeyValue>,
     client: bool,
-    failed: bool,
+    /// The kind of error.
+    failed: Option<&'static str>,
 }
 
 impl About {
@@ -151,9 +152,14 @@ impl About {
 
     /// What became of it.
     #[must_use]
-    pub fn outcome(mut self, outcome: &'static str, failed: bool) -> Self {
+    pub fn outcome(mut self, outcome: &'static str) -> Self {
         self.attributes.push(text("walcast.outcome", outcome));
-        self.failed = failed;
         self
+    }
+
+    /// It failed, with an error of this kind.
+    #[must_use]
+    pub fn failed(self, kind: &'static str) -> Self {
+        Self { failed: Some(kind), ..self }
     }
 }

@@ -183,8 +183,7 @@ impl Call {
             Some(code) => {
                 span.attributes.push(text("rpc.response.status_code", code_name(code)));
                 if is_our_fault(code) {
-                    span.attributes.push(text("error.type", code_name(code)));
-                    span.status = Status::error("");
+                    span.failed(code_name(code));
                 }
             }
         }

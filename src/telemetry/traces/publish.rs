@@ -28,6 +28,8 @@ struct InLog {
     taken: Instant,
     place: SpanPlace,
     frame: Link,
+    /// Why it is not in the log after all.
+    error: Option<&'static str>,
 }
 
 impl CallTrace {
@@ -56,10 +58,20 @@ impl PublishTrace {
 
     /// It is in the frame that `frame` tells of, was taken for it at `taken`, and has this id.
     pub fn committed(&mut self, frame: &mut BatchTrace, taken: Instant, id: MessageId) {
+        let _known_already = self.call.id.set(id);
+        self.in_frame(frame, taken, None);
+    }
+
+    /// The log has failed with the frame that `frame` tells of, for which it was taken at `taken`. About to be answered.
+    pub fn log_failed(&mut self, frame: &mut BatchTrace, taken: Instant) {
+        self.in_frame(frame, taken, Some("LOG_FAILED"));
+        self.answered(Instant::now());
+    }
+
+    fn in_frame(&mut self, frame: &mut BatchTrace, taken: Instant, error: Option<&'static str>) {
         let place = self.call.place.beside();
         frame.link(place, &self.call.state);
-        let _known_already = self.call.id.set(id);
-        self.committed = Some(InLog { taken, place, frame: frame.as_link() });
+        self.committed = Some(InLog { taken, place, frame: frame.as_link(), error });
     }
 
     /// It is another publish again, by its idempotency key.
@@ -100,14 +112,21 @@ impl Drop for PublishTrace {
         if self.queued.is_some() {
             call.export(self.stage("queue", call.place.beside(), queued, taken));
         }
-        if let Some(InLog { place, frame, .. }) = &self.committed {
+        if let Some(InLog { place, frame, error, .. }) = &self.committed {
             let mut commit = self.stage("commit", *place, taken, end);
             commit.links = vec![frame.clone()];
+            if let Some(error) = *error {
+                commit.failed(error);
+            }
             call.export(commit);
         }
         if self.whole {
-            let accepted = self.committed.is_some() || self.repeats;
-            call.end(end, accepted.then_some(Code::Ok));
+            let code = match &self.committed {
+                Some(InLog { error: Some(_), .. }) => Some(Code::Unavailable),
+                Some(_) => Some(Code::Ok),
+                None => self.repeats.then_some(Code::Ok),
+            };
+            call.end(end, code);
         }
     }
 }

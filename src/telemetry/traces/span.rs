@@ -81,6 +81,12 @@ impl<'a> Finished<'a> {
         }
     }
 
+    /// It is an error of the broker's, of this kind.
+    pub fn failed(&mut self, kind: &'static str) {
+        self.attributes.push(text("error.type", kind));
+        self.status = Status::error("");
+    }
+
     pub fn into_data(self, times: Times) -> SpanData {
         let mut links = SpanLinks::default();
         links.links = self.links;

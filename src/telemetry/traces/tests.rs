@@ -100,7 +100,7 @@ fn stages_of_a_publish_add_up_and_are_linked_with_its_frame() {
     let mut frame = traces.batch(|| true).expect("it is on");
     publish.committed(&mut frame, taken, MessageId::new(7).expect("an id"));
     pause();
-    frame.end("log commit", taken, About::messages(1));
+    frame.end("log commit", taken..Instant::now(), About::messages(1));
     publish.answered(Instant::now());
     drop(publish);
     pause();
@@ -139,6 +139,37 @@ fn a_publish_that_is_refused_has_the_stages_that_it_came_to() {
 }
 
 #[test]
+fn a_publish_that_the_log_failed_shows_where() {
+    let (traces, out, _) = traces(1.0, 20);
+    let message = traces.message(None).expect("all are");
+    let mut publish = message.whole_publish();
+    let (queued, taken) = (Instant::now(), Instant::now());
+    publish.queued(queued);
+    let mut frame = traces.batch(|| true).expect("it is on");
+    publish.log_failed(&mut frame, taken);
+    drop(publish);
+    frame.end("log commit", taken..Instant::now(), About::messages(1).failed("LOG_FAILED"));
+    let spans: Vec<SpanData> = out.drain().collect();
+    let failed = |span: &SpanData| matches!(span.status, opentelemetry::trace::Status::Error { .. });
+    let told: Vec<_> = spans.iter().map(|span| (&*span.name, failed(span), attribute(span, "error.type"))).collect();
+    let kind = |kind: &str| Some(kind.to_owned());
+    assert_eq!(
+        told,
+        [
+            ("admission", false, None),
+            ("queue", false, None),
+            ("commit", true, kind("LOG_FAILED")),
+            ("broker.Broker/PublishStream", true, kind("UNAVAILABLE")),
+            ("log commit", true, kind("LOG_FAILED")),
+        ]
+    );
+    let (commit, frame) = (&spans[2], &spans[4]);
+    assert_eq!(commit.links[0].span_context.span_id(), frame.span_context.span_id());
+    assert_eq!(frame.links[0].span_context.span_id(), commit.span_context.span_id());
+    assert_eq!(attribute(&spans[3], "messaging.message.id"), None, "it has none");
+}
+
+#[test]
 fn links_are_bounded_and_the_rest_is_counted() {
     let (traces, out, _) = traces(1.0, 1_000);
     assert!(traces.batch(|| false).is_none());
@@ -149,7 +180,7 @@ fn links_are_bounded_and_the_rest_is_counted() {
     for _ in 0..200 {
         batch.member("project", &member, begin..begin);
     }
-    batch.end("project batch", begin, About::messages(200).store("postgres"));
+    batch.end("project batch", begin..Instant::now(), About::messages(200).store("postgres"));
     let spans: Vec<SpanData> = out.drain().collect();
     assert_eq!(spans.len(), LINKS_MAX + 1);
     let last = spans.last().expect("the batch");
