@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 
 use super::error_kind::ErrorKind;
-use crate::cluster::{Claim, ClaimError, KeptError, Layout, Ownership};
+use crate::cluster::{Claim, ClaimError, KeptError, Ownership};
 use crate::config::{Settings, StoreKind};
 use crate::event::limits::RECORD_HEAD_BYTES_MAX;
 use crate::event::record::RecordError;
@@ -250,6 +250,9 @@ pub async fn open(settings: &Settings) -> Result<OpenData, OpenDataError> {
     let replay = || replay::replay((&*files, &ids_dir), &log, &subjects, checkpointed, window);
     let (replayed, store) = beside(replay, later);
     let store = store?;
+    let Replayed { keys, keys_bytes, records } = replayed?;
+    // Before the store is told of the layout.
+    let ownership = claim.map(|claim| prove(claim, &subjects)).transpose()?;
     let trimmed = log.trimmed();
     let projected = match store::first_contact(&*store).await? {
         Some(projected) if projected.sequence() < trimmed.sequence() => {
@@ -259,8 +262,6 @@ pub async fn open(settings: &Settings) -> Result<OpenData, OpenDataError> {
         // It has at least what the log no longer holds, or the projector ends the broker.
         None => Projected(trimmed.sequence()),
     };
-    let Replayed { keys, keys_bytes, records } = replayed?;
-    let ownership = claim.map(|claim| prove(claim, &subjects)).transpose()?;
     let letters = DeadLetters::open(Arc::clone(&files), settings.dead_letters_dir(), LetterBounds::default())?;
     let (index, indexer) = Index::open(Arc::clone(&files), settings.index_dir(), log.clone())?;
     let checkpointer = Checkpointer::new(files, settings.ids_dir(), log.log_id());
@@ -286,7 +287,7 @@ fn claim(settings: &Settings, files: &Arc<dyn FileSystem>) -> Result<Option<Clai
         Claim::none(&**files, &directory)?;
         return Ok(None);
     };
-    let layout = Layout::new(cluster.version, &cluster.nodes, &cluster.slots)?;
+    let layout = store::layout(settings)?;
     Claim::new(Arc::clone(files), directory, node, layout).map(Some)
 }
 

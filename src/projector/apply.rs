@@ -163,6 +163,19 @@ impl Applier<'_> {
         }
     }
 
+    /// Tells a store that several nodes share that it lacks the row, before its position passes it.
+    async fn note_lacking(&self, row: &Row, at: Projected) -> Result<(), ApplierError> {
+        let lacking = [(row.subject.clone(), row.expiration.expires_at(row.published_at))];
+        let mut pauses = Pauses::new();
+        loop {
+            match self.store.note_lacking(&lacking).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.retryable() => self.patience.wait(&error, at, &mut pauses).await,
+                Err(error) => return Err(ApplierError::Apply(error.into())),
+            }
+        }
+    }
+
     /// Keeps a row as a dead letter; waits until there is room for it.
     async fn set_aside(&self, row: &Row, reason: &str, at: Projected) -> Result<(), ApplierError> {
         let mut pauses = Pauses::new();
@@ -177,6 +190,7 @@ impl Applier<'_> {
                 Err(error) => return Err(ApplierError::DeadLetter(error)),
             }
         }
+        self.note_lacking(row, at).await?;
         self.patience.set_aside();
         let (sequence, id) = (row.sequence, row.id);
         warn!(

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::OpenDataError;
+use crate::cluster::{ClaimError, Layout, LayoutError};
 use crate::config::{PostgresSettings, Settings, StoreKind};
 use crate::event::{Durable, Projected};
 use crate::projector::{
-    CassandraConfigError, CassandraStore, EmbeddedStore, NoneStore, Opening, PostgresConfigError, PostgresStore, Store,
-    StoreError, cassandra, embedded, postgres,
+    CassandraConfigError, CassandraStore, EmbeddedStore, Membership, NoneStore, Opening, PostgresConfigError,
+    PostgresStore, Store, StoreError, cassandra, embedded, postgres,
 };
 use crate::wal::{Log, LogId};
 
@@ -46,11 +47,30 @@ pub fn open(settings: &Settings, of: StoreOf, opening: Opening) -> Result<Arc<dy
             };
             Ok(Arc::new(EmbeddedStore::open(&settings.store_dir(), log_id, &config)?))
         }
-        StoreKind::Postgres => Ok(Arc::new(open_postgres(&settings.store.postgres, log_id, of.epoch, opening)?)),
+        StoreKind::Postgres => {
+            let store = open_postgres(&settings.store.postgres, log_id, of.epoch, opening)?;
+            Ok(match membership(settings)? {
+                Some(membership) => Arc::new(store.shared_by(membership)),
+                None => Arc::new(store),
+            })
+        }
         StoreKind::Cassandra => Ok(Arc::new(open_cassandra(settings, log_id, of.epoch, opening)?)),
         // It keeps nothing, so it lacks nothing of what is durable already.
         StoreKind::None => Ok(Arc::new(NoneStore::starting_at(Projected(of.durable.sequence())))),
     }
+}
+
+/// The layout of the settings.
+pub(super) fn layout(settings: &Settings) -> Result<Layout, LayoutError> {
+    Layout::new(settings.cluster.version, &settings.cluster.nodes, &settings.cluster.slots)
+}
+
+/// What this node says of itself to a database that all nodes share; None without a cluster.
+fn membership(settings: &Settings) -> Result<Option<Membership>, ClaimError> {
+    let Some(node) = &settings.cluster.node else { return Ok(None) };
+    let layout = layout(settings)?;
+    let slots = layout.nodes().iter().enumerate().map(|(at, node)| (node.name.clone(), layout.slots(at)));
+    Ok(Some(Membership { node: node.clone(), version: layout.version(), slots: slots.collect() }))
 }
 
 fn open_postgres(

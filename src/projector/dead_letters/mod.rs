@@ -237,6 +237,13 @@ impl DeadLetters {
         Ok(over.len())
     }
 
+    /// The subject of each letter that is not expired at `now`, and when it expires. Looks into no file.
+    pub fn live(&self, now: UnixMicros) -> Vec<(Subject, UnixMicros)> {
+        let known = self.shared.known.lock();
+        let live = known.places.iter().filter(|(_, place)| place.expires_at > now);
+        live.map(|((subject, _), place)| (subject.clone(), place.expires_at)).collect()
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.shared.known.lock().places.len()

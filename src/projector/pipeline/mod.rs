@@ -188,6 +188,7 @@ impl Projector {
 
     async fn project(&mut self, shutdown: &CancellationToken) -> Result<(), ProjectorError> {
         let mut projected = self.start().await?;
+        self.note_letters().await?;
         let (at, durable) = (projected.sequence().get(), self.log.durable().sequence().get());
         info!(store = self.store.kind(), projected = at, durable, "projecting");
         let mut source = self.source(projected)?;
@@ -290,6 +291,19 @@ impl Projector {
         }
     }
 
+    /// Tells a store that several nodes share of which subjects it lacks messages: it may never have heard of it, because it was not
+    /// shared then, or have forgotten it.
+    async fn note_letters(&self) -> Result<(), ProjectorError> {
+        let mut pauses = Pauses::new();
+        loop {
+            match self.store.note_lacking(&self.letters.live(clock::now())).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.retryable() => self.stall(&error, &mut pauses).await,
+                Err(error) => return Err(ProjectorError::Store(error)),
+            }
+        }
+    }
+
     /// The store has lost what it confirmed: goes on from where it is, after a pause, since it may happen again at once.
     async fn set_back(&self, found: Projected, expected: Projected) -> Result<Source, ProjectorError> {
         self.metrics.setbacks.inc();
@@ -305,6 +319,7 @@ impl Projector {
         self.log.hold(found.sequence());
         let source = self.source(found)?;
         self.report(found);
+        self.note_letters().await?;
         tokio::time::sleep(Pauses::new().next_pause()).await;
         Ok(source)
     }

@@ -65,18 +65,6 @@ pub(super) fn is_without_partition(error: &tokio_postgres::Error) -> bool {
     said.is_some_and(|said| *said.code() == SqlState::CHECK_VIOLATION && said.constraint().is_none())
 }
 
-/// Whether a partition could not be made because somebody else has made it.
-pub(super) fn is_made_already(error: &tokio_postgres::Error) -> bool {
-    let codes = [
-        SqlState::DUPLICATE_TABLE,
-        SqlState::DUPLICATE_OBJECT,
-        SqlState::UNIQUE_VIOLATION,
-        SqlState::WRONG_OBJECT_TYPE,
-        SqlState::INVALID_OBJECT_DEFINITION,
-    ];
-    error.code().is_some_and(|code| codes.contains(code))
-}
-
 /// Whether a lock was not to be had within its bound.
 pub(super) fn is_locked(error: &tokio_postgres::Error) -> bool {
     error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)

@@ -16,7 +16,10 @@ use super::{KIND, errors};
 use crate::projector::StoreError;
 
 /// Each version with its file. A released file never changes: what comes later is another file.
-const FILES: [(&str, &str); 1] = [("V1__history", include_str!("migrations/V1__history.sql"))];
+const FILES: [(&str, &str); 2] = [
+    ("V1__history", include_str!("migrations/V1__history.sql")),
+    ("V2__several_logs", include_str!("migrations/V2__several_logs.sql")),
+];
 
 /// What the migrations do, in their order. For people to read: they are noted where they were applied, so that running them by
 /// hand would only be in the way.
@@ -25,7 +28,7 @@ pub fn schema_statements() -> Vec<&'static str> {
 }
 
 /// The newest version that this build knows; the one that it works with.
-pub(super) const SCHEMA_VERSION: i32 = 1;
+pub(super) const SCHEMA_VERSION: i32 = 2;
 
 /// Where refinery notes what was applied.
 const HISTORY_TABLE: &str = "walcast.schema_history";

@@ -38,7 +38,7 @@ use self::cursor::Identity;
 use self::pages::{Ask, Pages};
 use self::values::Timestamp;
 use self::writer::Writer;
-use super::{ApplyError, Opening, Row, Store, StoreBatch, StoreError, StoredMessage};
+use super::{ApplyError, Foreign, Membership, Opening, Row, Store, StoreBatch, StoreError, StoredMessage};
 use crate::event::{MessageId, Projected, Subject, UnixMicros};
 
 pub use config::{Config, PostgresConfigError};
@@ -60,6 +60,8 @@ pub struct PostgresStore {
     pages: Pages,
     /// Whether the cursor was taken once: before, the rows could be another log's.
     taken: AtomicBool,
+    /// Whether the nodes of a cluster have the tables together.
+    shared: bool,
     write_timeout: Duration,
 }
 
@@ -75,6 +77,7 @@ impl PostgresStore {
             log_id: format!("{log_id:032x}"),
             epoch: i64::try_from(epoch).unwrap_or(i64::MAX),
             holder: random_name(),
+            membership: None,
         };
         let readers = Arc::new(Readers::new(connector.clone(), config));
         Ok(Self {
@@ -82,8 +85,17 @@ impl PostgresStore {
             pages: Pages::new(Arc::clone(&readers)),
             readers,
             taken: AtomicBool::new(false),
+            shared: false,
             write_timeout: config.write_timeout,
         })
+    }
+
+    /// The same for a node of a cluster, whose nodes have the tables together. Without it they are one log's.
+    #[must_use]
+    pub fn shared_by(mut self, membership: Membership) -> Self {
+        self.writer.get_mut().share(membership);
+        self.shared = true;
+        self
     }
 
     /// Does `work` with the writer, alone and within the bound.
@@ -190,6 +202,28 @@ impl Store for PostgresStore {
     async fn high_water_mark(&self, subject: &Subject) -> Result<Option<MessageId>, StoreError> {
         let found = self.read(reads::MARK, &[(&subject.as_str() as _, Type::TEXT)]).await?;
         found.first().map(|row| reads::id(row, 0)).transpose()
+    }
+
+    async fn fetch_foreign(&self, subject: &Subject, id: MessageId, now: UnixMicros) -> Result<Foreign, StoreError> {
+        if !self.shared {
+            return Ok(Foreign::Unknown);
+        }
+        let values = [
+            (&subject.as_str() as _, Type::TEXT),
+            (&id.to_wire() as _, Type::INT4),
+            (&Timestamp(now) as _, Type::TIMESTAMPTZ),
+        ];
+        let found = self.read(reads::FOREIGN, &values).await?;
+        found.first().map_or(Ok(Foreign::Unknown), |row| reads::foreign(row, id))
+    }
+
+    async fn note_lacking(&self, subjects: &[(Subject, UnixMicros)]) -> Result<(), StoreError> {
+        if !self.shared || subjects.is_empty() {
+            return Ok(());
+        }
+        let subjects = subjects.to_vec();
+        let noted = self.write("a note", |writer| async move { writer.note_lacking(&subjects).await }.boxed()).await;
+        noted.map_err(errors::at_run_time)
     }
 
     async fn expire(&self, now: UnixMicros) -> Result<(), StoreError> {

@@ -32,6 +32,9 @@ const DROPS_MAX: usize = 8;
 /// How long dropping may be held up before it is a reason to warn, in seconds: longer than reports take.
 const LATE_SECONDS: i64 = 600;
 
+/// "walcasv": the advisory lock by which the nodes of a cluster take turns to make partitions, and to drop them.
+const LOCK: i64 = 0x0077_616C_6361_7376;
+
 /// What precedes the end of a partition, in seconds, in its name.
 const NAME_PREFIX: &str = "messages_until_";
 
@@ -61,34 +64,32 @@ impl Partitions {
         Ok(Self { ends: ends.collect(), warned: false })
     }
 
-    /// Makes those of `ends` that are missing, all or none. What another process has made meanwhile is noticed.
+    /// Makes those of `ends` that are missing, all or none. The nodes of a cluster take turns, and what another one has made
+    /// meanwhile is let be.
     pub(super) async fn make(&mut self, client: &Client, ends: &BTreeSet<UnixMicros>) -> Result<(), StoreError> {
-        // Asked again once, if somebody else made one of them.
-        for attempt in 0..2 {
-            let missing: Vec<i64> =
-                ends.iter().map(|end| end.as_seconds()).filter(|end| !self.ends.contains(end)).collect();
-            if missing.is_empty() {
-                return Ok(());
-            }
-            let mut commands = format!("SET LOCAL lock_timeout = {MAKE_LOCK_TIMEOUT_MS};");
-            for end in &missing {
-                // The number is the only part that is not a constant.
-                commands.push_str(&format!(
-                    r#"CREATE TABLE IF NOT EXISTS walcast."{NAME_PREFIX}{end}" (LIKE walcast.messages INCLUDING ALL);
-                       ALTER TABLE walcast.messages ATTACH PARTITION walcast."{NAME_PREFIX}{end}"
-                       FOR VALUES IN (to_timestamp({end}));"#
-                ));
-            }
-            match client.batch_execute(&commands).await {
-                Ok(()) => {
-                    debug!(made = missing.len(), there = self.ends.len(), "made partitions");
-                    self.ends.extend(missing);
-                    return Ok(());
-                }
-                Err(error) if attempt == 0 && errors::is_made_already(&error) => self.reload(client).await?,
-                Err(error) => return Err(errors::store(&error)),
-            }
+        let missing: Vec<i64> =
+            ends.iter().map(|end| end.as_seconds()).filter(|end| !self.ends.contains(end)).collect();
+        if missing.is_empty() {
+            return Ok(());
         }
+        let mut commands = format!(
+            "SET LOCAL lock_timeout = {MAKE_LOCK_TIMEOUT_MS}; DO $make$ BEGIN PERFORM pg_advisory_xact_lock({LOCK});"
+        );
+        for end in &missing {
+            // The number is the only part that is not a constant.
+            let name = format!(r#"walcast."{NAME_PREFIX}{end}""#);
+            commands.push_str(&format!(
+                "IF NOT EXISTS (SELECT FROM pg_inherits WHERE inhparent = 'walcast.messages'::regclass \
+                                AND inhrelid = to_regclass('{name}')) THEN \
+                     CREATE TABLE IF NOT EXISTS {name} (LIKE walcast.messages INCLUDING ALL); \
+                     ALTER TABLE walcast.messages ATTACH PARTITION {name} FOR VALUES IN (to_timestamp({end})); \
+                 END IF;"
+            ));
+        }
+        commands.push_str("END $make$;");
+        client.batch_execute(&commands).await.map_err(|error| errors::store(&error))?;
+        debug!(made = missing.len(), there = self.ends.len(), "made partitions");
+        self.ends.extend(missing);
         Ok(())
     }
 
@@ -98,16 +99,19 @@ impl Partitions {
         Ok(())
     }
 
-    /// Drops partitions whose rows have all expired at `now`, the oldest first.
+    /// Drops partitions whose rows have all expired at `now`, the oldest first. Those of nodes that are away, too.
     pub(super) async fn expire(&mut self, client: &Client, now: UnixMicros) -> Result<(), StoreError> {
+        self.reload(client).await?;
         let ended = self.ends.iter().copied().filter(|end| *end <= now.as_seconds());
         let ended: Vec<i64> = ended.take(DROPS_MAX).collect();
         if ended.is_empty() {
             return Ok(());
         }
         let names: Vec<String> = ended.iter().map(|end| format!(r#"walcast."{NAME_PREFIX}{end}""#)).collect();
-        let command =
-            format!("SET LOCAL lock_timeout = {DROP_LOCK_TIMEOUT_MS}; DROP TABLE IF EXISTS {};", names.join(", "));
+        let command = format!(
+            "SET LOCAL lock_timeout = {DROP_LOCK_TIMEOUT_MS}; SELECT pg_advisory_xact_lock({LOCK}); DROP TABLE IF EXISTS {};",
+            names.join(", ")
+        );
         match client.batch_execute(&command).await {
             Ok(()) => {
                 debug!(dropped = ended.len(), "dropped expired partitions");

@@ -12,7 +12,7 @@ use tokio_postgres::types::FromSql;
 use super::errors;
 use super::values::{self, Timestamp};
 use crate::event::{Expiration, MessageId, UnixMicros};
-use crate::projector::{StoreError, StoredMessage};
+use crate::projector::{Foreign, StoreError, StoredMessage};
 
 /// A row by (subject, id), unless it is expired.
 pub(super) const FETCH: &str = "SELECT published_at, expires_at, body FROM walcast.fetch($1, $2, $3)";
@@ -40,6 +40,25 @@ pub(super) const AHEAD: &str = "
 
 /// The last id of a subject.
 pub(super) const MARK: &str = "SELECT last_id FROM walcast.subjects WHERE subject = $1";
+
+/// What is known of a message of another node: the row unless it is expired, the last id of its subject, and whether a live message
+/// of the subject is missing. One statement, so one moment.
+pub(super) const FOREIGN: &str = "
+    SELECT found.published_at, found.expires_at, found.body,
+           (SELECT last_id FROM walcast.subjects WHERE subject = $1),
+           EXISTS (SELECT FROM walcast.lacking WHERE subject = $1 AND until > $3)
+    FROM (VALUES (true)) AS asked LEFT JOIN walcast.fetch($1, $2, $3) AS found ON true";
+
+/// The answer to [`FOREIGN`] for the message `id`.
+pub(super) fn foreign(row: &Row, asked: MessageId) -> Result<Foreign, StoreError> {
+    if value::<Option<Timestamp>>(row, 0)?.is_some() {
+        return message(row).map(Foreign::Found);
+    }
+    let (mark, lacks) = (value::<Option<i32>>(row, 3)?, value::<bool>(row, 4)?);
+    // The mark rises with the rows, in one transaction: what is up to it was published, and was kept if it was to be.
+    let is_past = mark.is_some_and(|mark| mark >= asked.to_wire());
+    Ok(if is_past && !lacks { Foreign::Gone } else { Foreign::Unknown })
+}
 
 fn value<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> Result<T, StoreError> {
     row.try_get(column).map_err(|error| errors::store(&error))

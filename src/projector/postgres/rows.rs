@@ -13,7 +13,7 @@ use super::connection::Value;
 use super::cursor::Identity;
 use super::partitions;
 use super::values::{self, Timestamp};
-use crate::event::UnixMicros;
+use crate::event::{Subject, UnixMicros};
 use crate::projector::{HighWaterMark, Row};
 
 /// Rows column by column, in the order of their key: neighbours in the index are then written one after the other.
@@ -153,28 +153,59 @@ pub(super) const APPLY: &str = apply!("");
 /// A batch some of whose rows are there already, because a replay wrote them: those stay as they are.
 pub(super) const APPLY_AGAIN: &str = apply!("ON CONFLICT (subject, id, kept_until) DO NOTHING");
 
-/// Rows alone.
+/// Rows alone, as long as the row of the log is this connection's.
 pub(super) const REWRITE: &str = concat!(
-    "WITH written AS (",
+    "WITH held AS (
+        SELECT FROM walcast.projection WHERE log_id = $8 AND epoch = $9 AND holder = $10 AND connection = $11 FOR SHARE
+    ), written AS (",
     insert_rows!(),
-    " ON CONFLICT (subject, id, kept_until) DO NOTHING) SELECT ",
-    commit_durably!()
+    " FROM held ON CONFLICT (subject, id, kept_until) DO NOTHING) SELECT count(*), max(",
+    commit_durably!(),
+    ") FROM held"
 );
+
+/// Subjects of which a live message is missing. What is over, also for a clock that is behind, is swept out on the occasion.
+pub(super) const NOTE_LACKING: &str = concat!(
+    "WITH held AS (
+        SELECT FROM walcast.projection WHERE log_id = $3 AND epoch = $4 AND holder = $5 AND connection = $6 FOR SHARE
+    ), noted AS (
+        INSERT INTO walcast.lacking AS known (subject, until)
+        SELECT lacking.subject, max(lacking.until) FROM held, unnest($1::text[], $2::timestamptz[]) AS lacking (subject, until)
+        GROUP BY 1
+        ON CONFLICT (subject) DO UPDATE SET until = excluded.until WHERE known.until < excluded.until
+    ), over AS (
+        DELETE FROM walcast.lacking USING held WHERE until < now() - interval '1 day' AND subject <> ALL ($1)
+    ) SELECT count(*), max(",
+    commit_durably!(),
+    ") FROM held"
+);
+
+/// Subjects with times, column by column.
+#[derive(Debug)]
+pub(super) struct Lacking<'a> {
+    subjects: Vec<&'a str>,
+    until: Vec<Timestamp>,
+}
+
+impl<'a> Lacking<'a> {
+    pub(super) fn of(subjects: &'a [(Subject, UnixMicros)]) -> Self {
+        let (subjects, until) = subjects.iter().map(|(subject, until)| (subject.as_str(), Timestamp(*until))).unzip();
+        Self { subjects, until }
+    }
+
+    /// As the values of `$1` and `$2`.
+    pub(super) fn values(&self) -> [Value<'_>; 2] {
+        [(&self.subjects, Type::TEXT_ARRAY), (&self.until, Type::TIMESTAMPTZ_ARRAY)]
+    }
+}
 
 impl Move<'_> {
     /// The values of [`APPLY`] with these rows.
     pub(super) fn values<'a>(&'a self, columns: &'a Columns<'a>) -> Vec<Value<'a>> {
         let mut values = Vec::from(columns.values());
-        values.extend([
-            (&self.projected as _, Type::INT8),
-            (&self.previous as _, Type::INT8),
-            (&self.identity.log_id as _, Type::TEXT),
-            (&self.identity.epoch as _, Type::INT8),
-            (&self.identity.holder as _, Type::TEXT),
-            (&self.connection as _, Type::INT8),
-            (&self.marks.subjects as _, Type::TEXT_ARRAY),
-            (&self.marks.last_ids as _, Type::INT4_ARRAY),
-        ]);
+        values.extend([(&self.projected as _, Type::INT8), (&self.previous as _, Type::INT8)]);
+        values.extend(self.identity.values(&self.connection));
+        values.extend([(&self.marks.subjects as _, Type::TEXT_ARRAY), (&self.marks.last_ids as _, Type::INT4_ARRAY)]);
         values
     }
 }
@@ -184,7 +215,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::event::{Expiration, MessageId, Sequence, Subject};
+    use crate::event::{Expiration, MessageId, Sequence};
 
     fn row(subject: &str, id: u32, published_at: i64, life: i32) -> Row {
         Row {

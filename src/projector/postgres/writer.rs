@@ -8,11 +8,11 @@ use tracing::info;
 use super::connection::{Connection, Connector, Value};
 use super::cursor::{self, Identity};
 use super::partitions::Partitions;
-use super::rows::{self, Columns, Marks, Move};
+use super::rows::{self, Columns, Lacking, Marks, Move};
 use super::values::Timestamp;
 use super::{KIND, errors, migrate};
-use crate::event::{Projected, UnixMicros, clock};
-use crate::projector::{ApplyError, Opening, Row, StoreBatch, StoreError};
+use crate::event::{Projected, Subject, UnixMicros, clock};
+use crate::projector::{ApplyError, Membership, Opening, Row, StoreBatch, StoreError};
 #[cfg(feature = "fault-controls")]
 use crate::wal::crash_points::{self, CrashPoint};
 
@@ -66,6 +66,11 @@ impl Writer {
         }
     }
 
+    /// Has the tables together with the other nodes of a cluster.
+    pub(super) fn share(&mut self, membership: Membership) {
+        self.identity.membership = Some(membership);
+    }
+
     /// Whether this process has had the store.
     pub(super) const fn had_it(&self) -> bool {
         self.had_it
@@ -96,7 +101,8 @@ impl Writer {
             self.migrated = true;
         }
         self.connections += 1;
-        self.identity.take(&connection.client, self.connections, !self.had_it).await?;
+        let first = !self.had_it;
+        self.identity.take(&mut connection.client, self.connections, first, self.write_timeout).await?;
         self.had_it = true;
         let partitions = Partitions::load(&connection.client).await?;
         Ok(Open { connection, partitions })
@@ -138,9 +144,8 @@ impl Writer {
             return Ok(self.identity.seen(&open.connection.client).await?.unwrap_or_default());
         }
         let projected = self.identity.projected(&open.connection.client, self.connections).await;
-        if projected.as_ref().is_err_and(StoreError::retryable) {
-            // The next one takes the row again.
-            self.open = None;
+        if let Err(error) = &projected {
+            self.let_go_of(error);
         }
         projected
     }
@@ -206,10 +211,44 @@ impl Writer {
             return Ok(());
         }
         self.contact().await?;
-        let Open { connection, partitions } = self.open.as_mut().ok_or_else(closed)?;
-        partitions.make(&connection.client, &columns.ends).await?;
-        let written = connection.client.query_typed(rows::REWRITE, &columns.values()).await;
-        written.map(drop).map_err(|error| errors::apply(&error))
+        let Self { identity, open, connections, .. } = self;
+        let Open { connection, partitions } = open.as_mut().ok_or_else(closed)?;
+        let client = &connection.client;
+        partitions.make(client, &columns.ends).await?;
+        let mut values = Vec::from(columns.values());
+        values.extend(identity.values(connections));
+        let written = client.query_typed_one(rows::REWRITE, &values).await.map_err(|error| errors::apply(&error))?;
+        if is_held(&written)? {
+            return Ok(());
+        }
+        let not_held = identity.why_not_held(client, *connections).await;
+        self.let_go_of(&not_held);
+        Err(not_held.into())
+    }
+
+    /// Notes of which subjects a live message is missing, until when.
+    pub(super) async fn note_lacking(&mut self, subjects: &[(Subject, UnixMicros)]) -> Result<(), StoreError> {
+        self.writes()?;
+        self.contact().await?;
+        let Self { identity, open, connections, .. } = self;
+        let Open { connection, .. } = open.as_mut().ok_or_else(closed)?;
+        let lacking = Lacking::of(subjects);
+        let mut values = Vec::from(lacking.values());
+        values.extend(identity.values(connections));
+        let noted = connection.client.query_typed_one(rows::NOTE_LACKING, &values).await;
+        if is_held(&noted.map_err(|error| errors::store(&error))?)? {
+            return Ok(());
+        }
+        let not_held = identity.why_not_held(&connection.client, *connections).await;
+        self.let_go_of(&not_held);
+        Err(not_held)
+    }
+
+    /// After an error that may pass, the next one takes the row again.
+    fn let_go_of(&mut self, error: &StoreError) {
+        if error.retryable() {
+            self.open = None;
+        }
     }
 
     /// Drops what expired.
@@ -231,6 +270,12 @@ impl Writer {
     fn gone(&self) -> UnixMicros {
         self.expired_at.min(clock::now())
     }
+}
+
+/// Whether a statement found that the row of the log is this connection's.
+fn is_held(row: &tokio_postgres::Row) -> Result<bool, StoreError> {
+    let held: i64 = row.try_get(0).map_err(|error| errors::store(&error))?;
+    Ok(held == 1)
 }
 
 /// What time it is for the server.
