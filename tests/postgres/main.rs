@@ -43,6 +43,8 @@ mod samples;
 #[cfg(test)]
 mod server;
 #[cfg(test)]
+mod shared;
+#[cfg(test)]
 mod store_metrics;
 #[cfg(test)]
 #[allow(dead_code, unused_imports, reason = "shared with the integration tests, which use all of it")]

@@ -48,6 +48,8 @@ pub(super) fn store(error: &tokio_postgres::Error) -> StoreError {
 /// What an error of a batch means.
 pub(super) fn apply(error: &tokio_postgres::Error) -> ApplyError {
     match error.as_db_error() {
+        // About its partition, which was dropped at this moment.
+        Some(_) if is_without_partition(error) => ApplyError::Store(unavailable(describe(error))),
         Some(said) if is_about_a_row(said) => ApplyError::Rejected { reason: describe(error) },
         _ => ApplyError::Store(at_run_time(store(error))),
     }

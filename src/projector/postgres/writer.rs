@@ -19,6 +19,10 @@ use crate::wal::crash_points::{self, CrashPoint};
 /// How long after a failed attempt dropping what expired does not try to connect by itself: the batches do.
 const EXPIRE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How often a batch is tried when rows are there already, or a partition is not any more. More than twice only where others drop
+/// partitions at the same time.
+const APPLY_ATTEMPTS: u32 = 3;
+
 /// Writes batches, one after the other.
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -153,6 +157,37 @@ impl Writer {
     /// Applies a batch.
     pub(super) async fn apply(&mut self, batch: &StoreBatch) -> Result<(), ApplyError> {
         self.writes()?;
+        let mut statement = rows::APPLY;
+        for attempts_left in (0..APPLY_ATTEMPTS).rev() {
+            match self.try_apply(batch, statement).await? {
+                Ok(true) => {
+                    if statement == rows::APPLY_AGAIN {
+                        info!(projected = %batch.projected, "rows of a batch were there already, as after a replay");
+                    }
+                    return Ok(());
+                }
+                Ok(false) => return Err(self.why_not_moved(batch).await),
+                Err(error) if attempts_left > 0 && errors::is_duplicate(&error) && statement == rows::APPLY => {
+                    statement = rows::APPLY_AGAIN;
+                }
+                Err(error) if errors::is_without_partition(&error) => {
+                    self.partition_is_gone().await?;
+                    if attempts_left == 0 {
+                        return Err(errors::apply(&error));
+                    }
+                }
+                Err(error) => return Err(errors::apply(&error)),
+            }
+        }
+        Err(errors::unavailable("others drop its partitions again and again").into())
+    }
+
+    /// One attempt: whether the position was where it must be, or what the server said.
+    async fn try_apply(
+        &mut self,
+        batch: &StoreBatch,
+        statement: &str,
+    ) -> Result<Result<bool, tokio_postgres::Error>, ApplyError> {
         let columns = Columns::of(&batch.rows, self.gone()).map_err(|reason| ApplyError::Rejected { reason })?;
         self.contact().await?;
         let Self { identity, open, connections, write_timeout, .. } = self;
@@ -166,41 +201,38 @@ impl Writer {
             marks: Marks::of(&batch.high_water_marks),
         };
         let values = batch_move.values(&columns);
-        let mut statement = rows::APPLY;
-        let mut attempts_left = 3;
-        let not_moved = loop {
-            partitions.make(client, &columns.ends).await?;
-            attempts_left -= 1;
-            let applied = in_a_transaction(client, *write_timeout, statement, &values);
-            #[cfg(feature = "fault-controls")]
-            crash_points::pass(CrashPoint::Write);
-            #[cfg(feature = "fault-controls")]
-            let applied = crash_points::during(CrashPoint::Commit, applied);
-            match applied.await {
-                Ok(row) => {
-                    let moved: i64 = row.try_get(0).map_err(|error| errors::store(&error))?;
-                    if moved == 1 {
-                        if statement == rows::APPLY_AGAIN {
-                            info!(projected = %batch.projected, "rows of a batch were there already, as after a replay");
-                        }
-                        return Ok(());
-                    }
-                    break identity.why(client, *connections, batch).await;
-                }
-                Err(error) if attempts_left > 0 && errors::is_duplicate(&error) && statement == rows::APPLY => {
-                    statement = rows::APPLY_AGAIN;
-                }
-                Err(error) if attempts_left > 0 && errors::is_without_partition(&error) => {
-                    partitions.reload(client).await?;
-                }
-                Err(error) => return Err(errors::apply(&error)),
-            }
+        partitions.make(client, &columns.ends).await?;
+        let applied = in_a_transaction(client, *write_timeout, statement, &values);
+        #[cfg(feature = "fault-controls")]
+        crash_points::pass(CrashPoint::Write);
+        #[cfg(feature = "fault-controls")]
+        let applied = crash_points::during(CrashPoint::Commit, applied);
+        match applied.await {
+            Ok(row) => Ok(Ok(is_held(&row)?)),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    async fn why_not_moved(&mut self, batch: &StoreBatch) -> ApplyError {
+        let not_moved = match &self.open {
+            Some(open) => self.identity.why(&open.connection.client, self.connections, batch).await,
+            None => closed().into(),
         };
         if not_moved.retryable() {
             // The next one takes the row again.
             self.open = None;
         }
-        Err(not_moved)
+        not_moved
+    }
+
+    /// A row had no partition to go to: somebody has dropped it, another node perhaps, because it has ended. Then its rows are not
+    /// written any more.
+    async fn partition_is_gone(&mut self) -> Result<(), StoreError> {
+        let Open { connection, partitions } = self.open.as_mut().ok_or_else(closed)?;
+        partitions.reload(&connection.client).await?;
+        let ended = clock_of(&connection.client).await?;
+        self.expired_at = self.expired_at.max(ended);
+        Ok(())
     }
 
     /// Writes rows alone.
@@ -217,7 +249,15 @@ impl Writer {
         partitions.make(client, &columns.ends).await?;
         let mut values = Vec::from(columns.values());
         values.extend(identity.values(connections));
-        let written = client.query_typed_one(rows::REWRITE, &values).await.map_err(|error| errors::apply(&error))?;
+        let written = match client.query_typed_one(rows::REWRITE, &values).await {
+            Ok(written) => written,
+            Err(error) => {
+                if errors::is_without_partition(&error) {
+                    self.partition_is_gone().await?;
+                }
+                return Err(errors::apply(&error));
+            }
+        };
         if is_held(&written)? {
             return Ok(());
         }

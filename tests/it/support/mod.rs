@@ -8,6 +8,7 @@ mod disk;
 pub mod http;
 pub mod load;
 pub mod logs;
+pub mod nodes;
 pub mod oracle;
 pub mod programs;
 pub mod publish_stream;
