@@ -174,7 +174,7 @@ impl PublishAnswers {
             Ok(outcomes) => {
                 self.service.metrics.stream_publishes.inc_by(outcomes.published() as u64);
                 for error in outcomes.errors() {
-                    self.service.metrics.rejected(rejection(error));
+                    self.service.metrics.stream_rejected(rejection(error));
                 }
                 group.answers = Answers::Each(outcomes.into_iter());
             }
@@ -185,7 +185,7 @@ impl PublishAnswers {
                 self.groups.clear();
                 self.in_flight = 0;
                 self.stop_taking(errors::publish(&error));
-                self.discard();
+                self.discard(&error);
             }
             Err(error) => {
                 let publishes = group.publishes;
@@ -197,7 +197,7 @@ impl PublishAnswers {
 
     fn count_refused(&self, publishes: usize, error: &PublishError) {
         for _ in 0..publishes {
-            self.service.metrics.rejected(rejection(error));
+            self.service.metrics.stream_rejected(rejection(error));
         }
     }
 
@@ -252,7 +252,7 @@ impl PublishAnswers {
     }
 
     fn refuse(&mut self, rejection: Rejection, status: &Status) {
-        self.service.metrics.rejected(rejection);
+        self.service.metrics.stream_rejected(rejection);
         self.refused += 1;
         self.open.refused.push_back((self.open.batch.len(), refusal(status)));
     }
@@ -297,7 +297,7 @@ impl PublishAnswers {
             Err(error) => {
                 self.count_refused(publishes, &error);
                 self.stop_taking(errors::publish(&error));
-                self.discard();
+                self.discard(&error);
             }
         }
     }
@@ -322,8 +322,9 @@ impl PublishAnswers {
         self.end.get_or_insert(status);
     }
 
-    /// Gives up what was taken and is not queued.
-    fn discard(&mut self) {
+    /// Gives up what was taken and is not queued: refused like all that would have come after it.
+    fn discard(&mut self, error: &PublishError) {
+        self.count_refused(self.open.batch.len() + usize::from(self.held.is_some()), error);
         self.open = Open::default();
         self.held = None;
         self.no_room = None;
@@ -335,7 +336,7 @@ impl PublishAnswers {
         self.queue(context);
         if self.requests.is_some() || self.holds_any() {
             self.stop_taking(errors::shutting_down());
-            self.discard();
+            self.discard(&PublishError::ShuttingDown);
         }
     }
 

@@ -4,7 +4,8 @@ use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
-use crate::support::{Broker, Setup, eventually, random_bytes};
+use crate::support::publish_stream::request;
+use crate::support::{Broker, Setup, eventually, random_bytes, require_strace};
 
 /// Small segments: checkpoints and index files come often.
 fn setup() -> Setup {
@@ -98,4 +99,37 @@ async fn log_lines_that_are_left_out_are_counted_by_level() {
     assert_eq!(broker.metric("walcast_log_lines_total{level=\"warn\"}").await, 10.0);
     let stopped = broker.stop().await;
     assert_eq!(stopped.logged(LOST), 11, "ten, and the line that counts the others");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_of_streams_that_fail_by_the_brokers_fault_are_counted() {
+    const FAILED: &str = "walcast_stream_publish_failures_total";
+    const UNAVAILABLE: &str = "walcast_publishes_rejected_total{reason=\"unavailable\"}";
+    require_strace();
+    let plain = Setup::new().store("none");
+    let segment = plain.data().join("log/00000000000000000001.wal").into_os_string();
+    let trace = plain.folder().join("trace").into_os_string();
+    let strace = ["strace", "-f", "-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO:when=5+", "-o"];
+    let under = plain.clone().under(strace.map(Into::into).into_iter().chain([trace, "-P".into(), segment]));
+    let announced = ["log has failed", "log failed", "a task failed", "strace:", "walcast: committer failed"];
+    let broker = announced.into_iter().fold(under, Setup::expect_log).start().await;
+    let client = broker.client().await;
+    let mut stream = client.publish_stream().await;
+    // What a client does wrong is refused too, and no failure.
+    stream.send("", "no subject", 60).await;
+    stream.answers.next().await.expect_err("refused");
+    stream.send("s", "well", 60).await;
+    stream.answers.next_ids(1).await;
+    assert_eq!((broker.metric(FAILED).await, broker.metric(UNAVAILABLE).await), (0.0, 0.0));
+    let mut endless = client.publish_all((0..).map(|number| request("s", random_bytes(number, 100), 60))).await;
+    let endless = endless.as_mut().expect("it begins");
+    let (answered, end) = endless.drain().await;
+    assert_eq!(end.map(|end| end.code()), Some(tonic::Code::Unavailable));
+    // Who scrapes while the broker ends sees it.
+    let failed = broker.metric(FAILED).await;
+    assert!(failed > 0.0, "some were under way");
+    assert_eq!(failed, broker.metric(UNAVAILABLE).await, "nobody else publishes");
+    assert_eq!(broker.metric("walcast_stream_publishes_total").await, 1.0 + answered.len() as f64);
+    let (exit, _) = broker.wait().await;
+    assert_eq!(exit.code(), Some(1));
 }

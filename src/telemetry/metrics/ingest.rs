@@ -46,6 +46,8 @@ pub struct IngestMetrics {
     pub publish_streams: IntGauge,
     /// Publishes of streams that got an id.
     pub stream_publishes: IntCounter,
+    /// Those that got none by the broker's fault.
+    stream_failures: IntCounter,
     /// Bytes of publishes of streams that hold a permit.
     pub stream_bytes: IntGauge,
     /// Bytes of publishes that hold a permit.
@@ -81,6 +83,10 @@ impl IngestMetrics {
                 "walcast_stream_publishes_total",
                 "Publishes of streams that were acknowledged, counted a batch at a time.",
             ),
+            stream_failures: define.counter(
+                "walcast_stream_publish_failures_total",
+                "Publishes of streams that were refused as unavailable: by the broker's fault, not the caller's.",
+            ),
             stream_bytes: define.gauge(
                 "walcast_stream_queue_bytes",
                 "Bytes of publishes of streams, admitted and not yet durable; in walcast_queue_bytes as well.",
@@ -113,5 +119,14 @@ impl IngestMetrics {
     /// Counts a publish that got no id.
     pub fn rejected(&self, rejection: Rejection) {
         self.rejections[rejection as usize].inc();
+    }
+
+    /// Counts a publish of a stream that got no id. `method_count` knows the streams and not their publishes, so those that
+    /// failed by the broker's fault have a counter of their own.
+    pub fn stream_rejected(&self, rejection: Rejection) {
+        self.rejected(rejection);
+        if rejection == Rejection::Unavailable {
+            self.stream_failures.inc();
+        }
     }
 }
