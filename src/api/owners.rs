@@ -9,7 +9,9 @@ use tonic::Status;
 use super::{BrokerService, errors, transport};
 use crate::cluster::NotOwner;
 use crate::event::Subject;
-use crate::forward::{Ask, Call, Forward, ForwardedSubscription, MARKER, Marker, OWED_AFTER, Owner, Reply};
+use crate::forward::{
+    Ask, Call, Forward, ForwardError, ForwardedSubscription, MARKER, Marker, OWED_AFTER, Owner, Reply,
+};
 use crate::telemetry::metrics::Method;
 use crate::telemetry::traces::{CallTrace, Hop, PARENT};
 
@@ -81,14 +83,22 @@ impl<'a> Elsewhere<'a> {
     /// Passes a call on and returns what its owner said.
     ///
     /// # Errors
-    /// The owner's status, UNAVAILABLE if it did not answer, RESOURCE_EXHAUSTED if too much is on its way to it.
-    pub async fn answer(self, method: Method, sent: AsSent, framed: Bytes) -> Reply {
+    /// [`ForwardError`] if it said nothing; [`Self::unanswered`] is the status for it.
+    pub async fn answer(self, method: Method, sent: AsSent, framed: Bytes) -> Result<Reply, ForwardError> {
         let AsSent { headers, deadline, trace } = sent;
         let (headers, hop) = on_its_way(headers, trace.as_ref());
         let reply = self.owner.call(Call { method, headers, deadline, framed }).await;
-        let reply = reply.unwrap_or_else(|error| Err(errors::forward(&error, &self.subject)));
-        self.arrived(hop, reply.as_ref().err());
+        let status = match &reply {
+            Ok(said) => said.as_ref().err().cloned(),
+            Err(error) => Some(self.unanswered(error)),
+        };
+        self.arrived(hop, status.as_ref());
         reply
+    }
+
+    /// UNAVAILABLE, or RESOURCE_EXHAUSTED if too much is on its way to the owner.
+    pub fn unanswered(self, error: &ForwardError) -> Status {
+        errors::forward(error, &self.subject)
     }
 }
 

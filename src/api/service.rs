@@ -19,7 +19,7 @@ use super::publish_stream::PublishAnswers;
 use crate::delivery::{Delivery, Start, Subscription};
 use crate::event::{EncodedMessage, MessageId, Subject};
 use crate::fetch::Fetch;
-use crate::forward::{self, Forward, ForwardedSubscription, SUBSCRIBED_AT};
+use crate::forward::{self, Forward, ForwardError, ForwardedSubscription, SUBSCRIBED_AT};
 use crate::ingest::{IdsExhausted, Publish, PublishError, Publisher};
 use crate::proto::server::broker_server::Broker;
 use crate::proto::server::{FetchRequest, PublishRequest, PublishResponse, SubscribeRequest};
@@ -142,7 +142,8 @@ impl BrokerService {
         let trace = extensions.get::<CallTrace>().cloned();
         owners::about(trace.as_ref(), &request.subject, Some(request.body.len()));
         let sent = AsSent { headers: metadata.into_headers(), deadline, trace };
-        elsewhere.answer(Method::Publish, sent, framed(&request)).await.map(Answer::Elsewhere)
+        let said = elsewhere.answer(Method::Publish, sent, framed(&request)).await;
+        said.unwrap_or_else(|error| Err(elsewhere.unanswered(&error))).map(Answer::Elsewhere)
     }
 
     /// Fetches, here or from the owner. `framed` is the request as it came.
@@ -162,9 +163,25 @@ impl BrokerService {
             let (metadata, _, request) = request.into_parts();
             owners::about(trace.as_ref(), &request.subject, None);
             let sent = AsSent { headers: metadata.into_headers(), deadline, trace };
-            return elsewhere.answer(Method::Fetch, sent, framed(&request)).await.map(Answer::Elsewhere);
+            return match elsewhere.answer(Method::Fetch, sent, framed(&request)).await {
+                Ok(said) => said.map(Answer::Elsewhere),
+                Err(error) => {
+                    let known = self.known_here(&error, request).await;
+                    known.unwrap_or_else(|| Err(elsewhere.unanswered(&error))).map(Answer::Here)
+                }
+            };
         }
         self.fetch_here(request.into_inner(), trace).await.map(Answer::Here)
+    }
+
+    /// What a store that all nodes share is certain of, of a message whose owner does not answer.
+    async fn known_here(&self, error: &ForwardError, request: FetchRequest) -> Option<Result<EncodedMessage, Status>> {
+        if !matches!(error, ForwardError::Unavailable { .. }) {
+            return None;
+        }
+        let (subject, id) = (Subject::new(request.subject).ok()?, MessageId::from_wire(request.id)?);
+        let known = self.fetch.of_another(&subject, id).await?;
+        Some(known.map_err(|error| errors::fetch(&error)))
     }
 
     async fn fetch_here(&self, request: FetchRequest, trace: Option<CallTrace>) -> Result<EncodedMessage, Status> {

@@ -11,7 +11,7 @@ use crate::event::record::{self, Logged, Record, RecordError};
 use crate::event::{EncodedMessage, MessageId, Subject, UnixMicros, clock};
 use crate::index::{Index, IndexError, Lookup};
 use crate::ingest::SubjectTable;
-use crate::projector::{DeadLetterError, DeadLetters, Store, StoreError, StoredMessage};
+use crate::projector::{DeadLetterError, DeadLetters, Foreign, Store, StoreError, StoredMessage};
 use crate::telemetry::metrics::{FetchMetrics, Source};
 
 /// Reads of log and local store at once: a disk has no use for more, and each holds up to one body.
@@ -118,6 +118,23 @@ impl Fetch {
             return Err(self.expired());
         }
         self.fetch_from_files(subject, (id, last), now).await
+    }
+
+    /// The message `id` of a subject of another node, which does not answer, as far as a store that both share is certain of it.
+    /// None: only the owner can tell.
+    pub async fn of_another(&self, subject: &Subject, id: MessageId) -> Option<Result<EncodedMessage, FetchError>> {
+        let started = Instant::now();
+        let read = self.store.fetch_foreign(subject, id, clock::now()).await;
+        self.metrics.store_read(started.elapsed(), read.is_ok());
+        match read {
+            Ok(Foreign::Found(stored)) => {
+                self.metrics.answered(Source::Store);
+                Some(Ok(response(subject, id, &stored)))
+            }
+            Ok(Foreign::Gone) => Some(Err(self.expired())),
+            // That the owner does not answer is what the caller is told.
+            Ok(Foreign::Unknown) | Err(_) => None,
+        }
     }
 
     /// The message from the log or from the store; waits for the index if it is in neither.

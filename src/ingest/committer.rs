@@ -242,7 +242,9 @@ impl<S: DurableSink> Committer<S> {
         } else {
             self.release.hand_over(committed);
         }
-        traced.map(TracedFrame::tell);
+        if let Some(traced) = traced {
+            traced.tell();
+        }
         Ok(())
     }
 
