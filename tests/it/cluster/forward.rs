@@ -8,7 +8,8 @@ use tonic_types::StatusExt as _;
 use walcast::forward::{MARKER, Marker};
 use walcast::proto::client::PublishRequest;
 
-use super::{NAMES, UNREACHABLE, setups, start, subject_of, three};
+use super::{UNREACHABLE, clients, setups, three};
+use crate::support::nodes::{NODES, start_all, subject_of};
 use crate::support::{Broker, Client, error_reason, eventually, random_bytes};
 
 fn request(subject: &str, body: &str) -> Request<PublishRequest> {
@@ -22,14 +23,6 @@ fn with_key(subject: &str, body: &str, key: &str) -> Request<PublishRequest> {
     request
 }
 
-async fn clients(nodes: &[Broker]) -> Vec<Client> {
-    let mut clients = Vec::new();
-    for node in nodes {
-        clients.push(node.client().await);
-    }
-    clients
-}
-
 fn said(status: &Status) -> (Code, String) {
     (status.code(), error_reason(status))
 }
@@ -38,7 +31,7 @@ fn said(status: &Status) -> (Code, String) {
 async fn any_node_takes_any_publish_and_fetch() {
     let nodes = three().await;
     let clients = clients(&nodes).await;
-    for owner in 0..NAMES.len() {
+    for owner in 0..NODES.len() {
         let subject = subject_of(owner, 1);
         for id in 1..=9 {
             let client = &clients[id as usize % clients.len()];
@@ -140,7 +133,7 @@ async fn a_call_goes_over_one_hop_only() {
 async fn a_dead_owner_makes_its_own_subjects_unavailable_and_nothing_else() {
     let mut setups = setups();
     setups[0] = setups[0].clone().expect_log(UNREACHABLE);
-    let mut nodes = start(setups).await;
+    let mut nodes = start_all(setups).await;
     let client = nodes[0].client().await;
     let (dead, alive, own) = (subject_of(1, 5), subject_of(2, 5), subject_of(0, 5));
     assert_eq!(client.publish_kept(&dead, "body").await, 1);
@@ -179,7 +172,7 @@ async fn a_frozen_owner_holds_up_calls_to_it_only_and_not_for_long() {
     let mut setups = setups();
     setups[0] =
         setups[0].clone().set("limits.forward_calls", "4").set("cluster.owner_timeout", "1s").expect_log(UNREACHABLE);
-    let nodes = start(setups).await;
+    let nodes = start_all(setups).await;
     let client = nodes[0].client().await;
     let (frozen, alive) = (subject_of(1, 6), subject_of(2, 6));
     assert_eq!(client.publish_kept(&frozen, "body").await, 1);

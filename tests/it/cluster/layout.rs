@@ -1,6 +1,7 @@
 //! Who refuses to start, and what the status says of the others.
 
-use super::{NAMES, setups, subject_of, three};
+use super::{setups, three};
+use crate::support::nodes::{NODES, subject_of};
 use crate::support::{Setup, walcast};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,7 +66,7 @@ async fn a_damaged_layout_is_named_as_damage() {
 async fn data_of_a_single_node_needs_a_layout_that_gives_it_all_of_it() {
     let alone = Setup::new().start().await;
     let client = alone.client().await;
-    for node in 0..NAMES.len() {
+    for node in 0..NODES.len() {
         client.publish_kept(&subject_of(node, 0), "body").await;
     }
     let data = alone.data().to_owned();

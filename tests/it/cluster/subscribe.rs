@@ -8,19 +8,12 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tonic::{Code, Status};
 
-use super::{NAMES, UNREACHABLE, setups, start, subject_of, three};
+use super::{UNREACHABLE, clients, setups, three};
+use crate::support::nodes::{NODES, start_all, subject_of};
 use crate::support::{Broker, Client, error_reason, eventually, from_env};
 
 fn said(status: &Status) -> (Code, String) {
     (status.code(), error_reason(status))
-}
-
-async fn clients(nodes: &[Broker]) -> Vec<Client> {
-    let mut clients = Vec::new();
-    for node in nodes {
-        clients.push(node.client().await);
-    }
-    clients
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -29,7 +22,7 @@ async fn subscribers_of_every_node_see_every_publish_in_order() {
     let nodes = three().await;
     let clients = clients(&nodes).await;
     let mut readers = Vec::new();
-    for owner in 0..NAMES.len() {
+    for owner in 0..NODES.len() {
         let subject = subject_of(owner, 10);
         for client in &clients {
             for _ in 0..4 {
@@ -54,7 +47,7 @@ async fn subscribers_of_every_node_see_every_publish_in_order() {
         assert_eq!(node.metric("walcast_forwarded_feeds").await, 2.0);
     }
     for id in 1..=MESSAGES {
-        for owner in 0..NAMES.len() {
+        for owner in 0..NODES.len() {
             let client = &clients[(id as usize + owner) % clients.len()];
             let published = client.publish(&subject_of(owner, 10), format!("body {id}"), 0).await;
             assert_eq!(published.expect("published"), id);
@@ -102,7 +95,7 @@ async fn subscribers_that_come_and_go_under_load_miss_nothing_and_get_nothing_tw
     let mut setups = setups();
     // So small that slow ones fall back now and then.
     setups[0] = setups[0].clone().set("limits.body_bytes", "4KiB").set("limits.subscriber_bytes", "64KiB");
-    let nodes = start(setups).await;
+    let nodes = start_all(setups).await;
     let clients = clients(&nodes).await;
     let subject = subject_of(1, 11);
     let (stop, last) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI32::new(0)));
@@ -182,7 +175,7 @@ async fn a_slow_subscriber_reads_at_its_own_pace_and_holds_up_nobody() {
     const MESSAGES: i32 = 3_000;
     let mut setups = setups();
     setups[0] = setups[0].clone().set("limits.body_bytes", "4KiB").set("limits.subscriber_bytes", "64KiB");
-    let nodes = start(setups).await;
+    let nodes = start_all(setups).await;
     let subject = subject_of(1, 13);
     // Of its own connection, with a small window: what it does not read stays at the node.
     let narrow = Client::connect_narrow(nodes[0].grpc()).await;
@@ -214,7 +207,7 @@ async fn a_slow_subscriber_reads_at_its_own_pace_and_holds_up_nobody() {
 async fn streams_end_with_their_owner_and_their_node_and_say_so() {
     let mut setups = setups();
     setups[0] = setups[0].clone().expect_log(UNREACHABLE);
-    let mut nodes = start(setups).await;
+    let mut nodes = start_all(setups).await;
     let subject = subject_of(1, 14);
     let client = nodes[0].client().await;
     let mut subscriptions = Vec::new();

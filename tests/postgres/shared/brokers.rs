@@ -17,7 +17,7 @@ use crate::support::{Broker, Client, Setup, eventually};
 
 const FENCED: &str = "belongs to another walcast now";
 
-fn common(url: &str) -> Setup {
+pub fn common(url: &str) -> Setup {
     Setup::new().store("postgres").arg("--postgres-url").arg(url).set("store.postgres.connect_timeout", "1s")
 }
 

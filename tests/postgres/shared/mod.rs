@@ -3,6 +3,7 @@
 mod brokers;
 mod foreign;
 mod joining;
+mod owner_down;
 mod partitions;
 
 use std::collections::BTreeMap;
