@@ -10,7 +10,7 @@ use walcast::proto::client::PublishRequest;
 
 use super::{UNREACHABLE, clients, setups, three};
 use crate::support::nodes::{NODES, start_all, subject_of};
-use crate::support::{Broker, Client, error_reason, eventually, random_bytes};
+use crate::support::{Broker, error_reason, eventually, random_bytes};
 
 fn request(subject: &str, body: &str) -> Request<PublishRequest> {
     let (subject, body) = (subject.to_owned(), body.to_owned().into());

@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 
 use super::{UNREACHABLE, clients, setups, three};
 use crate::support::nodes::{NODES, start_all, subject_of};
-use crate::support::{Broker, Client, error_reason, eventually, from_env};
+use crate::support::{Client, error_reason, eventually, from_env};
 
 fn said(status: &Status) -> (Code, String) {
     (status.code(), error_reason(status))
