@@ -11,7 +11,7 @@ use super::announce::Start;
 use super::connect::{Connected, Surroundings, connect};
 use super::descriptors;
 use super::error::{Error, ErrorKind};
-use super::failures;
+use super::failures::{self, Failures};
 use super::open::{self, OpenData};
 use super::report::Reporter;
 use super::shutdown::{Running, Signals, until_stopped};
@@ -33,7 +33,8 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
     logging::count_lines(&metrics.node.lines);
     // Before the first scrape: one that finds 0 and then the number of before looks as if the log had just failed.
-    metrics.wal.failures.inc_by(failures::before(&settings.data_dir));
+    let Failures { count, last } = failures::before(&settings.data_dir);
+    metrics.wal.failures.add(count, f64::from(last));
     let reporter = Arc::new(Reporter::new(metrics.clone(), settings.clone(), lifecycle.clone()));
     let grpc = listener.local_addr().map_err(Error::System)?;
     let admin = admin_listener.local_addr().map_err(Error::System)?;

@@ -13,11 +13,12 @@ use super::housekeeping::HousekeepingError;
 use super::supervisor::{End, Supervisor, TaskError, tasks};
 use crate::api::{Lifecycle, Phase};
 use crate::delivery::Delivery;
+use crate::event::clock;
 use crate::forward::Forward;
 use crate::index::{Index, IndexerError};
 use crate::ingest::Publisher;
 use crate::projector::ProjectorError;
-use crate::telemetry::metrics::IntCounter;
+use crate::telemetry::metrics::FailureMetrics;
 use crate::telemetry::traces;
 use crate::wal::{Log, ReadError, VerifyError};
 
@@ -45,7 +46,7 @@ pub struct Running {
     /// Where that is left.
     pub data_dir: PathBuf,
     /// Counts it meanwhile.
-    pub log_failures: IntCounter,
+    pub log_failures: FailureMetrics,
     /// Takes no more publishes once told.
     pub publisher: Publisher,
     /// Writes what is in memory once told.
@@ -205,7 +206,7 @@ async fn stop_failed(running: Running, end: End) -> Error {
         forward.close();
     }
     if log.is_failed() {
-        log_failures.inc();
+        log_failures.add(1, clock::now().as_seconds_f64());
         failures::leave_one_more(&data_dir).await;
     }
     // Health watchers and callers get their answers before the connections end.

@@ -61,6 +61,9 @@ async fn after_a_failed_fdatasync_nothing_is_acknowledged_and_the_broker_exits_1
         "what no scrape saw is told by the next process"
     );
     assert_eq!(broker.metric("walcast_log_failed").await, 0.0);
+    let last = broker.metric("walcast_log_last_failure_timestamp_seconds").await;
+    let started = broker.metric("process_start_time_seconds").await;
+    assert!((0.0..=120.0).contains(&(started - last)), "it failed at {last}, and its next process began at {started}");
     let client = broker.client().await;
     let next = client.publish_kept("s", "next").await as u64;
     assert!(next == acknowledged + 1 || next == acknowledged + 2, "{next} after {acknowledged}");
@@ -72,7 +75,7 @@ async fn the_first_scrape_of_a_restart_has_the_failures_of_before() {
     require_strace();
     let setup = Setup::new().store("none");
     let stopped = setup.clone().start().await.stop().await;
-    fs::write(setup.data().join("log-failures"), "3\n").expect("ours");
+    fs::write(setup.data().join("log-failures"), "3\n1700000000\n").expect("ours");
     // The lock of the data directory is the first step of recovery; it takes so long that a scrape comes before its end.
     // `-D` keeps the broker the child that a signal reaches.
     let strace = ["strace", "-D", "-f", "-qq", "-e", "trace=flock", "-e", "inject=flock:delay_enter=5000000", "-o"];
@@ -84,6 +87,7 @@ async fn the_first_scrape_of_a_restart_has_the_failures_of_before() {
     let ready = http::get(&admin, "/readyz").await.expect("an answer").status;
     assert_eq!(ready, 503, "the first scrape came before the end of recovery");
     assert_eq!(first.metric("walcast_log_failures_total"), 3.0, "a 0 here would look like a log that fails again");
+    assert_eq!(first.metric("walcast_log_last_failure_timestamp_seconds"), 1_700_000_000.0);
     starting.await.expect("it starts").stop().await;
     drop(stopped);
 }

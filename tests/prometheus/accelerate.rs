@@ -1,7 +1,8 @@
 //! Rules that run faster: every duration in a file of rules divided by the same factor, and nothing else changed.
 //!
 //! A duration is what PromQL and the files write as one (`5m`, `1d`): ranges, offsets and `for`, outside of comments and of
-//! texts in quotes. The last argument of `predict_linear` is one as well, a number of seconds.
+//! texts in quotes. The last argument of `predict_linear` is one as well, and what an age (`time() - ...`) is compared with:
+//! numbers of seconds.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ enum Piece {
 }
 
 const PREDICTION: &str = "predict_linear(";
+const AGE: &str = "time() - (";
 
 /// The path of a file of `deploy/prometheus`.
 pub fn deployed(name: &str) -> PathBuf {
@@ -69,17 +71,20 @@ fn pieces_of_line(line: &str, found: &mut Vec<Piece>) {
     let mut text = String::new();
     let mut rest = line;
     let mut quoted = false;
-    let mut predicting = false;
+    let (mut predicting, mut aging) = (false, false);
     while let Some(next) = rest.chars().next() {
         let word = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':')).unwrap_or(rest.len());
         let word = &rest[..word.max(next.len_utf8())];
         let piece = match duration(word) {
             _ if quoted => None,
             Some(duration) => Some(Piece::Duration(duration)),
-            None if predicting && text.ends_with(", ") => word.parse().ok().map(Piece::Seconds),
+            None if (predicting && text.ends_with(", ")) || (aging && text.ends_with(") < ")) => {
+                word.parse().ok().map(Piece::Seconds)
+            }
             None => None,
         };
         predicting = (predicting || rest.starts_with(PREDICTION)) && next != ')';
+        aging |= rest.starts_with(AGE);
         quoted ^= next == '"';
         rest = &rest[word.len()..];
         match piece {
@@ -121,7 +126,7 @@ fn nothing_but_durations_is_changed_and_each_by_the_same_factor() {
         let code = || original.lines().filter(|line| !line.trim_start().starts_with('#'));
         let ranges: usize = code().map(|line| line.matches('[').count()).sum();
         let others = |word: &str| code().map(|line| line.matches(word).count()).sum::<usize>();
-        let expected = ranges + others(" offset ") + others(" for: ") + others(PREDICTION);
+        let expected = ranges + others(" offset ") + others(" for: ") + others(PREDICTION) + others(AGE);
         let found = pieces(&original).iter().filter(|piece| !matches!(piece, Piece::Text(_))).count();
         assert_eq!(found, expected, "{name}");
         durations += found;
@@ -132,8 +137,8 @@ fn nothing_but_durations_is_changed_and_each_by_the_same_factor() {
 #[test]
 fn what_is_no_duration_stays() {
     let rules = "# 5m\n- alert: A\n  for: 10m\n  expr: rate(walcast:x:rate5m{le=\"1h\"}[1d] offset 1h) > 0.5 and 14.4 * 60 > x2h\n\
-                 \x20 expr: -predict_linear(f[1h], 14400) > 60\n  summary: \"in 5m\"\n";
+                 \x20 expr: -predict_linear(f[1h], 14400) > 60\n  expr: time() - (f > 0) < 3600\n  summary: \"in 5m\"\n";
     let expected = "# 5m\n- alert: A\n  for: 10000ms\n  expr: rate(walcast:x:rate5m{le=\"1h\"}[1440000ms] offset 60000ms) > 0.5 \
-                    and 14.4 * 60 > x2h\n\x20 expr: -predict_linear(f[60000ms], 240) > 60\n  summary: \"in 5m\"\n";
+                    and 14.4 * 60 > x2h\n\x20 expr: -predict_linear(f[60000ms], 240) > 60\n  expr: time() - (f > 0) < 60\n  summary: \"in 5m\"\n";
     assert_eq!(accelerate(rules, 60), expected);
 }

@@ -27,7 +27,7 @@ pub use ingest::{IngestMetrics, Rejection};
 pub use node::{CheckpointMetrics, Limit, LineMetrics, NodeMetrics};
 pub use projector::ProjectorMetrics;
 pub use traces::TraceMetrics;
-pub use wal::WalMetrics;
+pub use wal::{FailureMetrics, WalMetrics};
 
 use define::Definitions;
 

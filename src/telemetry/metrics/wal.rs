@@ -20,8 +20,8 @@ pub struct WalMetrics {
     pub commit_duration: Histogram,
     /// 1 once a write or an fdatasync has failed.
     pub failed: IntGauge,
-    /// How often the log of this data directory has failed, in earlier processes too.
-    pub failures: IntCounter,
+    /// Failures of the log of this data directory, those of earlier processes too.
+    pub failures: FailureMetrics,
     /// Bytes of all segment files.
     pub bytes: IntGauge,
     /// Segment files.
@@ -30,6 +30,21 @@ pub struct WalMetrics {
     pub disk_free: IntGauge,
     /// Bytes of that file system.
     pub disk_total: IntGauge,
+}
+
+/// Handles of whoever knows of failures.
+#[derive(Debug, Clone)]
+pub struct FailureMetrics {
+    count: IntCounter,
+    last: Gauge,
+}
+
+impl FailureMetrics {
+    /// Adds `count` failures, the last of which was at `last`, in seconds since 1970; 0 if nobody knows.
+    pub fn add(&self, count: u64, last: f64) {
+        self.count.inc_by(count);
+        self.last.set(last);
+    }
 }
 
 impl WalMetrics {
@@ -49,10 +64,16 @@ impl WalMetrics {
                 "Seconds to make room for a batch in the log, encode it, append it and sync it.",
                 &SECONDS,
             ),
-            failures: define.counter(
-                "walcast_log_failures_total",
-                "Times that the log of this data directory has failed, in earlier processes too.",
-            ),
+            failures: FailureMetrics {
+                count: define.counter(
+                    "walcast_log_failures_total",
+                    "Times that the log of this data directory has failed, in earlier processes too.",
+                ),
+                last: define.fraction(
+                    "walcast_log_last_failure_timestamp_seconds",
+                    "When the log of this data directory failed last, in seconds since 1970; 0 if it is not known to have.",
+                ),
+            },
             failed: define.gauge("walcast_log_failed", "1 once the log has failed and takes nothing any more, else 0."),
             bytes: define.gauge("walcast_log_bytes", "Bytes of all segment files of the log."),
             files: define.gauge("walcast_log_files", "Segment files of the log."),
