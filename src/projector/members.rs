@@ -32,6 +32,17 @@ impl Membership {
     fn own(&self) -> &str {
         self.slots.get(&self.node).map_or("", String::as_str)
     }
+
+    /// Whether it is the first node of its layout, which makes what only one may make.
+    ///
+    /// # Errors
+    /// The first one, if it is another.
+    pub(super) fn is_first(&self) -> Result<(), &str> {
+        match self.slots.keys().next() {
+            Some(first) if *first != self.node => Err(first),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Who shares a database, as it is kept there.
@@ -209,6 +220,7 @@ mod tests {
         for (log_id, name) in [("01", "a"), ("02", "b"), ("03", "c")] {
             assert_eq!(admit(Some(&members), log_id, &node(name, 1, LAYOUT)), Ok(members.clone()), "nothing to change");
         }
+        assert_eq!((node("a", 1, LAYOUT).is_first(), node("b", 1, LAYOUT).is_first()), (Ok(()), Err("a")));
         assert_eq!(Members::read("test", &members.text()).expect("reads"), members);
         assert_eq!(members.named(), "a (log 01), b (log 02), c (log 03)");
     }

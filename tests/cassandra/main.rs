@@ -26,6 +26,10 @@ mod memory;
 #[cfg(test)]
 mod outages;
 #[cfg(test)]
+mod shared;
+#[cfg(test)]
+mod shared_brokers;
+#[cfg(test)]
 #[allow(dead_code, unused_imports, reason = "shared with the integration tests, which use all of it")]
 #[path = "../it/support/mod.rs"]
 mod support;

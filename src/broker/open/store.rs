@@ -54,7 +54,13 @@ pub fn open(settings: &Settings, of: StoreOf, opening: Opening) -> Result<Arc<dy
                 None => Arc::new(store),
             })
         }
-        StoreKind::Cassandra => Ok(Arc::new(open_cassandra(settings, log_id, of.epoch, opening)?)),
+        StoreKind::Cassandra => {
+            let store = open_cassandra(settings, log_id, of.epoch, opening)?;
+            Ok(match membership(settings)? {
+                Some(membership) => Arc::new(store.shared_by(membership)),
+                None => Arc::new(store),
+            })
+        }
         // It keeps nothing, so it lacks nothing of what is durable already.
         StoreKind::None => Ok(Arc::new(NoneStore::starting_at(Projected(of.durable.sequence())))),
     }

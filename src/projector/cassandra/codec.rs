@@ -54,12 +54,27 @@ pub(super) fn timestamp(time: UnixMicros) -> (CqlTimestamp, i16) {
     (CqlTimestamp(micros.div_euclid(MICROS_PER_MILLI)), micros.rem_euclid(MICROS_PER_MILLI) as i16)
 }
 
+/// The end of the millisecond that a time is in, as the type of the database.
+pub(super) fn timestamp_not_before(time: UnixMicros) -> CqlTimestamp {
+    let (CqlTimestamp(millis), micros) = timestamp(time);
+    CqlTimestamp(millis + i64::from(micros > 0))
+}
+
 /// The TTL of a row that is written at `now`, in seconds; 0 for none.
 ///
 /// It counts from the write and covers the whole life of the message: a row that comes late outlives its message by as much,
 /// and how the broker's clock and the nodes' differ does not matter.
 pub(super) fn ttl(expiration: Expiration, now: UnixMicros) -> i32 {
-    let life = i64::from(expiration.seconds()) + TTL_MARGIN_SECONDS;
+    ttl_of(i64::from(expiration.seconds()), now)
+}
+
+/// The TTL of a row that is written at `now` and is wanted until `until`.
+pub(super) fn ttl_until(until: UnixMicros, now: UnixMicros) -> i32 {
+    ttl_of(until.as_seconds().saturating_sub(now.as_seconds()).max(0).saturating_add(1), now)
+}
+
+fn ttl_of(seconds: i64, now: UnixMicros) -> i32 {
+    let life = seconds.saturating_add(TTL_MARGIN_SECONDS);
     let end = now.as_seconds().saturating_add(life);
     if life > TTL_SECONDS_MAX || end > TTL_END_SECONDS_MAX {
         return 0;

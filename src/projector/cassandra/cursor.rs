@@ -1,4 +1,5 @@
-//! The cursor row: to which log the store belongs, who may write to it, and how far it is.
+//! The cursor row of a log: who may write, and how far it is. A broker that is alone has the only one, which also says that the store
+//! is its log's; in a cluster each log has its own ([`super::joining`]).
 //!
 //! It is changed by lightweight transactions only. Each process writes a random *claim* into it when it takes the store, and
 //! moves the position only while its claim is there: whoever took it before is fenced. A transaction whose answer was lost may
@@ -14,12 +15,10 @@ use scylla::response::query_result::QueryResult;
 use scylla::value::{CqlValue, Row as CqlRow};
 
 use super::errors::{fenced, inconsistent, passing, unavailable};
+use super::joining::{ANCHOR, of_a_cluster};
 use super::session::{Database, rows};
 use crate::event::{Projected, Sequence};
 use crate::projector::StoreError;
-
-/// The only row's key.
-const NAME: &str = "projector";
 
 /// How often a claim is tried anew because somebody else changed the row meanwhile. Two processes that start at once need
 /// two or three; more means that something is wrong, and the pipeline comes again.
@@ -32,6 +31,20 @@ pub(super) struct Owner {
     pub(super) log_id: u128,
     /// How many times the log was opened; of two processes that have it, the higher one is newer.
     pub(super) epoch: u64,
+    /// Whether the nodes of a cluster share the store.
+    pub(super) shared: bool,
+}
+
+impl Owner {
+    /// The log as the tables have it, 32 hexadecimal digits.
+    pub(super) fn log(&self) -> String {
+        format!("{:032x}", self.log_id)
+    }
+
+    /// The key of its cursor.
+    fn name(&self) -> String {
+        if self.shared { self.log() } else { ANCHOR.to_owned() }
+    }
 }
 
 /// What this process has written into the row: claims of its random name and a number.
@@ -64,7 +77,7 @@ impl Claims {
     }
 
     /// The claim to write: the one that is on its way already, or a new one.
-    fn next(&mut self) -> Result<String, StoreError> {
+    pub(super) fn next(&mut self) -> Result<String, StoreError> {
         if let Some(pending) = &self.pending {
             return Ok(pending.clone());
         }
@@ -91,11 +104,11 @@ fn random_name() -> Result<String, StoreError> {
 }
 
 /// The row as it was read.
-struct Cursor {
-    log_id: String,
-    epoch: u64,
-    claim: String,
-    projected: Projected,
+pub(super) struct Cursor {
+    pub(super) log_id: String,
+    pub(super) epoch: u64,
+    pub(super) claim: String,
+    pub(super) projected: Projected,
 }
 
 /// What became of a move.
@@ -111,17 +124,16 @@ pub(super) enum Moved {
 impl Database {
     /// Takes the store for `owner`, and reads its position. From then on nothing that was sent under an earlier claim counts.
     pub(super) async fn claim(&self, owner: Owner, claims: &mut Claims) -> Result<Projected, StoreError> {
+        let (name, log_id, epoch) = (owner.name(), owner.log(), owner.epoch.cast_signed());
         for _ in 0..CLAIMS_MAX {
             let claim = claims.next()?;
-            let log_id = format!("{:032x}", owner.log_id);
-            let epoch = owner.epoch.cast_signed();
-            let Some(cursor) = self.cursor().await? else {
+            let Some(cursor) = self.cursor(&name).await? else {
                 if claims.were_confirmed() {
                     return Err(inconsistent(
                         "its cursor is gone; somebody emptied the keyspace while walcast was running",
                     ));
                 }
-                let values = (NAME, &log_id, epoch, &claim);
+                let values = (&name, &log_id, epoch, &claim, 0_i64);
                 if applied(self.session.execute_unpaged(&self.insert_cursor, values).await)? {
                     claims.confirm();
                     return Ok(Projected::default());
@@ -130,7 +142,7 @@ impl Database {
             };
             cursor.may_be_taken_by(owner, claims)?;
             let projected = position(cursor.projected)?;
-            let values = (epoch, &claim, NAME, &log_id, &cursor.claim, projected);
+            let values = (epoch, &claim, &name, &log_id, &cursor.claim, projected);
             if applied(self.session.execute_unpaged(&self.claim_cursor, values).await)? {
                 claims.confirm();
                 return Ok(cursor.projected);
@@ -143,8 +155,7 @@ impl Database {
     /// store, perhaps to a copy of itself that has other messages by now, leaves no trace of its next batch. The move that
     /// follows proves it. False if the row has gone back to an earlier claim.
     pub(super) async fn is_held(&self, owner: Owner, claims: &Claims) -> Result<bool, StoreError> {
-        let answer = self.session.execute_unpaged(&self.look_at_cursor, (NAME,)).await;
-        let cursor = cursor_of(answer)?.ok_or_else(gone)?;
+        let cursor = self.seen(&owner.name()).await?.ok_or_else(gone)?;
         cursor.may_be_taken_by(owner, claims)?;
         Ok(claims.are_current(&cursor.claim))
     }
@@ -158,12 +169,12 @@ impl Database {
         to: Projected,
     ) -> Result<Moved, StoreError> {
         let claim = claims.confirmed.as_deref().unwrap_or_default();
-        let log_id = format!("{:032x}", owner.log_id);
-        let values = (position(to)?, NAME, &log_id, claim, position(from)?);
+        let (name, log_id) = (owner.name(), owner.log());
+        let values = (position(to)?, &name, &log_id, claim, position(from)?);
         if applied(self.session.execute_unpaged(&self.move_cursor, values).await)? {
             return Ok(Moved::Done);
         }
-        let cursor = self.cursor().await?.ok_or_else(gone)?;
+        let cursor = self.cursor(&name).await?.ok_or_else(gone)?;
         cursor.may_be_taken_by(owner, claims)?;
         // Only this process moves it while it has the claim, and it moves it to the ends of batches whose rows are all there.
         let is_done = cursor.projected == to && claims.are_current(&cursor.claim);
@@ -173,15 +184,19 @@ impl Database {
     /// Where the store of `owner`'s log is, by a plain read, which is as new as the last move that was confirmed. A serial one
     /// could finish the move of whoever writes.
     pub(super) async fn look_at_position(&self, owner: Owner) -> Result<Projected, StoreError> {
-        let answer = self.session.execute_unpaged(&self.look_at_cursor, (NAME,)).await;
-        let Some(cursor) = cursor_of(answer)? else { return Ok(Projected::default()) };
+        let Some(cursor) = self.seen(&owner.name()).await? else { return Ok(Projected::default()) };
         cursor.is_of(owner)?;
         Ok(cursor.projected)
     }
 
     /// The row as the last transaction left it; one that is half done is finished first.
-    async fn cursor(&self) -> Result<Option<Cursor>, StoreError> {
-        cursor_of(self.session.execute_unpaged(&self.select_cursor, (NAME,)).await)
+    pub(super) async fn cursor(&self, name: &str) -> Result<Option<Cursor>, StoreError> {
+        cursor_of(self.session.execute_unpaged(&self.select_cursor, (name,)).await)
+    }
+
+    /// The row by a plain read.
+    pub(super) async fn seen(&self, name: &str) -> Result<Option<Cursor>, StoreError> {
+        cursor_of(self.session.execute_unpaged(&self.look_at_cursor, (name,)).await)
     }
 }
 
@@ -202,8 +217,15 @@ fn gone() -> StoreError {
 
 impl Cursor {
     /// Whether the store belongs to the log of `owner`.
-    fn is_of(&self, owner: Owner) -> Result<(), StoreError> {
-        let log_id = format!("{:032x}", owner.log_id);
+    pub(super) fn is_of(&self, owner: Owner) -> Result<(), StoreError> {
+        self.is_of_one(owner, false)
+    }
+
+    fn is_of_one(&self, owner: Owner, had_it: bool) -> Result<(), StoreError> {
+        if let Some(members) = self.members() {
+            return Err(of_a_cluster(&members?, owner, had_it));
+        }
+        let log_id = owner.log();
         if self.log_id == log_id {
             return Ok(());
         }
@@ -214,8 +236,8 @@ impl Cursor {
     }
 
     /// Whether `owner`, who wrote `claims`, has the store or may take it.
-    fn may_be_taken_by(&self, owner: Owner, claims: &Claims) -> Result<(), StoreError> {
-        self.is_of(owner)?;
+    pub(super) fn may_be_taken_by(&self, owner: Owner, claims: &Claims) -> Result<(), StoreError> {
+        self.is_of_one(owner, claims.were_confirmed())?;
         if claims.include(&self.claim) {
             return Ok(());
         }
@@ -235,12 +257,12 @@ impl Cursor {
     }
 }
 
-fn position(projected: Projected) -> Result<i64, StoreError> {
+pub(super) fn position(projected: Projected) -> Result<i64, StoreError> {
     i64::try_from(projected.sequence().get()).map_err(|_| inconsistent("the position is beyond what the table holds"))
 }
 
 /// Whether a lightweight transaction was carried out: the first column says so, whatever else a server adds.
-fn applied(answer: Result<QueryResult, ExecutionError>) -> Result<bool, StoreError> {
+pub(super) fn applied(answer: Result<QueryResult, ExecutionError>) -> Result<bool, StoreError> {
     let answer = answer.map_err(|error| passing(&error))?;
     let unreadable = || unavailable("its answer to a lightweight transaction does not fit");
     let rows = answer.into_rows_result().map_err(|_| unreadable())?;
@@ -255,7 +277,7 @@ fn applied(answer: Result<QueryResult, ExecutionError>) -> Result<bool, StoreErr
 mod tests {
     use super::*;
 
-    const OWNER: Owner = Owner { log_id: 7, epoch: 3 };
+    const OWNER: Owner = Owner { log_id: 7, epoch: 3, shared: false };
 
     fn cursor(log_id: u128, epoch: u64, claim: &str) -> Cursor {
         Cursor { log_id: format!("{log_id:032x}"), epoch, claim: claim.to_owned(), projected: Projected::default() }

@@ -14,6 +14,7 @@ mod codec;
 mod config;
 mod cursor;
 mod errors;
+mod joining;
 mod pace;
 mod read;
 mod schema;
@@ -30,7 +31,7 @@ use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use self::cursor::{Claims, Moved, Owner};
 use self::pace::Pace;
 use self::session::Database;
-use super::{ApplyError, Opening, Row, Store, StoreBatch, StoreError, StoredMessage};
+use super::{ApplyError, Foreign, Membership, Opening, Row, Store, StoreBatch, StoreError, StoredMessage};
 use crate::event::{MessageId, Projected, Subject, UnixMicros};
 #[cfg(feature = "fault-controls")]
 use crate::wal::crash_points::{self, CrashPoint};
@@ -49,6 +50,8 @@ const FAILURE_LASTS: Duration = Duration::from_secs(1);
 pub struct CassandraStore {
     config: Config,
     owner: Owner,
+    /// The cluster whose nodes share the keyspace; None for a broker that is alone.
+    membership: Option<Membership>,
     opening: Opening,
     /// None inside if nothing is there that could be looked at.
     database: OnceLock<Option<Database>>,
@@ -94,13 +97,22 @@ impl CassandraStore {
             pace: Pace::new(config.in_flight),
             reads: Semaphore::new(config.reads_at_once()),
             config,
-            owner: Owner { log_id, epoch },
+            owner: Owner { log_id, epoch, shared: false },
+            membership: None,
             opening,
             database: OnceLock::new(),
             contact: Mutex::default(),
             writer: Mutex::default(),
             taken: OnceLock::new(),
         })
+    }
+
+    /// The same for a node of a cluster, whose nodes share the keyspace. Without it the keyspace is one log's.
+    #[must_use]
+    pub fn shared_by(mut self, membership: Membership) -> Self {
+        self.owner.shared = true;
+        self.membership = Some(membership);
+        self
     }
 
     /// The cluster, with the store taken or known to be this log's; None if there is nothing to look at.
@@ -133,8 +145,8 @@ impl CassandraStore {
             return Err(errors::unavailable(failure.reason.clone()));
         }
         let opened = match self.opening {
-            Opening::Take => Database::take(&self.config).await.map(Some),
-            Opening::Look => Database::look(&self.config).await,
+            Opening::Take => Database::take(&self.config, self.membership.as_ref()).await.map(Some),
+            Opening::Look => Database::look(&self.config, self.owner.shared).await,
         };
         match opened {
             Ok(database) => Ok(self.database.get_or_init(|| database).as_ref()),
@@ -154,7 +166,14 @@ impl CassandraStore {
         if self.opening == Opening::Take {
             return self.position(database, writer).await;
         }
-        let position = database.look_at_position(self.owner).await?;
+        let alone = match &self.membership {
+            Some(membership) => database.may_join(self.owner, membership).await?,
+            None => None,
+        };
+        let position = match alone {
+            Some(position) => position,
+            None => database.look_at_position(self.owner).await?,
+        };
         self.taken.get_or_init(|| ());
         Ok(position)
     }
@@ -164,9 +183,24 @@ impl CassandraStore {
         if let Some(position) = writer.position {
             return Ok(position);
         }
+        if let Some(membership) = &self.membership
+            && !writer.claims.were_confirmed()
+        {
+            database.join(self.owner, membership, &mut writer.claims).await?;
+        }
         let position = database.claim(self.owner, &mut writer.claims).await?;
         self.taken.get_or_init(|| ());
         Ok(*writer.position.insert(position))
+    }
+
+    /// Makes sure that the store is this process's, before something is written that moves no position.
+    async fn hold(&self, database: &Database, writer: &mut Writer) -> Result<(), StoreError> {
+        self.position(database, writer).await?;
+        if !database.is_held(self.owner, &writer.claims).await? {
+            writer.position = None;
+            self.position(database, writer).await?;
+        }
+        Ok(())
     }
 
     /// Whether the store is where a batch begins.
@@ -253,7 +287,8 @@ impl Store for CassandraStore {
 
     async fn rewrite(&self, rows: &Arc<Vec<Row>>) -> Result<(), ApplyError> {
         let database = self.writable().await.map_err(later)?;
-        self.ready().await.map_err(later)?;
+        let mut writer = self.writer.lock().await;
+        self.hold(database, &mut writer).await?;
         database.write_messages(rows, &self.config, &self.pace).await
     }
 
@@ -291,6 +326,24 @@ impl Store for CassandraStore {
             Some(database) => database.mark(subject).await,
             None => Ok(None),
         }
+    }
+
+    async fn fetch_foreign(&self, subject: &Subject, id: MessageId, now: UnixMicros) -> Result<Foreign, StoreError> {
+        let _bounded = self.may_read().await?;
+        match self.ready().await.map_err(later)? {
+            Some(database) => database.foreign(subject, id, now).await,
+            None => Ok(Foreign::Unknown),
+        }
+    }
+
+    async fn note_lacking(&self, subjects: &[(Subject, UnixMicros)]) -> Result<(), StoreError> {
+        if !self.owner.shared || subjects.is_empty() {
+            return Ok(());
+        }
+        let database = self.writable().await.map_err(later)?;
+        let mut writer = self.writer.lock().await;
+        self.hold(database, &mut writer).await?;
+        database.note_lacking(subjects, &self.pace).await
     }
 
     /// Nothing to do: the database's TTL gives space back.

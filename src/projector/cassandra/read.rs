@@ -15,7 +15,7 @@ use super::codec::{self, Columns, Times};
 use super::errors;
 use super::session::{Database, rows};
 use crate::event::{MessageId, Subject, UnixMicros};
-use crate::projector::{StoreError, StoredMessage};
+use crate::projector::{Foreign, StoreError, StoredMessage};
 
 /// Bytes of bodies in one answer, unless one body alone is larger. Some hundred bodies of a usual size: the way there and back
 /// is a small part of the time then.
@@ -81,6 +81,28 @@ impl Database {
         let Some((mark,)) = rows::<(Option<i32>,)>(answer)?.into_iter().next() else { return Ok(None) };
         let mark = mark.ok_or_else(|| errors::inconsistent("a high-water mark is empty"))?;
         MessageId::from_wire(mark).map(Some).ok_or_else(|| errors::inconsistent(format!("a high-water mark is {mark}")))
+    }
+
+    /// What is certain of a message of another node. The mark first: rows are written before their mark, and what is missing is noted
+    /// before it, so whoever sees the mark sees those, too.
+    pub(super) async fn foreign(
+        &self,
+        subject: &Subject,
+        id: MessageId,
+        now: UnixMicros,
+    ) -> Result<Foreign, StoreError> {
+        let Some(lacking) = &self.lacking else { return Ok(Foreign::Unknown) };
+        let is_past = self.mark(subject).await?.is_some_and(|mark| mark >= id);
+        if let Some(message) = self.message(subject, id, now).await? {
+            return Ok(Foreign::Found(message));
+        }
+        if !is_past {
+            return Ok(Foreign::Unknown);
+        }
+        let answer = self.session.execute_unpaged(&lacking.select, (subject.as_str(),)).await;
+        let until = rows::<(CqlTimestamp,)>(answer)?.into_iter().next();
+        let lacks = until.is_some_and(|(until,)| until.0 >= codec::timestamp_not_before(now).0);
+        Ok(if lacks { Foreign::Unknown } else { Foreign::Gone })
     }
 
     /// The live rows above `after`, as [`crate::projector::Store::after`] has them.

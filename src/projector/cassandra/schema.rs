@@ -4,18 +4,29 @@
 //! |---|---|---|
 //! | `messages` | a message | once, with a TTL; see [`super::codec`] |
 //! | `high_water_marks` | a subject: its last id | with each batch that has the subject |
-//! | `cursor` | the log: its identity, who may write, the position | with each batch, by a lightweight transaction |
+//! | `cursor` | a log: its identity, who may write, the position | with each batch, by a lightweight transaction |
+//! | `lacking` | a message of a node of a cluster that was not taken: until when it lives | when it is set aside |
+
+use std::time::{Duration, Instant};
 
 use scylla::client::session::Session;
+use tokio::time::sleep;
 use tracing::info;
 
 use super::config::Config;
 use super::errors::{self, Fault};
 use super::session::{self, DDL_TIMEOUT};
-use crate::projector::StoreError;
+use crate::projector::{Membership, StoreError};
 
 /// A column of `messages` that tables of earlier versions do not have. Rows that were there before have no value in it.
 const BODY_BYTES: &str = "body_bytes";
+
+/// The table that only the nodes of a cluster need: keyspaces of earlier versions do not have it.
+const LACKING: (&str, &[(&str, &str)]) = ("lacking", &[("subject", "text"), ("until", "timestamp")]);
+
+/// How long a node waits for another one to make the tables, and how often it looks.
+const MADE_WITHIN: Duration = Duration::from_secs(8);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// The tables with their columns and types, as `system_schema.columns` has them.
 const TABLES: [(&str, &[(&str, &str)]); 3] = [
@@ -74,6 +85,10 @@ pub fn schema_statements(config: &Config) -> Vec<String> {
             "CREATE TABLE IF NOT EXISTS {keyspace}.cursor (\n    name text PRIMARY KEY,\n    log_id text,\n    epoch bigint,\n    \
              claim text,\n    projected bigint\n)"
         ),
+        format!(
+            "CREATE TABLE IF NOT EXISTS {keyspace}.lacking (\n    subject text,\n    until timestamp,\n    \
+             PRIMARY KEY (subject, until)\n) WITH CLUSTERING ORDER BY (until DESC)"
+        ),
     ]
 }
 
@@ -97,12 +112,31 @@ enum Difference {
     Altered(String),
 }
 
-/// Makes what is missing, then checks it.
-pub(super) async fn ensure(session: &Session, config: &Config) -> Result<(), StoreError> {
-    let missing = match differences(session, config).await? {
-        None => return Ok(()),
-        Some(Difference::Altered(what)) => return Err(altered(&what)),
-        Some(missing) => missing,
+/// Makes what is missing, then checks it. Of a cluster the first node of the layout does: tables that two nodes of Cassandra make at
+/// once, each as it is asked to, are two tables of one name.
+pub(super) async fn ensure(
+    session: &Session,
+    config: &Config,
+    membership: Option<&Membership>,
+) -> Result<(), StoreError> {
+    let started = Instant::now();
+    let missing = loop {
+        let missing = match differences(session, config, membership.is_some()).await? {
+            None => return Ok(()),
+            Some(Difference::Altered(what)) => return Err(altered(&what)),
+            Some(missing) => missing,
+        };
+        let first = membership.map_or(Ok(()), Membership::is_first);
+        match first {
+            Ok(()) => break missing,
+            Err(first) if started.elapsed() > MADE_WITHIN => {
+                return Err(errors::unavailable(format!(
+                    "{missing} is not there; node {first}, the first of the layout, makes it, or an operator with the statements \
+                     of `walcast store schema`"
+                )));
+            }
+            Err(_) => sleep(LOOK_EVERY).await,
+        }
     };
     info!(keyspace = config.keyspace, %missing, "making what is missing");
     for statement in &statements_for(&missing, config) {
@@ -113,12 +147,17 @@ pub(super) async fn ensure(session: &Session, config: &Config) -> Result<(), Sto
             Err(fault) => return Err(errors::unavailable(format!("{missing} is missing and was not made: {fault}"))),
         }
     }
-    check(session, config).await
+    check(session, config, membership.is_some()).await
+}
+
+/// Whether the table is missing that only the nodes of a cluster need.
+pub(super) async fn lacks_table(session: &Session, config: &Config) -> Result<bool, StoreError> {
+    Ok(differences(session, config, true).await?.is_some())
 }
 
 /// Whether there is anything to look at, and all of it. Makes nothing.
 pub(super) async fn is_there(session: &Session, config: &Config) -> Result<bool, StoreError> {
-    match differences(session, config).await? {
+    match differences(session, config, false).await? {
         None => Ok(true),
         Some(Difference::Keyspace(_) | Difference::Tables(_)) => Ok(false),
         Some(Difference::Altered(what)) => Err(altered(&what)),
@@ -140,8 +179,8 @@ fn statements_for(missing: &Difference, config: &Config) -> Vec<String> {
 }
 
 /// Whether keyspace and tables are as they must be; the reason if they are not.
-pub(super) async fn check(session: &Session, config: &Config) -> Result<(), StoreError> {
-    match differences(session, config).await? {
+pub(super) async fn check(session: &Session, config: &Config, shared: bool) -> Result<(), StoreError> {
+    match differences(session, config, shared).await? {
         None => Ok(()),
         Some(Difference::Altered(what)) => Err(altered(&what)),
         Some(missing) => Err(errors::unavailable(format!("{missing} is not there"))),
@@ -161,7 +200,7 @@ fn denied(config: &Config, missing: &Difference, said: &str) -> StoreError {
 }
 
 /// The first difference between what is there and what must be.
-async fn differences(session: &Session, config: &Config) -> Result<Option<Difference>, StoreError> {
+async fn differences(session: &Session, config: &Config, shared: bool) -> Result<Option<Difference>, StoreError> {
     let keyspace = &config.keyspace;
     let read = "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?";
     let found = session.query_unpaged(session::administrative(read, DDL_TIMEOUT), (keyspace,)).await;
@@ -172,15 +211,15 @@ async fn differences(session: &Session, config: &Config) -> Result<Option<Differ
     let read = "SELECT table_name, column_name, type FROM system_schema.columns WHERE keyspace_name = ?";
     let found = session.query_unpaged(session::administrative(read, DDL_TIMEOUT), (keyspace,)).await;
     let found = session::rows::<(String, String, String)>(found)?;
-    Ok(first_difference(keyspace, &found))
+    Ok(first_difference(keyspace, &found, shared))
 }
 
-fn first_difference(keyspace: &str, found: &[(String, String, String)]) -> Option<Difference> {
+fn first_difference(keyspace: &str, found: &[(String, String, String)], shared: bool) -> Option<Difference> {
     if !found.iter().any(|(of, ..)| TABLES.iter().any(|(table, _)| of == table)) {
         return Some(Difference::Tables(keyspace.to_owned()));
     }
     let mut older = None;
-    for (table, columns) in TABLES {
+    for (table, columns) in TABLES.into_iter().chain(shared.then_some(LACKING)) {
         let found: Vec<_> = found.iter().filter(|(of, ..)| of == table).collect();
         if found.is_empty() {
             return Some(Difference::Table(format!("{keyspace}.{table}")));
@@ -244,21 +283,23 @@ mod tests {
 
     #[test]
     fn differences_are_named() {
-        assert_eq!(first_difference("k", &columns()), None);
+        assert_eq!(first_difference("k", &columns(, false), false), None);
         let more = [columns(), vec![("messages".to_owned(), "note".to_owned(), "text".to_owned())]].concat();
-        assert_eq!(first_difference("k", &more), None, "an added column");
+        assert_eq!(first_difference("k", &more, false), None, "an added column");
         let without = |dropped: &str| columns().into_iter().filter(|(_, name, _)| name != dropped).collect::<Vec<_>>();
-        let Some(Difference::Altered(what)) = first_difference("k", &without("body")) else { unreachable!() };
+        let Some(Difference::Altered(what)) = first_difference("k", &without("body", false)) else { unreachable!() };
         assert!(what.contains("k.messages") && what.contains("body"), "{what}");
-        let Some(older @ Difference::Older(_)) = first_difference("k", &without("body_bytes")) else { unreachable!() };
+        let Some(older @ Difference::Older(_)) = first_difference("k", &without("body_bytes", false)) else {
+            unreachable!()
+        };
         assert_eq!(older.to_string(), "the column k.messages.body_bytes");
-        assert_eq!(first_difference("k", &[]), Some(Difference::Tables("k".to_owned())));
+        assert_eq!(first_difference("k", &[], false), Some(Difference::Tables("k".to_owned())));
         let theirs = [("theirs".to_owned(), "id".to_owned(), "int".to_owned())];
-        assert_eq!(first_difference("k", &theirs), Some(Difference::Tables("k".to_owned())));
+        assert_eq!(first_difference("k", &theirs, false), Some(Difference::Tables("k".to_owned())));
         let tables = columns().into_iter().filter(|(table, ..)| table != "cursor").collect::<Vec<_>>();
-        assert_eq!(first_difference("k", &tables), Some(Difference::Table("k.cursor".to_owned())));
+        assert_eq!(first_difference("k", &tables, false), Some(Difference::Table("k.cursor".to_owned())));
         let mut other = columns();
         other[0].2 = "blob".to_owned();
-        assert!(matches!(first_difference("k", &other), Some(Difference::Altered(_))));
+        assert!(matches!(first_difference("k", &other, false), Some(Difference::Altered(_))));
     }
 }

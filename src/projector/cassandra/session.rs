@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use super::config::{Config, Consistency};
 use super::errors::{self, Fault};
 use super::{schema, tls};
-use crate::projector::StoreError;
+use crate::projector::{Membership, StoreError};
 
 /// How long a connection to one node may take; within a data centre it is a millisecond.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -55,26 +55,41 @@ pub(super) struct Database {
     pub(super) insert_cursor: PreparedStatement,
     pub(super) claim_cursor: PreparedStatement,
     pub(super) move_cursor: PreparedStatement,
+    /// Puts another claim and position into a row of the same log.
+    pub(super) replace_cursor: PreparedStatement,
+    /// Makes the row of a broker that was alone that of a cluster.
+    pub(super) convert_cursor: PreparedStatement,
+    /// What is missing of a subject; None where nobody shares the keyspace.
+    pub(super) lacking: Option<Lacking>,
+}
+
+/// The statements about what the store did not take.
+pub(super) struct Lacking {
+    pub(super) insert: PreparedStatement,
+    /// The latest end of what is missing of a subject.
+    pub(super) select: PreparedStatement,
 }
 
 impl Database {
     /// Connects, makes what is missing, prepares the statements.
-    pub(super) async fn take(config: &Config) -> Result<Self, StoreError> {
+    pub(super) async fn take(config: &Config, membership: Option<&Membership>) -> Result<Self, StoreError> {
         let session = connect_in_time(config).await?;
-        schema::ensure(&session, config).await?;
-        Self::prepare(session, config).await
+        schema::ensure(&session, config, membership).await?;
+        Self::prepare(session, config, membership.is_some()).await
     }
 
     /// Connects and prepares the statements; None if nothing was ever made there.
-    pub(super) async fn look(config: &Config) -> Result<Option<Self>, StoreError> {
+    pub(super) async fn look(config: &Config, shared: bool) -> Result<Option<Self>, StoreError> {
         let session = connect_in_time(config).await?;
         if !schema::is_there(&session, config).await? {
             return Ok(None);
         }
-        Self::prepare(session, config).await.map(Some)
+        // What is missing is for those who write.
+        let lacks = schema::lacks_table(&session, config).await?;
+        Self::prepare(session, config, shared && !lacks).await.map(Some)
     }
 
-    async fn prepare(session: Session, config: &Config) -> Result<Self, StoreError> {
+    async fn prepare(session: Session, config: &Config, shared: bool) -> Result<Self, StoreError> {
         let keyspace = &config.keyspace;
         let prepare = |text: String, repeatable: bool| prepare(&session, text, repeatable);
         let insert_message = prepare(
@@ -105,7 +120,7 @@ impl Database {
         });
         let insert_cursor = prepare(
             format!(
-                "INSERT INTO {cursor} (name, log_id, epoch, claim, projected) VALUES (?, ?, ?, ?, 0) IF NOT EXISTS"
+                "INSERT INTO {cursor} (name, log_id, epoch, claim, projected) VALUES (?, ?, ?, ?, ?) IF NOT EXISTS"
             ),
             false,
         )
@@ -122,6 +137,17 @@ impl Database {
             false,
         )
         .await?;
+        let replace = format!("UPDATE {cursor} SET epoch = ?, claim = ?, projected = ? WHERE name = ? IF claim = ?");
+        let replace_cursor = prepare(replace, false).await?;
+        let convert_cursor = prepare(
+            format!(
+                "UPDATE {cursor} SET log_id = ?, epoch = ?, claim = ?, projected = ? WHERE name = ? \
+                 IF log_id = ? AND claim = ? AND projected = ?"
+            ),
+            false,
+        )
+        .await?;
+        let lacking = if shared { Some(Lacking::prepare(&session, keyspace).await?) } else { None };
         Ok(Self {
             session,
             insert_message,
@@ -135,7 +161,18 @@ impl Database {
             insert_cursor,
             claim_cursor,
             move_cursor,
+            replace_cursor,
+            convert_cursor,
+            lacking,
         })
+    }
+}
+
+impl Lacking {
+    async fn prepare(session: &Session, keyspace: &str) -> Result<Self, StoreError> {
+        let insert = format!("INSERT INTO {keyspace}.lacking (subject, until) VALUES (?, ?) USING TTL ?");
+        let select = format!("SELECT until FROM {keyspace}.lacking WHERE subject = ? LIMIT 1");
+        Ok(Self { insert: prepare(session, insert, true).await?, select: prepare(session, select, true).await? })
     }
 }
 

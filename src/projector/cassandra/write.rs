@@ -38,6 +38,17 @@ impl Database {
         all(writes, pace).await.map_err(|error| errors::passing(&error))
     }
 
+    /// Notes of which subjects a live message is missing, until when; all are confirmed when it returns `Ok`.
+    pub(super) async fn note_lacking(&self, subjects: &[(Subject, UnixMicros)], pace: &Pace) -> Result<(), StoreError> {
+        let Some(lacking) = &self.lacking else { return Ok(()) };
+        let now = clock::now();
+        let writes = subjects.iter().map(async |(subject, until)| {
+            let values = (subject.as_str(), codec::timestamp_not_before(*until), codec::ttl_until(*until, now));
+            self.session.execute_unpaged(&lacking.insert, values).await.map(drop)
+        });
+        all(writes, pace).await.map_err(|error| errors::passing(&error))
+    }
+
     async fn write_message(&self, row: &Row, now: UnixMicros) -> Result<(), ExecutionError> {
         let (published_at, micros) = codec::timestamp(row.published_at);
         let (expires_at, _) = codec::timestamp(row.expiration.expires_at(row.published_at));
@@ -67,7 +78,7 @@ impl Database {
     async fn refusal(&self, error: &ExecutionError, config: &Config) -> ApplyError {
         match errors::fault(error) {
             Fault::TooLarge(reason) => ApplyError::Rejected { reason },
-            Fault::Invalid(reason) => match schema::check(&self.session, config).await {
+            Fault::Invalid(reason) => match schema::check(&self.session, config, self.lacking.is_some()).await {
                 Ok(()) => errors::unavailable(reason).into(),
                 Err(altered) => altered.into(),
             },

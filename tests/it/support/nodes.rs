@@ -1,8 +1,15 @@
-//! The nodes of a cluster of three with equal shares.
+//! The nodes of a cluster of three with equal shares, a load on them, and what their database must have of it.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
 use walcast::cluster::slot_of;
 
-use super::{Broker, Setup};
+use super::{Broker, Client, Setup};
 
 /// Their names.
 pub const NODES: [&str; 3] = ["n0", "n1", "n2"];
@@ -55,4 +62,87 @@ pub fn subject_of(node: usize, number: usize) -> String {
     let shares = [0..342, 342..683, 683..1024];
     let names = (0..).map(|at| format!("s{number}-{at}"));
     names.into_iter().find(|name| shares[node].contains(&slot_of(name.as_bytes()).number())).expect("one of many")
+}
+
+/// Subjects of a node that the load publishes on.
+const SUBJECTS: usize = 10;
+
+/// A load on nodes, and what publishers were told; a clone is the same.
+#[derive(Debug, Clone, Default)]
+pub struct Load {
+    acknowledged: Arc<Mutex<BTreeMap<(String, i32), Bytes>>>,
+    stop: Arc<AtomicBool>,
+    number: Arc<AtomicU64>,
+}
+
+impl Load {
+    /// Starts `publishers` that publish on subjects of the node at this place, until it is stopped or the node is gone. Bodies begin
+    /// with `name`.
+    pub fn start(&self, client: &Client, node: usize, name: &'static str, publishers: usize) -> JoinSet<()> {
+        (0..publishers).map(|_| self.clone().publish(client.clone(), node, name)).collect()
+    }
+
+    async fn publish(self, client: Client, node: usize, name: &'static str) {
+        let subjects: Vec<String> = (0..SUBJECTS).map(|number| subject_of(node, number)).collect();
+        while !self.stop.load(Ordering::SeqCst) {
+            let number = self.number.fetch_add(1, Ordering::SeqCst);
+            let (subject, body) = (&subjects[number as usize % SUBJECTS], Bytes::from(format!("{name} {number}")));
+            match client.publish(subject, body.clone(), 3_600).await {
+                Ok(id) => self.note(subject, id, body),
+                // It may be there or not.
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn note(&self, subject: &str, id: i32, body: Bytes) {
+        self.acknowledged.lock().expect("not poisoned").insert((subject.to_owned(), id), body);
+    }
+
+    /// Stops all publishers.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+    }
+
+    /// Publishes that were acknowledged.
+    pub fn acknowledged(&self) -> usize {
+        self.acknowledged.lock().expect("not poisoned").len()
+    }
+
+    /// One of them.
+    pub fn one(&self) -> ((String, i32), Bytes) {
+        let acknowledged = self.acknowledged.lock().expect("not poisoned");
+        let (key, body) = acknowledged.iter().next().expect("some");
+        (key.clone(), body.clone())
+    }
+
+    /// What is wrong with the rows of a database: lost, twice, of another body, or not dense.
+    pub fn wrong(&self, rows: impl IntoIterator<Item = (String, i32, Vec<u8>)>) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let mut found: BTreeMap<(String, i32), Vec<u8>> = BTreeMap::new();
+        let mut counts: BTreeMap<String, (i32, i32)> = BTreeMap::new();
+        for (subject, id, body) in rows {
+            let (count, last) = counts.entry(subject.clone()).or_default();
+            (*count, *last) = (*count + 1, id.max(*last));
+            if found.insert((subject.clone(), id), body).is_some() {
+                wrong.push(format!("twice: {subject} {id}"));
+            }
+        }
+        for ((subject, id), body) in self.acknowledged.lock().expect("not poisoned").iter() {
+            if found.get(&(subject.clone(), *id)).map(Vec::as_slice) != Some(&body[..]) {
+                wrong.push(format!("lost or another: {subject} {id}"));
+            }
+        }
+        let holes = counts.iter().filter(|(_, (count, last))| count != last);
+        wrong.extend(holes.map(|(subject, _)| format!("not dense: {subject}")));
+        wrong
+    }
+}
+
+/// A copy of a data directory, as a volume has it that was cloned or was cut off from its first process.
+pub fn copy_of(data: &Path) -> PathBuf {
+    let copy = data.with_extension("copy");
+    let copied = std::process::Command::new("cp").arg("-a").arg(data).arg(&copy).status();
+    assert!(copied.expect("cp runs").success());
+    copy
 }

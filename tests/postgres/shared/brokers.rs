@@ -1,19 +1,15 @@
 //! Three real brokers of a cluster with one database.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
 use rustix::process::Signal;
 use tokio::task::JoinSet;
 use tokio_postgres::Client as Database;
 
 use crate::server::Server;
-use crate::support::nodes::{self, NODES, Nodes};
-use crate::support::{Broker, Client, Setup, eventually};
+use crate::support::nodes::{self, Load, NODES, Nodes};
+use crate::support::{Broker, Setup};
 
 const FENCED: &str = "belongs to another walcast now";
 
@@ -21,44 +17,11 @@ pub fn common(url: &str) -> Setup {
     Setup::new().store("postgres").arg("--postgres-url").arg(url).set("store.postgres.connect_timeout", "1s")
 }
 
-/// What publishers were told, by subject and id.
-type Acknowledged = Arc<Mutex<BTreeMap<(String, i32), Bytes>>>;
+type Row = (String, i32, Vec<u8>);
 
-/// Publishes on ten subjects of a node until it is told to stop.
-async fn publish(client: Client, node: usize, name: &'static str, acknowledged: Acknowledged, stop: Arc<AtomicBool>) {
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
-    let subjects: Vec<String> = (0..10).map(|number| nodes::subject_of(node, number)).collect();
-    while !stop.load(Ordering::SeqCst) {
-        let number = NUMBER.fetch_add(1, Ordering::SeqCst);
-        let (subject, body) = (subjects[number as usize % 10].clone(), Bytes::from(format!("{name} {number}")));
-        match client.publish(&subject, body.clone(), 3_600).await {
-            Ok(id) => drop(acknowledged.lock().expect("not poisoned").insert((subject, id), body)),
-            // It may be there or not.
-            Err(_) => return,
-        }
-    }
-}
-
-/// What is wrong with the rows: lost, twice, not dense, or of another body.
-async fn wrong_rows(database: &Database, acknowledged: &Acknowledged) -> Vec<String> {
+async fn rows(database: &Database) -> Vec<Row> {
     let rows = database.query("SELECT subject, id, body FROM walcast.messages", &[]).await.expect("rows");
-    let mut wrong = Vec::new();
-    let mut found: BTreeMap<(String, i32), Vec<u8>> = BTreeMap::new();
-    for row in &rows {
-        let key: (String, i32) = (row.get(0), row.get(1));
-        if found.insert(key.clone(), row.get(2)).is_some() {
-            wrong.push(format!("twice: {key:?}"));
-        }
-    }
-    for (key, body) in acknowledged.lock().expect("not poisoned").iter() {
-        if found.get(key).map(Vec::as_slice) != Some(&body[..]) {
-            wrong.push(format!("lost or another: {key:?}"));
-        }
-    }
-    let holes = "SELECT subject FROM walcast.messages GROUP BY subject HAVING count(*) <> max(id)";
-    let holes = database.query(holes, &[]).await.expect("rows");
-    wrong.extend(holes.iter().map(|row| format!("not dense: {}", row.get::<_, String>(0))));
-    wrong
+    rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect()
 }
 
 /// Where each node's cursor is.
@@ -74,16 +37,16 @@ async fn three_nodes_fill_one_database_each_from_its_log() {
     let url = server.url(&database);
     // At once, into an empty database.
     let brokers = nodes::start_all(Nodes::new().setups(|| common(&url))).await;
-    let (acknowledged, stop) = (Acknowledged::default(), Arc::new(AtomicBool::new(false)));
-    let mut publishers = JoinSet::new();
+    let load = Load::default();
+    let mut publishers = Vec::new();
     for (node, broker) in brokers.iter().enumerate() {
-        for _ in 0..4 {
-            publishers.spawn(publish(broker.client().await, node, "load", acknowledged.clone(), Arc::clone(&stop)));
-        }
+        publishers.push(load.start(&broker.client().await, node, "load", 4));
     }
     tokio::time::sleep(Duration::from_secs(3)).await;
-    stop.store(true, Ordering::SeqCst);
-    publishers.join_all().await;
+    load.stop();
+    for publishers in publishers {
+        publishers.join_all().await;
+    }
     let admin = server.client(&database).await;
     let mut durable = BTreeMap::new();
     for (node, broker) in NODES.iter().zip(&brokers) {
@@ -91,8 +54,8 @@ async fn three_nodes_fill_one_database_each_from_its_log() {
         durable.insert((*node).to_owned(), broker.position("durable").await as i64);
     }
     assert_eq!(cursors(&admin).await, durable, "each cursor is where its own log ends");
-    assert_eq!(wrong_rows(&admin, &acknowledged).await, Vec::<String>::new());
-    let told = acknowledged.lock().expect("not poisoned").len();
+    assert_eq!(load.wrong(rows(&admin).await), Vec::<String>::new());
+    let told = load.acknowledged();
     assert!(told > 500, "the load was on: {told}");
     println!("3 nodes, 3 s: {told} acknowledged, 0 lost, 0 twice, cursors {durable:?}");
     // What another broker would be told.
@@ -103,31 +66,20 @@ async fn three_nodes_fill_one_database_each_from_its_log() {
     assert_eq!(code, 2, "{said}");
     assert!(said.contains("node n1 has the log "), "a new volume, or another cluster: {said}");
     // Controls: the judge finds a row that is missing, and one that nobody published.
-    let (one, body) = {
-        let acknowledged = acknowledged.lock().expect("not poisoned");
-        let (key, body) = acknowledged.iter().next().expect("some");
-        (key.clone(), body.clone())
-    };
+    let (one, body) = load.one();
+    let lost = format!("lost or another: {} {}", one.0, one.1);
     let changed = "UPDATE walcast.messages SET body = 'another' WHERE subject = $1 AND id = $2";
     assert_eq!(admin.execute(changed, &[&one.0, &one.1]).await.expect("changed"), 1);
-    assert_eq!(wrong_rows(&admin, &acknowledged).await, [format!("lost or another: {one:?}")]);
+    assert_eq!(load.wrong(rows(&admin).await), [lost.as_str()]);
     let back = "UPDATE walcast.messages SET body = $3 WHERE subject = $1 AND id = $2";
     admin.execute(back, &[&one.0, &one.1, &&body[..]]).await.expect("changed");
     let hole = "UPDATE walcast.messages SET id = 1000000 WHERE subject = $1 AND id = $2";
     admin.execute(hole, &[&one.0, &one.1]).await.expect("changed");
-    let wrong = [format!("lost or another: {one:?}"), format!("not dense: {}", one.0)];
-    assert_eq!(wrong_rows(&admin, &acknowledged).await, wrong);
+    let wrong = [lost, format!("not dense: {}", one.0)];
+    assert_eq!(load.wrong(rows(&admin).await), wrong);
     for broker in brokers {
         broker.stop().await;
     }
-}
-
-/// A copy of a data directory, as a volume has it that was cloned or was cut off from its first process.
-fn copy_of(data: &Path) -> PathBuf {
-    let copy = data.with_extension("copy");
-    let copied = std::process::Command::new("cp").arg("-a").arg(data).arg(&copy).status();
-    assert!(copied.expect("cp runs").success());
-    copy
 }
 
 /// Bodies of rows that begin so.
@@ -145,15 +97,8 @@ async fn an_old_process_that_wakes_up_after_another_took_over_writes_nothing() {
     let mut setups = all.setups(|| common(&url));
     setups[0] = setups[0].clone().expect_log(FENCED).expect_log("a task failed");
     let mut brokers = nodes::start_all(setups).await;
-    let (acknowledged, stop) = (Acknowledged::default(), Arc::new(AtomicBool::new(false)));
-    let publishers = |broker: Client, node: usize, name: &'static str, count: usize| {
-        let mut publishers = JoinSet::new();
-        for _ in 0..count {
-            publishers.spawn(publish(broker.clone(), node, name, acknowledged.clone(), Arc::clone(&stop)));
-        }
-        publishers
-    };
-    let bystanders = publishers(brokers[1].client().await, 1, "bystander", 2);
+    let load = Load::default();
+    let bystanders = load.start(&brokers[1].client().await, 1, "bystander", 2);
     let old: Broker = brokers.remove(0);
     let client = old.client().await;
     for number in 0..20 {
@@ -164,7 +109,7 @@ async fn an_old_process_that_wakes_up_after_another_took_over_writes_nothing() {
     assert_eq!(rows_like(&admin, "before").await, 20, "the control: what it writes while it has the store is seen");
     old.signal(Signal::STOP);
     // Its volume is given to another process, and it wakes up with calls that have waited for it.
-    let copy = copy_of(old.data());
+    let copy = nodes::copy_of(old.data());
     let port = nodes::free_ports(1)[0];
     let new = all.setup_at(common(&url), 0, port).data_dir(&copy).start().await;
     let waiting: JoinSet<_> = (0..50)
@@ -173,7 +118,7 @@ async fn an_old_process_that_wakes_up_after_another_took_over_writes_nothing() {
             async move { drop(client.publish(&nodes::subject_of(0, 1), format!("woken {number}"), 3_600).await) }
         })
         .collect();
-    let load = publishers(new.client().await, 0, "new", 2);
+    let publishers = load.start(&new.client().await, 0, "new", 2);
     tokio::time::sleep(Duration::from_millis(500)).await;
     old.signal(Signal::CONT);
     let (status, ended) = old.wait().await;
@@ -181,15 +126,15 @@ async fn an_old_process_that_wakes_up_after_another_took_over_writes_nothing() {
     assert!(ended.logged(FENCED) >= 1);
     waiting.join_all().await;
     tokio::time::sleep(Duration::from_millis(500)).await;
-    stop.store(true, Ordering::SeqCst);
-    load.join_all().await;
+    load.stop();
+    publishers.join_all().await;
     bystanders.join_all().await;
     new.all_projected().await;
     brokers[0].all_projected().await;
     assert_eq!(rows_like(&admin, "woken").await, 0, "it wrote nothing");
     let written = rows_like(&admin, "new").await;
     assert!(written > 50, "the other one wrote: {written}");
-    assert_eq!(wrong_rows(&admin, &acknowledged).await, Vec::<String>::new());
+    assert_eq!(load.wrong(rows(&admin).await), Vec::<String>::new());
     println!("a frozen process woke up with 50 publishes: 0 of its rows, {written} of the one that took over");
     new.stop().await;
     for broker in brokers {
@@ -210,7 +155,7 @@ async fn a_copied_data_directory_takes_nothing_but_its_own_log() {
     }
     let mut brokers = brokers.into_iter();
     let stopped = brokers.next().expect("three").stop().await;
-    let copy = copy_of(stopped.data());
+    let copy = nodes::copy_of(stopped.data());
     let port = nodes::free_ports(1)[0];
     // Under another name, which has data of its own.
     let (code, said) = all.setup_at(common(&url), 1, port).data_dir(&copy).refuse();
@@ -268,10 +213,7 @@ async fn a_log_that_went_back_is_brought_up_and_the_others_go_on() {
         assert_eq!(setbacks, if node == 0 { 1.0 } else { 0.0 }, "node {node}");
     }
     assert_eq!(crate::samples::counts(&admin).await, (93, 93));
-    eventually("nothing to be missing", || async {
-        wrong_rows(&admin, &Acknowledged::default()).await.is_empty().then_some(())
-    })
-    .await;
+    assert_eq!(Load::default().wrong(rows(&admin).await), Vec::<String>::new());
     for broker in brokers {
         broker.stop().await;
     }
