@@ -283,13 +283,13 @@ mod tests {
 
     #[test]
     fn differences_are_named() {
-        assert_eq!(first_difference("k", &columns(, false), false), None);
+        assert_eq!(first_difference("k", &columns(), false), None);
         let more = [columns(), vec![("messages".to_owned(), "note".to_owned(), "text".to_owned())]].concat();
         assert_eq!(first_difference("k", &more, false), None, "an added column");
         let without = |dropped: &str| columns().into_iter().filter(|(_, name, _)| name != dropped).collect::<Vec<_>>();
-        let Some(Difference::Altered(what)) = first_difference("k", &without("body", false)) else { unreachable!() };
+        let Some(Difference::Altered(what)) = first_difference("k", &without("body"), false) else { unreachable!() };
         assert!(what.contains("k.messages") && what.contains("body"), "{what}");
-        let Some(older @ Difference::Older(_)) = first_difference("k", &without("body_bytes", false)) else {
+        let Some(older @ Difference::Older(_)) = first_difference("k", &without("body_bytes"), false) else {
             unreachable!()
         };
         assert_eq!(older.to_string(), "the column k.messages.body_bytes");
