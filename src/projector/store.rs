@@ -6,6 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::members::Membership;
 use crate::event::{Expiration, MessageId, Projected, Sequence, Subject, UnixMicros};
 
 /// A message to be kept: never fire and forget.
@@ -302,6 +303,17 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// [`StoreError`] if the store cannot be written to.
     async fn note_lacking(&self, subjects: &[(Subject, UnixMicros)]) -> Result<(), StoreError> {
         let _ = subjects;
+        Ok(())
+    }
+
+    /// Tells a store that several nodes share of a newer layout of this node, which runs: after slots have moved. The node that gives
+    /// slots away does it first, because a slot has one log there. Nothing to do for any other store.
+    ///
+    /// # Errors
+    /// [`StoreError::Inconsistent`] if the layout gives this node slots that another one has there, and the node stays as it is there;
+    /// [`StoreError::Unavailable`]: it may have been told or not, and can be told again.
+    async fn follow_layout(&self, membership: Membership) -> Result<(), StoreError> {
+        let _ = membership;
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 
+use super::members::Membership;
 use super::store::{ApplyError, Foreign, LocalStore, Row, Store, StoreBatch, StoreError, StoredMessage};
 use crate::event::{MessageId, Projected, Subject, UnixMicros};
 
@@ -117,6 +118,10 @@ impl Store for WatchedStore {
             self.contact.note(true);
         }
         noted
+    }
+
+    async fn follow_layout(&self, membership: Membership) -> Result<(), StoreError> {
+        self.inner.follow_layout(membership).await
     }
 
     async fn expire(&self, now: UnixMicros) -> Result<(), StoreError> {

@@ -153,6 +153,29 @@ async fn a_keyspace_of_an_earlier_version_becomes_a_clusters_by_its_own_log_only
     alone.apply(&run("s", 0, 1)).await.expect("it was not disturbed");
 }
 
+#[tokio::test]
+async fn slots_move_from_one_running_node_to_another_in_this_order() {
+    let place = Place::on(shared());
+    let (a, b) = (opened(&place, "a").await, opened(&place, "b").await);
+    let moved = [("a", "0-99"), ("b", "100-682"), ("c", "683-1023")];
+    let early = b.follow_layout(member_of("b", 2, &moved)).await;
+    assert!(
+        matches!(&early, Err(StoreError::Inconsistent { reason, .. }) if reason.contains("slot 100 of b is one of node a")),
+        "{early:?}"
+    );
+    b.apply(&run("of b", 0, 1)).await.expect("it stays what it was");
+    a.follow_layout(member_of("a", 2, &moved)).await.expect("it gives some away");
+    b.follow_layout(member_of("b", 2, &moved)).await.expect("and the other takes them");
+    a.apply(&run("of a", 0, 2)).await.expect("applied");
+    b.apply(&run("of b", 1, 1)).await.expect("applied");
+    let stale = store_of(&place, "a", 2).prepare().await;
+    assert!(
+        matches!(&stale, Err(StoreError::Inconsistent { reason, .. }) if reason.contains("slot 100 is not one of a in layout 2")),
+        "{stale:?}"
+    );
+    a.apply(&run("of a", 2, 1)).await.expect("it was not disturbed");
+}
+
 /// What is left of a start that ended between its steps: its row with a position, and the keyspace still that of its broker alone.
 #[tokio::test]
 async fn a_conversion_that_was_cut_off_begins_again() {
@@ -228,6 +251,35 @@ async fn a_log_that_went_back_is_seen_by_that_log_only() {
     assert_eq!((a.projected().await.expect("read"), b.projected().await.expect("read")), (at(6), at(6)));
 }
 
+/// A batch without rows that raises one mark.
+fn mark_of(name: &str, number: u64, previous: u64, projected: u64) -> Arc<StoreBatch> {
+    let mark = HighWaterMark { subject: subject(name), id: id(number), sequence: at(projected).sequence() };
+    Arc::new(StoreBatch {
+        previous: at(previous),
+        projected: at(projected),
+        rows: Vec::new(),
+        high_water_marks: vec![mark],
+    })
+}
+
+/// A log that is at position 3 goes on with a subject of one that was at position 9,000.
+#[tokio::test]
+async fn a_subject_that_moves_to_a_shorter_log_keeps_its_mark_rising() {
+    let place = Place::on(shared());
+    let alone = store_with(&place, log_of("a"), 1, None);
+    alone.prepare().await.expect("it is free");
+    alone.apply(&mark_of("moves", 5, 0, 9_000)).await.expect("applied");
+    let a = store_of(&place, "a", 2);
+    a.prepare().await.expect("it is its own");
+    a.apply(&mark_of("moves", 7, 9_000, 9_001)).await.expect("applied");
+    let b = opened(&place, "b").await;
+    b.apply(&mark_of("moves", 8, 0, 3)).await.expect("applied");
+    assert_eq!(b.high_water_mark(&subject("moves")).await.expect("read"), Some(id(8)));
+    // What comes late lowers nothing.
+    a.apply(&mark_of("moves", 7, 9_001, 9_002)).await.expect("applied");
+    assert_eq!(b.high_water_mark(&subject("moves")).await.expect("read"), Some(id(8)));
+}
+
 async fn asked(store: &dyn Store, name: &str, number: u64, now: UnixMicros) -> Foreign {
     store.fetch_foreign(&subject(name), id(number), now).await.expect("read")
 }
@@ -254,9 +306,7 @@ async fn of_a_message_of_another_node_what_is_certain_is_said() {
     owner.rewrite(&ahead).await.expect("written");
     assert!(matches!(asked(&other, "s", 5, time).await, Foreign::Found(_)));
     assert_eq!(asked(&other, "s", 4, time).await, Foreign::Unknown);
-    let mark = HighWaterMark { subject: subject("s"), id: id(5), sequence: at(5).sequence() };
-    let marked = StoreBatch { previous: at(3), projected: at(5), rows: Vec::new(), high_water_marks: vec![mark] };
-    owner.apply(&Arc::new(marked)).await.expect("applied");
+    owner.apply(&mark_of("s", 5, 3, 5)).await.expect("applied");
     assert_eq!(asked(&other, "s", 4, time).await, Foreign::Gone);
     // Unless it may be a dead letter.
     let until = time.plus_seconds(100);

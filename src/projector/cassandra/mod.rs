@@ -50,7 +50,7 @@ const FAILURE_LASTS: Duration = Duration::from_secs(1);
 pub struct CassandraStore {
     config: Config,
     owner: Owner,
-    /// The cluster whose nodes share the keyspace; None for a broker that is alone.
+    /// The cluster whose nodes share the keyspace, as it was at the start; None for a broker that is alone.
     membership: Option<Membership>,
     opening: Opening,
     /// None inside if nothing is there that could be looked at.
@@ -77,6 +77,8 @@ struct Failure {
 #[derive(Debug, Default)]
 struct Writer {
     claims: Claims,
+    /// The cluster as it is now.
+    membership: Option<Membership>,
     /// None when it is in doubt: at first, and after a move whose outcome was not told.
     position: Option<Projected>,
 }
@@ -111,6 +113,7 @@ impl CassandraStore {
     #[must_use]
     pub fn shared_by(mut self, membership: Membership) -> Self {
         self.owner.shared = true;
+        self.writer.get_mut().membership = Some(membership.clone());
         self.membership = Some(membership);
         self
     }
@@ -183,7 +186,7 @@ impl CassandraStore {
         if let Some(position) = writer.position {
             return Ok(position);
         }
-        if let Some(membership) = &self.membership
+        if let Some(membership) = &writer.membership
             && !writer.claims.were_confirmed()
         {
             database.join(self.owner, membership, &mut writer.claims).await?;
@@ -344,6 +347,18 @@ impl Store for CassandraStore {
         let mut writer = self.writer.lock().await;
         self.hold(database, &mut writer).await?;
         database.note_lacking(subjects, &self.pace).await
+    }
+
+    async fn follow_layout(&self, membership: Membership) -> Result<(), StoreError> {
+        if !self.owner.shared {
+            return Ok(());
+        }
+        let database = self.writable().await.map_err(later)?;
+        let mut writer = self.writer.lock().await;
+        self.hold(database, &mut writer).await?;
+        database.join(self.owner, &membership, &mut writer.claims).await?;
+        writer.membership = Some(membership);
+        Ok(())
     }
 
     /// Nothing to do: the database's TTL gives space back.

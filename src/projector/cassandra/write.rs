@@ -15,6 +15,10 @@ use super::session::Database;
 use crate::event::{MessageId, Projected, Subject, UnixMicros, clock};
 use crate::projector::{ApplyError, HighWaterMark, Row, StoreError};
 
+/// The write time of a mark in a cluster, in microseconds, before its id is added: September 2001. Beyond any position, so that the marks of
+/// a broker that was alone are older, and before any clock, because servers may refuse what is in the future.
+const MARKS_OF_A_CLUSTER: i64 = 1_000_000_000_000_000;
+
 impl Database {
     /// Writes the rows; all are confirmed when it returns `Ok`. Writing them again changes nothing of them.
     pub(super) async fn write_messages(&self, rows: &[Row], config: &Config, pace: &Pace) -> Result<(), ApplyError> {
@@ -27,14 +31,19 @@ impl Database {
     }
 
     /// Raises the marks; all are confirmed when it returns `Ok`. The write time is the position, so that a batch that comes
-    /// late, from whoever, never lowers a mark.
+    /// late, from whoever, never lowers a mark. In a cluster it follows from the id: a subject may move to another node, whose log is not as
+    /// far, and its marks must be newer than those of the log before.
     pub(super) async fn write_marks(
         &self,
         marks: &[HighWaterMark],
         projected: Projected,
         pace: &Pace,
     ) -> Result<(), StoreError> {
-        let writes = marks.iter().map(|mark| self.write_mark(&mark.subject, mark.id, projected));
+        let written_at = |mark: &HighWaterMark| match &self.lacking {
+            Some(_) => MARKS_OF_A_CLUSTER + i64::from(mark.id.to_wire()),
+            None => projected.sequence().get().cast_signed(),
+        };
+        let writes = marks.iter().map(|mark| self.write_mark(&mark.subject, mark.id, written_at(mark)));
         all(writes, pace).await.map_err(|error| errors::passing(&error))
     }
 
@@ -69,8 +78,8 @@ impl Database {
         self.session.execute_unpaged(&self.insert_message, values).await.map(drop)
     }
 
-    async fn write_mark(&self, subject: &Subject, id: MessageId, at: Projected) -> Result<(), ExecutionError> {
-        let values = (subject.as_str(), id.to_wire(), at.sequence().get().cast_signed());
+    async fn write_mark(&self, subject: &Subject, id: MessageId, written_at: i64) -> Result<(), ExecutionError> {
+        let values = (subject.as_str(), id.to_wire(), written_at);
         self.session.execute_unpaged(&self.insert_mark, values).await.map(drop)
     }
 

@@ -226,6 +226,14 @@ impl Store for PostgresStore {
         noted.map_err(errors::at_run_time)
     }
 
+    async fn follow_layout(&self, membership: Membership) -> Result<(), StoreError> {
+        if !self.shared {
+            return Ok(());
+        }
+        let joined = self.write("joining", |writer| writer.follow(membership).boxed()).await;
+        joined.map_err(errors::at_run_time)
+    }
+
     async fn expire(&self, now: UnixMicros) -> Result<(), StoreError> {
         let expired = self.write("dropping what expired", |writer| writer.expire(now).boxed()).await;
         expired.map_err(errors::at_run_time)

@@ -75,6 +75,18 @@ impl Writer {
         self.identity.membership = Some(membership);
     }
 
+    /// Joins anew with another layout: takes the row again, as a new connection does.
+    pub(super) async fn follow(&mut self, membership: Membership) -> Result<(), StoreError> {
+        self.writes()?;
+        let before = self.identity.membership.replace(membership);
+        self.open = None;
+        let joined = self.contact().await;
+        if joined.as_ref().is_err_and(|error| !error.retryable()) {
+            self.identity.membership = before;
+        }
+        joined
+    }
+
     /// Whether this process has had the store.
     pub(super) const fn had_it(&self) -> bool {
         self.had_it

@@ -112,6 +112,28 @@ async fn tables_of_a_lone_broker_become_a_clusters_by_its_own_log_only() {
     assert_eq!(samples::counts(&admin).await, (5, 5));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_move_from_one_running_node_to_another_in_this_order() {
+    let server = Server::start();
+    let url = server.url(&server.database().await);
+    let (a, b) = (opened(&url, "a").await, opened(&url, "b").await);
+    let moved = [("a", "0-99"), ("b", "100-682"), ("c", "683-1023")];
+    let early = b.follow_layout(member_of("b", 2, &moved)).await;
+    assert!(
+        matches!(&early, Err(StoreError::Inconsistent { reason, .. }) if reason.contains("slot 100 of b is one of node a")),
+        "{early:?}"
+    );
+    b.apply(&batch(0, 1, vec![row(1, "of b", 1, 60, b"b")])).await.expect("it stays what it was");
+    a.follow_layout(member_of("a", 2, &moved)).await.expect("it gives some away");
+    b.follow_layout(member_of("b", 2, &moved)).await.expect("and the other takes them");
+    a.apply(&run(0, 2)).await.expect("applied");
+    b.apply(&batch(1, 2, vec![row(2, "of b", 2, 60, b"b")])).await.expect("applied");
+    // A start with the layout of before would take them back.
+    let said = refused(&store_of(&url, "a", 2)).await;
+    assert!(said.contains("slot 100 is not one of a in layout 2"), "{said}");
+    a.apply(&run(2, 1)).await.expect("it was not disturbed");
+}
+
 /// A database as version 1 of the schema left it.
 async fn of_the_first_version(server: &Server) -> String {
     let (made, old) = (server.database().await, server.database().await);

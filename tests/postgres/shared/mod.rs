@@ -5,6 +5,7 @@ mod foreign;
 mod joining;
 mod owner_down;
 mod partitions;
+mod tools;
 
 use std::collections::BTreeMap;
 
