@@ -183,11 +183,11 @@ impl Fanout {
     /// Whether anybody is subscribed to any of it.
     pub(super) fn fan_out(&self, frame: Vec<Live>) -> bool {
         let Some(mut trace) = self.traces.batch(|| frame.iter().any(|live| live.trace.is_some())) else {
-            return self.push(frame);
+            return self.push(frame, |_| {});
         };
         let (messages, begin) = (frame.len(), Instant::now());
-        let members: Vec<Member> = frame.iter().filter_map(|live| self.member(live)).collect();
-        let wanted = self.push(frame);
+        let mut members = Vec::new();
+        let wanted = self.push(frame, |live| members.extend(member(live)));
         let end = Instant::now();
         for member in &members {
             trace.member("deliver", member, begin..end);
@@ -196,14 +196,8 @@ impl Fanout {
         wanted
     }
 
-    /// A message for its trace, if it has one, and somebody is subscribed to its subject.
-    fn member(&self, Live { subject, id, trace, .. }: &Live) -> Option<Member> {
-        let place = **trace.as_ref()?;
-        self.shared.registry.topic(subject.as_str())?;
-        Some(Member { place, subject: subject.clone(), id: *id })
-    }
-
-    fn push(&self, frame: Vec<Live>) -> bool {
+    /// Whether anybody is subscribed to any of it; `wanted_one` is told of each message that somebody is subscribed to.
+    fn push(&self, frame: Vec<Live>, mut wanted_one: impl FnMut(&Live)) -> bool {
         let mut wanted = false;
         let mut frame = frame.into_iter().peekable();
         while let Some(first) = frame.next() {
@@ -211,10 +205,11 @@ impl Fanout {
             let topic = self.shared.registry.topic(subject.as_str());
             // A run of messages of one subject takes its ring's lock once.
             let others = std::iter::from_fn(|| frame.next_if(|live| live.subject == subject));
-            let run = std::iter::once(first).chain(others).map(unread);
+            let run = std::iter::once(first).chain(others);
             match topic {
                 Some(topic) => {
                     wanted = true;
+                    let run = run.inspect(&mut wanted_one).map(unread);
                     self.shared.registry.push(&topic, run);
                 }
                 None => run.for_each(drop),
@@ -222,6 +217,12 @@ impl Fanout {
         }
         wanted
     }
+}
+
+/// A message for its trace, if it has one.
+fn member(Live { subject, id, trace, .. }: &Live) -> Option<Member> {
+    let place = **trace.as_ref()?;
+    Some(Member { place, subject: subject.clone(), id: *id })
 }
 
 fn unread(live: Live) -> Unread {
