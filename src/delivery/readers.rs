@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::history::{Ask, Chunk, FromLog, History, HistoryError};
 use crate::telemetry::metrics::DeliveryMetrics;
+use crate::telemetry::traces::Current;
 
 /// Chunks that are read from the store at once: half of the eight connections for reads, so that Fetch has the others.
 const STORE_READS_MAX: usize = 4;
@@ -33,6 +34,8 @@ struct Order {
     ask: Ask,
     reply: oneshot::Sender<Reply>,
     since: Instant,
+    /// Of the subscription's call.
+    trace: Current,
 }
 
 /// Where orders are left; a clone is the same.
@@ -43,7 +46,7 @@ impl Orders {
     /// Leaves an order. The chunk comes, or the channel closes when the broker shuts down.
     pub fn leave(&self, ask: Ask) -> oneshot::Receiver<Reply> {
         let (reply, chunk) = oneshot::channel();
-        match self.0.try_send(Order { ask, reply, since: Instant::now() }) {
+        match self.0.try_send(Order { ask, reply, since: Instant::now(), trace: Current::here() }) {
             // Without readers the channel closes, which is what there is to tell.
             Ok(()) | Err(TrySendError::Disconnected(_)) => {}
             Err(TrySendError::Full(order)) => answer(order, Err(HistoryError::Busy)),
@@ -98,7 +101,7 @@ async fn read_log(
         if order.reply.is_closed() {
             continue;
         }
-        match unless_closed(closed, history.read_log(&order.ask)).await {
+        match unless_closed(closed, order.trace.on_task(history.read_log(&order.ask))).await {
             Some(Ok(FromLog::Chunk(chunk))) => {
                 metrics.catch_up_read(order.since.elapsed());
                 answer(order, Ok(chunk));
@@ -120,7 +123,7 @@ async fn read_store(
         if order.reply.is_closed() {
             continue;
         }
-        match unless_closed(closed, history.read_store(&order.ask, before)).await {
+        match unless_closed(closed, order.trace.on_task(history.read_store(&order.ask, before))).await {
             Some(chunk) => {
                 metrics.catch_up_read(order.since.elapsed());
                 answer(order, chunk);

@@ -17,6 +17,7 @@ use crate::event::{EncodedMessage, MessageId, Subject, UnixMicros, clock};
 use crate::index::{Amount, Index, RunRead};
 use crate::ingest::SubjectTable;
 use crate::projector::{DeadLetters, Store, StoreError, StoredMessage};
+use crate::telemetry::traces::Current;
 
 /// How long readers wait for the index of the log: after a crash one or two segments are indexed, 0.2 s each. When all
 /// files of the index are lost, clients are told to come back.
@@ -57,7 +58,7 @@ impl SubjectHistory {
     /// One read of the log, on a thread that may block.
     async fn look(&self, ask: &Ask) -> Result<Answer, HistoryError> {
         let (index, ask) = (self.index.clone(), ask.clone());
-        let read = tokio::task::spawn_blocking(move || look(&index, &ask)).await;
+        let read = tokio::task::spawn_blocking(Current::here().on_thread(move || look(&index, &ask))).await;
         read.map_err(|panicked| HistoryError::Log(panicked.to_string()))?
     }
 
@@ -91,10 +92,10 @@ impl SubjectHistory {
             return Ok(Vec::new());
         }
         let (letters, subject, now) = (self.letters.clone(), Arc::clone(subject), clock::now());
-        let found = tokio::task::spawn_blocking(move || {
+        let found = tokio::task::spawn_blocking(Current::here().on_thread(move || {
             let find = |id| letters.find(&subject, id, now).map(|found| found.map(|message| (id, message)));
             ids.into_iter().filter_map(|id| find(id).transpose()).collect::<Result<Vec<_>, _>>()
-        });
+        }));
         let found = found.await.map_err(|panicked| HistoryError::Log(panicked.to_string()))?;
         found.map_err(|error| HistoryError::Log(error.to_string()))
     }

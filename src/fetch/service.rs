@@ -13,6 +13,7 @@ use crate::index::{Index, IndexError, Lookup};
 use crate::ingest::SubjectTable;
 use crate::projector::{DeadLetterError, DeadLetters, Foreign, Store, StoreError, StoredMessage};
 use crate::telemetry::metrics::{FetchMetrics, Source};
+use crate::telemetry::traces::Current;
 
 /// Reads of log and local store at once: a disk has no use for more, and each holds up to one body.
 const FILE_READS_MAX: usize = 16;
@@ -206,19 +207,18 @@ impl Fetch {
         let permit = tokio::time::timeout(INDEX_WAIT, Arc::clone(&self.file_reads).acquire_owned());
         let permit = permit.await.map_err(|_| ended(&"others take too long"))?.map_err(|closed| ended(&closed))?;
         let (index, store, subject) = (self.index.clone(), Arc::clone(&self.store), subject.clone());
-        let read = tokio::task::spawn_blocking(move || {
+        let read = tokio::task::spawn_blocking(Current::here().on_thread(move || {
             let _permit = permit;
             let in_log = index.message(&subject, id, last);
             let in_store = match &in_log {
                 Ok(Lookup::Found(_)) => None,
-                _ => store.local().map(|local| {
+                _ => {
                     let started = Instant::now();
-                    let read = local.fetch_here(&subject, id, now);
-                    (started.elapsed(), read)
-                }),
+                    store.fetch_here(&subject, id, now).map(|read| (started.elapsed(), read))
+                }
             };
             InFiles { in_log, in_store }
-        });
+        }));
         read.await.map_err(|panicked| ended(&panicked))
     }
 
@@ -246,7 +246,8 @@ impl Fetch {
             return Ok(None);
         }
         let (letters, subject) = (self.letters.clone(), subject.clone());
-        let found = tokio::task::spawn_blocking(move || letters.find(&subject, id, now)).await;
+        let find = Current::here().on_thread(move || letters.find(&subject, id, now));
+        let found = tokio::task::spawn_blocking(find).await;
         Ok(found.map_err(|panicked| FetchError::ReadEnded(panicked.to_string()))??)
     }
 

@@ -34,7 +34,5 @@ pub use none::NoneStore;
 pub use pipeline::{Config, Progress, ProjectionSink, Projector, ProjectorError, ProjectorHandle};
 pub use postgres::{PostgresConfigError, PostgresStore};
 pub use retry::Pauses;
-pub use store::{
-    ApplyError, Foreign, HighWaterMark, LocalStore, Opening, Row, Store, StoreBatch, StoreError, StoredMessage,
-};
+pub use store::{ApplyError, Foreign, HighWaterMark, Opening, Row, Store, StoreBatch, StoreError, StoredMessage};
 pub use watched::{Contact, WatchedStore};

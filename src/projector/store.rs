@@ -256,8 +256,13 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     ) -> Result<Option<StoredMessage>, StoreError>;
 
     /// The same on the calling thread, for a store in this process: one who is on a thread that may block already asks here, and
-    /// saves a trip to another one. None for a store across a network.
-    fn local(&self) -> Option<&dyn LocalStore> {
+    /// saves a trip to another one. None, at once, for a store across a network.
+    fn fetch_here(
+        &self,
+        _subject: &Subject,
+        _id: MessageId,
+        _now: UnixMicros,
+    ) -> Option<Result<Option<StoredMessage>, StoreError>> {
         None
     }
 
@@ -323,18 +328,4 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`StoreError`] if the store cannot be used.
     async fn expire(&self, now: UnixMicros) -> Result<(), StoreError>;
-}
-
-/// The reads of a store in this process. Blocks: for threads where that is allowed.
-pub trait LocalStore {
-    /// As [`Store::fetch`].
-    ///
-    /// # Errors
-    /// [`StoreError`] if the store cannot tell.
-    fn fetch_here(
-        &self,
-        subject: &Subject,
-        id: MessageId,
-        now: UnixMicros,
-    ) -> Result<Option<StoredMessage>, StoreError>;
 }

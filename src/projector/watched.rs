@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 
 use super::members::Membership;
-use super::store::{ApplyError, Foreign, LocalStore, Row, Store, StoreBatch, StoreError, StoredMessage};
+use super::store::{ApplyError, Foreign, Row, Store, StoreBatch, StoreError, StoredMessage};
 use crate::event::{MessageId, Projected, Subject, UnixMicros};
 
 /// Whether a store answered the last call that needed an answer of it; cheap to clone.
@@ -88,8 +88,13 @@ impl Store for WatchedStore {
         self.contact.of(self.inner.fetch(subject, id, now).await)
     }
 
-    fn local(&self) -> Option<&dyn LocalStore> {
-        self.inner.local().map(|_| self as &dyn LocalStore)
+    fn fetch_here(
+        &self,
+        subject: &Subject,
+        id: MessageId,
+        now: UnixMicros,
+    ) -> Option<Result<Option<StoredMessage>, StoreError>> {
+        self.inner.fetch_here(subject, id, now).map(|found| self.contact.of(found))
     }
 
     async fn after(
@@ -131,20 +136,5 @@ impl Store for WatchedStore {
             self.contact.note(true);
         }
         expired
-    }
-}
-
-impl LocalStore for WatchedStore {
-    fn fetch_here(
-        &self,
-        subject: &Subject,
-        id: MessageId,
-        now: UnixMicros,
-    ) -> Result<Option<StoredMessage>, StoreError> {
-        match self.inner.local() {
-            Some(local) => self.contact.of(local.fetch_here(subject, id, now)),
-            // It is one for as long as it lives: nobody gets here.
-            None => Err(StoreError::Failed { store: self.kind(), reason: "it is not in this process".to_owned() }),
-        }
     }
 }

@@ -86,8 +86,8 @@ async fn fetch(
     now: UnixMicros,
 ) -> Result<Option<StoredMessage>, String> {
     let found = store.fetch(subject, id, now).await.map_err(|error| error.to_string())?;
-    if let Some(local) = store.local() {
-        let here = local.fetch_here(subject, id, now).map_err(|error| error.to_string())?;
+    if let Some(here) = store.fetch_here(subject, id, now) {
+        let here = here.map_err(|error| error.to_string())?;
         equal(&format!("message {id} on the calling thread"), &here, &found)?;
     }
     Ok(found)

@@ -25,8 +25,9 @@ use async_trait::async_trait;
 use tokio::sync::{Mutex, Semaphore};
 
 use self::engine::{Engine, Writer};
-use super::{ApplyError, LocalStore, Row, Store, StoreBatch, StoreError, StoredMessage};
+use super::{ApplyError, Row, Store, StoreBatch, StoreError, StoredMessage};
 use crate::event::{MessageId, Projected, Subject, UnixMicros};
+use crate::telemetry::traces::Current;
 
 pub use config::Config;
 pub use open::OpenStoreError;
@@ -87,7 +88,7 @@ impl EmbeddedStore {
             let _until_read = permit;
             work(&engine)
         };
-        flatten(tokio::task::spawn_blocking(work).await)
+        flatten(tokio::task::spawn_blocking(Current::here().on_thread(work)).await)
     }
 }
 
@@ -126,8 +127,13 @@ impl Store for EmbeddedStore {
         self.read(move |engine| engine.fetch(&key, now)).await
     }
 
-    fn local(&self) -> Option<&dyn LocalStore> {
-        Some(self)
+    fn fetch_here(
+        &self,
+        subject: &Subject,
+        id: MessageId,
+        now: UnixMicros,
+    ) -> Option<Result<Option<StoredMessage>, StoreError>> {
+        Some(self.engine.fetch(&codec::row_key(subject, id), now))
     }
 
     async fn after(
@@ -151,17 +157,6 @@ impl Store for EmbeddedStore {
 
     async fn expire(&self, now: UnixMicros) -> Result<(), StoreError> {
         self.write(move |engine, writer| engine.expire(writer, now)).await
-    }
-}
-
-impl LocalStore for EmbeddedStore {
-    fn fetch_here(
-        &self,
-        subject: &Subject,
-        id: MessageId,
-        now: UnixMicros,
-    ) -> Result<Option<StoredMessage>, StoreError> {
-        self.engine.fetch(&codec::row_key(subject, id), now)
     }
 }
 

@@ -1,17 +1,16 @@
 //! One call that is traced.
 
-use std::cell::Cell;
 use std::fmt;
-use std::marker::PhantomData;
 use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use http::{HeaderMap, HeaderName};
 use opentelemetry::KeyValue;
-use opentelemetry::trace::{SpanKind, Status, TraceId, TraceState};
+use opentelemetry::trace::{SpanKind, Status, TraceState};
 use tonic::Code;
 
+use super::current::{Current, Entered};
 use super::span::{Finished, Times, number, text};
 use super::{Inner, SpanPlace, Traces};
 use crate::event::{MessageId, Subject, Traceparent};
@@ -143,9 +142,9 @@ impl CallTrace {
         self.0.place.trace
     }
 
-    /// Until the guard goes, log lines of this thread are of this call: [`current_trace_id`].
+    /// Until the guard goes, log lines of this thread are of this call: [`current_trace_id`](super::current_trace_id).
     pub fn enter(&self) -> Entered {
-        Entered { before: CURRENT.replace(Some(self.0.place.trace)), of_this_thread: PhantomData }
+        Current::of(self.0.place.trace).enter()
     }
 
     /// The call ended with this status.
@@ -239,26 +238,4 @@ pub(super) const fn is_our_fault(code: Code) -> bool {
             | Code::Unavailable
             | Code::DataLoss
     )
-}
-
-thread_local! {
-    static CURRENT: Cell<Option<TraceId>> = const { Cell::new(None) };
-}
-
-/// The trace of the call that this thread works on, for the field `trace_id` of a log line; None if it is not traced.
-pub fn current_trace_id() -> Option<impl fmt::Display + use<>> {
-    CURRENT.get()
-}
-
-/// This thread works on a call.
-#[derive(Debug)]
-pub struct Entered {
-    before: Option<TraceId>,
-    of_this_thread: PhantomData<*const ()>,
-}
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        CURRENT.set(self.before);
-    }
 }

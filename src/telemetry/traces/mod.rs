@@ -10,6 +10,7 @@
 
 mod batch;
 mod call;
+mod current;
 mod export;
 mod hop;
 mod place;
@@ -23,7 +24,8 @@ use opentelemetry_sdk::trace::SpanData;
 
 use super::metrics::TraceMetrics;
 pub use batch::{About, BatchTrace, LINKS_MAX, Member};
-pub use call::{CallTrace, Entered, PARENT, current_trace_id, traceparent};
+pub use call::{CallTrace, PARENT, traceparent};
+pub use current::{Current, Entered, current_trace_id};
 pub use export::{ExportError, Exporter, Stop};
 pub use hop::Hop;
 pub use place::SpanPlace;

@@ -214,6 +214,27 @@ fn a_log_line_can_name_the_trace_it_belongs_to() {
     assert_eq!(now(), None);
 }
 
+#[tokio::test]
+async fn who_works_for_a_call_elsewhere_works_on_its_trace() {
+    let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let now = || current_trace_id().map(|id| id.to_string());
+    let entered = sampled_call(id).enter();
+    let current = Current::here();
+    drop(entered);
+    let elsewhere = tokio::task::spawn_blocking(current.on_thread(now)).await.expect("no panic");
+    assert_eq!((elsewhere.as_deref(), now()), (Some(id), None));
+    let polled = current.on_task(async {
+        let before = now();
+        tokio::task::yield_now().await;
+        (before, now())
+    });
+    let (at_first, after_a_pause) = tokio::join!(polled, async { assert_eq!(now(), None, "between two polls") }).0;
+    assert_eq!((at_first.as_deref(), after_a_pause.as_deref()), (Some(id), Some(id)));
+    let none = Current::here();
+    let _busy = sampled_call(id).enter();
+    assert_eq!(none.on_thread(now)(), None, "a call that is not traced is in no trace");
+}
+
 #[test]
 fn texts_that_name_no_sampled_span_are_no_place() {
     let long = format!("cc{}-what-the-future", &SAMPLED[2..]);
