@@ -75,6 +75,7 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
         tail.letters.clone(),
         metrics.projector.clone(),
     );
+    let projector = projector.known_at(tail.projected);
     let fetch = fetch(&tail, &store, &hot, metrics);
     let forward = ownership.map(|ownership| Forward::new(&forward_config(settings), ownership, &metrics.forward));
     let service = service(surroundings, &publisher, &delivery, fetch, forward.clone());

@@ -111,12 +111,6 @@ impl ProjectorHandle {
         self.progress.borrow().clone()
     }
 
-    /// Whether the store answered last.
-    pub fn store_answers(&self) -> bool {
-        let progress = self.progress.borrow();
-        progress.projected.is_some() && progress.stalled.is_none()
-    }
-
     /// Seconds since the oldest record was published that is known to be durable and not in the store; 0 if none is.
     pub fn lag_seconds(&self) -> f64 {
         let oldest = self.progress.borrow().oldest;
@@ -140,6 +134,8 @@ pub struct Projector {
     progress: watch::Sender<Progress>,
     metrics: ProjectorMetrics,
     traces: Traces,
+    /// Where the store was at least before this started.
+    known: Projected,
 }
 
 impl Projector {
@@ -147,6 +143,12 @@ impl Projector {
     #[must_use]
     pub fn traced(self, traces: Traces) -> Self {
         Self { traces, ..self }
+    }
+
+    /// The store was at `known` when it was asked before, or further.
+    #[must_use]
+    pub fn known_at(self, known: Projected) -> Self {
+        Self { known, ..self }
     }
 
     /// Connects log and store. `durable` tells when there is more to read, `letters` is where rows go that the store
@@ -163,7 +165,8 @@ impl Projector {
         let (progress, watched) = watch::channel(Progress::default());
         metrics.dead_letters.set(letters.count() as i64);
         let traces = Traces::off();
-        let projector = Self { config, log, store, durable, sink, letters, progress, metrics, traces };
+        let known = Projected(log.trimmed().sequence());
+        let projector = Self { config, log, store, durable, sink, letters, progress, metrics, traces, known };
         (projector, ProjectorHandle { progress: watched })
     }
 
@@ -251,12 +254,13 @@ impl Projector {
         });
     }
 
-    /// When the first record of the log was published: before the store has told its position it may need everything.
-    async fn first_in_log(&self) -> Option<UnixMicros> {
-        let log = self.log.clone();
+    /// When the first record was published that the store is not known to have: what waits before the store has told its position.
+    /// If it was not there to be asked before, that is the first of the log: more than waits, rather than less.
+    async fn first_unknown(&self) -> Option<UnixMicros> {
+        let (log, known) = (self.log.clone(), self.known.sequence());
         let read = tokio::task::spawn_blocking(move || {
-            let frame = log.reader(log.trimmed().sequence()).ok()?.next().ok()??;
-            let mut records = frame.iter();
+            let frame = log.reader(known).ok()?.next().ok()??;
+            let mut records = frame.iter().filter(|(sequence, _)| *sequence > known);
             records.find_map(|(_, bytes)| match record::decode(&bytes) {
                 Ok(Logged::Message(record)) => Some(record.published_at),
                 _ => None,
@@ -269,6 +273,7 @@ impl Projector {
     /// The store's position, once it tells it.
     async fn start(&self) -> Result<Projected, ProjectorError> {
         let mut pauses = Pauses::new();
+        self.waits_since(self.first_unknown().await);
         loop {
             match self.store.projected().await {
                 Ok(projected) => {
@@ -277,13 +282,14 @@ impl Projector {
                         let kind = self.store.kind();
                         return Err(ProjectorError::StoreAhead { kind, projected, durable });
                     }
+                    // What the log has lost since cannot be brought back: the reader says so.
+                    if projected < self.known && projected.sequence() >= self.log.trimmed().sequence() {
+                        self.has_lost(projected, self.known);
+                    }
                     self.report(projected);
                     return Ok(projected);
                 }
                 Err(error) if error.retryable() => {
-                    if self.progress.borrow().oldest.is_none() {
-                        self.waits_since(self.first_in_log().await);
-                    }
                     self.stall(&error, &mut pauses).await;
                 }
                 Err(error) => return Err(ProjectorError::Store(error)),
@@ -306,6 +312,16 @@ impl Projector {
 
     /// The store has lost what it confirmed: goes on from where it is, after a pause, since it may happen again at once.
     async fn set_back(&self, found: Projected, expected: Projected) -> Result<Source, ProjectorError> {
+        self.has_lost(found, expected);
+        let source = self.source(found)?;
+        self.report(found);
+        self.note_letters().await?;
+        tokio::time::sleep(Pauses::new().next_pause()).await;
+        Ok(source)
+    }
+
+    /// Says so, and keeps what is needed again.
+    fn has_lost(&self, found: Projected, expected: Projected) {
         self.metrics.setbacks.inc();
         warn!(
             store = self.store.kind(),
@@ -317,11 +333,6 @@ impl Projector {
         // would tell it with its next turn only.
         self.sink.projected(found);
         self.log.hold(found.sequence());
-        let source = self.source(found)?;
-        self.report(found);
-        self.note_letters().await?;
-        tokio::time::sleep(Pauses::new().next_pause()).await;
-        Ok(source)
     }
 
     fn source(&self, projected: Projected) -> Result<Source, ProjectorError> {

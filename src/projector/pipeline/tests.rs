@@ -16,7 +16,7 @@ use crate::projector::{
     ApplierError, ApplyError, DeadLetters, EmbeddedStore, LetterBounds, NoneStore, Row, StoreBatch, StoreError,
     StoredMessage, embedded,
 };
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{IntCounter, Metrics};
 use crate::wal::{self, Batch, DiskFileSystem, Opened, Options, Preparation, ReadError, Writer};
 
 /// What goes wrong with one call of `apply`.
@@ -169,6 +169,7 @@ struct Running {
     handle: ProjectorHandle,
     shutdown: CancellationToken,
     task: JoinHandle<Result<(), ProjectorError>>,
+    setbacks: IntCounter,
 }
 
 impl Running {
@@ -219,9 +220,15 @@ impl Rig {
     }
 
     fn start(&self) -> Running {
+        self.start_known_at(Projected::default())
+    }
+
+    /// Starts one whose store was at `known` before.
+    fn start_known_at(&self, known: Projected) -> Running {
         let store: Arc<dyn Store> = self.store.clone();
         let sink: Arc<dyn ProjectionSink> = self.told.clone();
         let metrics = Metrics::new("test").projector;
+        let of_projector = metrics.clone();
         let letters = self.letters();
         let (projector, handle) = Projector::new(
             self.config.clone(),
@@ -230,13 +237,14 @@ impl Rig {
             self.durable.subscribe(),
             sink,
             letters,
-            metrics,
+            of_projector,
         );
+        let setbacks = metrics.setbacks;
         let shutdown = CancellationToken::new();
-        let run = projector.run(shutdown.clone());
+        let run = projector.known_at(known).run(shutdown.clone());
         #[expect(clippy::disallowed_methods, reason = "the test supervises it")]
         let task = tokio::spawn(run);
-        Running { handle, shutdown, task }
+        Running { handle, shutdown, task, setbacks }
     }
 
     fn letters(&self) -> DeadLetters {
@@ -527,11 +535,10 @@ async fn an_outage_shows_and_ends_while_nothing_is_published() {
     rig.publish(10);
     let mut running = rig.start();
     running.reaches(10).await;
-    assert!(running.handle.store_answers());
+    assert_eq!(running.handle.progress().stalled, None);
     rig.store.unreachable_starts.store(3, Ordering::Relaxed);
     let began = TimerInstant::now();
     running.handle.wait_for(|progress| progress.stalled.is_some()).await.expect("runs");
-    assert!(!running.handle.store_answers());
     let expired = rig.store.expires.load(Ordering::Relaxed);
     assert!(began.elapsed() <= rig.config.expire_every, "asked at least as often");
     let progress = running.handle.wait_for(|progress| progress.stalled.is_none()).await.expect("runs");
@@ -621,6 +628,48 @@ async fn brings_up_a_store_that_has_lost_what_it_confirmed() {
     rig.assert_projected(40).await;
     let told: Vec<u64> = rig.told.0.lock().iter().map(|projected| projected.sequence().get()).collect();
     assert!(told.windows(2).any(|pair| pair == [30, 10]), "the log must keep what is needed again: {told:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_was_set_back_before_the_projector_asked_is_a_setback() {
+    let mut rig = Rig::new(&[]);
+    rig.publish(10);
+    let mut running = rig.start();
+    running.reaches(10).await;
+    running.stops().await.expect("stops in order");
+
+    let same = rig.start_known_at(Projected(Sequence::new(10)));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(same.setbacks.get(), 0, "it is where it was");
+    same.stops().await.expect("stops in order");
+
+    let other = EmbeddedStore::open(&rig.directory.path().join("other"), 7, &embedded::Config::default());
+    rig.store.fail_over(Arc::new(other.expect("opens")));
+    rig.store.committed_rows.store(0, Ordering::Relaxed);
+    rig.told.0.lock().clear();
+    let mut running = rig.start_known_at(Projected(Sequence::new(10)));
+    running.reaches(10).await;
+    assert_eq!(running.setbacks.get(), 1);
+    running.stops().await.expect("stops in order");
+    rig.assert_projected(10).await;
+    assert_eq!(rig.told.0.lock().first(), Some(&Projected::default()), "the log must keep what is needed again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lag_of_a_store_that_is_away_at_the_start_begins_with_what_it_is_not_known_to_have() {
+    let mut rig = Rig::new(&[]);
+    rig.publish(15);
+    for (known, first) in [(0, 1), (4, 5), (10, 11)] {
+        rig.store.unreachable_starts.store(1_000, Ordering::Relaxed);
+        let mut running = rig.start_known_at(Projected(Sequence::new(known)));
+        let stalled = running.handle.wait_for(|progress| progress.stalled.is_some()).await.expect("runs");
+        assert_eq!(stalled.oldest, Some(published_at(first)), "{known}");
+        running.stops().await.expect("stops in order");
+    }
+    let mut running = rig.start_known_at(Projected(Sequence::new(15)));
+    let stalled = running.handle.wait_for(|progress| progress.stalled.is_some()).await.expect("runs");
+    assert_eq!(stalled.oldest, None, "nothing waits");
+    running.stops().await.expect("stops in order");
 }
 
 #[tokio::test(start_paused = true)]
