@@ -1,5 +1,6 @@
 //! What the admin port shows.
 
+use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -16,7 +17,7 @@ use crate::fetch::HotTail;
 use crate::forward::Forward;
 use crate::index::Index;
 use crate::ingest::{Keys, Publisher, SubjectTable};
-use crate::projector::{Contact, LetterBounds, ProjectorHandle};
+use crate::projector::{Contact, LetterBounds, Progress, ProjectorHandle};
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::{Limit, NodeMetrics};
 use crate::wal::Log;
@@ -85,7 +86,7 @@ impl Reporter {
         wal.failed.set(i64::from(rooms.log.is_failed()));
         projector.lag_records.set(signed(durable - projected));
         projector.lag_seconds.set(if durable > projected { rooms.projector.lag_seconds() } else { 0.0 });
-        projector.store_up.set(i64::from(rooms.projector.store_answers() && rooms.contact.is_there()));
+        projector.store_up.set(i64::from(rooms.store_state() == StoreState::Projecting));
         ingest.queue_bytes.set(signed(rooms.publisher.admission().in_flight() as u64));
         ingest.stream_bytes.set(signed(rooms.publisher.stream_bytes() as u64));
         ingest.queue_publishes.set(signed(rooms.publisher.queued() as u64));
@@ -111,7 +112,37 @@ pub(super) struct Positions {
     pub durable: u64,
 }
 
+/// What `walcast_store_up` and `/status` say of the store, so that they say the same.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum StoreState {
+    /// It answered last.
+    Projecting,
+    /// It was not asked yet.
+    Unknown,
+    /// It did not answer, or projection waits for it, and this is why.
+    Away(String),
+}
+
+impl fmt::Display for StoreState {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Projecting => "projecting",
+            Self::Unknown => "asking for its position",
+            Self::Away(why) => why,
+        })
+    }
+}
+
 impl Rooms {
+    pub(super) fn store_state(&self) -> StoreState {
+        let Progress { projected, stalled, .. } = self.projector.progress();
+        match stalled.or_else(|| self.contact.trouble()) {
+            Some(why) => StoreState::Away(why),
+            None if projected.is_none() => StoreState::Unknown,
+            None => StoreState::Projecting,
+        }
+    }
+
     /// The lowest first: each of them only rises, so what is read later is not below it.
     pub(super) fn positions(&self) -> Positions {
         let trimmed = self.log.trimmed().sequence().get();
@@ -171,7 +202,7 @@ impl Report for Reporter {
         let failed = rooms.log.is_failed();
         let Positions { projected, durable, .. } = rooms.positions();
         let lag = durable - projected;
-        let state = rooms.projector.progress().stalled.unwrap_or_else(|| "projecting".to_owned());
+        let state = rooms.store_state();
         vec![
             Part { name: "log", ready: !failed, state: if failed { "failed" } else { "writing" }.to_owned() },
             // A store that is behind or away does not make the broker unready: publishes and delivery go on.

@@ -84,7 +84,7 @@ fn index(rooms: &Rooms) -> Value {
 fn projector(rooms: &Rooms, positions: &Positions, metrics: &Metrics) -> Value {
     json!({
         "store": rooms.store,
-        "state": rooms.projector.progress().stalled.unwrap_or_else(|| "projecting".to_owned()),
+        "state": rooms.store_state().to_string(),
         "lag_records": positions.durable - positions.projected,
         "dead_letters": metrics.projector.dead_letters.get(),
     })

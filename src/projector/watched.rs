@@ -1,31 +1,54 @@
 //! A store whose answers are watched, whoever asks.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use super::members::Membership;
 use super::store::{ApplyError, Foreign, Row, Store, StoreBatch, StoreError, StoredMessage};
 use crate::event::{MessageId, Projected, Subject, UnixMicros};
 
 /// Whether a store answered the last call that needed an answer of it; cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Contact(Arc<AtomicBool>);
+#[derive(Debug, Clone, Default)]
+pub struct Contact(Arc<Last>);
+
+#[derive(Debug, Default)]
+struct Last {
+    away: AtomicBool,
+    /// What it said, or was said of it, when it was first away.
+    trouble: Mutex<String>,
+}
 
 impl Contact {
-    /// False after a call that found it unavailable, until one is answered.
-    pub fn is_there(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    /// What the store said when a call first found it unavailable; None once one is answered.
+    pub fn trouble(&self) -> Option<String> {
+        self.0.away.load(Ordering::Relaxed).then(|| self.0.trouble.lock().clone())
     }
 
     /// An error that is not of contact is an answer, too.
-    fn note(&self, unavailable: bool) {
-        self.0.store(!unavailable, Ordering::Relaxed);
+    fn note(&self, unavailable: Option<&dyn fmt::Display>) {
+        let Some(error) = unavailable else { return self.0.away.store(false, Ordering::Relaxed) };
+        let mut trouble = self.0.trouble.lock();
+        if !self.0.away.swap(true, Ordering::Relaxed) {
+            *trouble = error.to_string();
+        }
     }
 
     fn of<T>(&self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
-        self.note(outcome.as_ref().is_err_and(StoreError::retryable));
+        self.note(outcome.as_ref().err().filter(|error| error.retryable()).map(|error| error as &dyn fmt::Display));
+        outcome
+    }
+
+    /// Success says nothing: where there is nothing to do, nobody was asked.
+    fn of_failure(&self, outcome: Result<(), StoreError>) -> Result<(), StoreError> {
+        if outcome.as_ref().is_err_and(StoreError::retryable) { self.of(outcome) } else { outcome }
+    }
+
+    fn of_batch(&self, outcome: Result<(), ApplyError>) -> Result<(), ApplyError> {
+        self.note(outcome.as_ref().err().filter(|error| error.retryable()).map(|error| error as &dyn fmt::Display));
         outcome
     }
 }
@@ -40,7 +63,7 @@ pub struct WatchedStore {
 impl WatchedStore {
     /// Watches `inner`, of which nothing bad is known yet.
     pub fn watch(inner: Arc<dyn Store>) -> (Arc<dyn Store>, Contact) {
-        let contact = Contact(Arc::new(AtomicBool::new(true)));
+        let contact = Contact::default();
         (Arc::new(Self { inner, contact: contact.clone() }), contact)
     }
 }
@@ -68,15 +91,11 @@ impl Store for WatchedStore {
     }
 
     async fn apply(&self, batch: &Arc<StoreBatch>) -> Result<(), ApplyError> {
-        let applied = self.inner.apply(batch).await;
-        self.contact.note(applied.as_ref().is_err_and(ApplyError::retryable));
-        applied
+        self.contact.of_batch(self.inner.apply(batch).await)
     }
 
     async fn rewrite(&self, rows: &Arc<Vec<Row>>) -> Result<(), ApplyError> {
-        let written = self.inner.rewrite(rows).await;
-        self.contact.note(written.as_ref().is_err_and(ApplyError::retryable));
-        written
+        self.contact.of_batch(self.inner.rewrite(rows).await)
     }
 
     async fn fetch(
@@ -117,12 +136,7 @@ impl Store for WatchedStore {
     }
 
     async fn note_lacking(&self, subjects: &[(Subject, UnixMicros)]) -> Result<(), StoreError> {
-        let noted = self.inner.note_lacking(subjects).await;
-        // Success says nothing: where there is nothing to do, nobody was asked.
-        if noted.as_ref().is_err_and(StoreError::retryable) {
-            self.contact.note(true);
-        }
-        noted
+        self.contact.of_failure(self.inner.note_lacking(subjects).await)
     }
 
     async fn follow_layout(&self, membership: Membership) -> Result<(), StoreError> {
@@ -130,11 +144,6 @@ impl Store for WatchedStore {
     }
 
     async fn expire(&self, now: UnixMicros) -> Result<(), StoreError> {
-        let expired = self.inner.expire(now).await;
-        // Success says nothing: where there is nothing to do, nobody was asked.
-        if expired.as_ref().is_err_and(StoreError::retryable) {
-            self.contact.note(true);
-        }
-        expired
+        self.contact.of_failure(self.inner.expire(now).await)
     }
 }

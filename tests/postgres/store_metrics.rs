@@ -114,6 +114,10 @@ async fn a_read_that_fails_shows_at_once_and_is_counted() {
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     // Not eventually: projection, which has nothing to do, would ask within 10 s as well.
     assert_eq!(broker.metric("walcast_store_up").await, 0.0);
+    let page = broker.get("/status").await.expect("the admin port answers").body;
+    let state: serde_json::Value = serde_json::from_str(&page).expect("JSON");
+    let state = state["projector"]["state"].as_str().unwrap_or_default();
+    assert!(state.contains("the postgres store is unavailable"), "as the metric has it: {state}");
     assert_eq!(broker.metric("walcast_store_read_failures_total").await, 1.0);
     assert_eq!(broker.metric("walcast_store_read_duration_seconds_count").await, 2.0, "also how long it failed");
 
