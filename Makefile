@@ -57,8 +57,8 @@ retries: ## Publishes retried at random (timeouts, resets by a proxy, kill -9), 
 	WALCAST_RETRIES=$(or $(COUNT),100000) WALCAST_RETRIES_KILLS=$(or $(KILLS),5) cargo test --test it retries -- --nocapture --test-threads 1
 
 .PHONY: series-check
-series-check: ## Series, size and time of a scrape before and after SUBJECTS (1,000,000) subjects and 100,000 error texts.
-	WALCAST_SERIES_SUBJECTS=$(or $(SUBJECTS),1000000) cargo test --locked --test it series -- --nocapture
+series-check: ## Series, size and time of a scrape before and after SUBJECTS (1,000,000) subjects, 100,000 error texts and 10,000 subscribers that are behind.
+	WALCAST_SERIES_SUBJECTS=$(or $(SUBJECTS),1000000) WALCAST_SERIES_SUBSCRIBERS=10000 cargo test --locked --test it series -- --nocapture
 
 .PHONY: soak
 soak: ## The same with 500 cycles. Both also print what a broker that forgets loses: the control.

@@ -1,7 +1,7 @@
 //! The number of series, the size of a scrape and its time do not depend on what clients send.
 //!
 //! `WALCAST_SERIES_SUBJECTS` and `WALCAST_SERIES_ERRORS` set how many subjects and error texts; `make series-check`
-//! takes a million, 14 s in a debug build on two cores, and prints the figures.
+//! takes a million, 14 s in a debug build on two cores, and 10,000 `WALCAST_SERIES_SUBSCRIBERS`, and prints the figures.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -17,6 +17,12 @@ const SCRAPE_TIME_MAX: Duration = Duration::from_millis(100);
 const SCRAPE_BYTES_MAX: usize = 512 * 1024;
 /// Some 490 are in use, each by name in docs/metrics.md; a label whose values clients choose adds thousands.
 const SERIES_MAX: usize = 510;
+
+/// Bytes of one message for every subscriber that does not read: with three of each, more than the 32 MiB that a client takes
+/// unread on a connection, and less than `limits.delivery_bytes`.
+const UNREAD_BYTES: usize = 40 * 1024 * 1024;
+/// Deliveries whose median is taken.
+const ROUNDS: usize = 100;
 
 /// Callers of what is refused, side by side.
 const CALLERS: usize = 8;
@@ -135,6 +141,80 @@ async fn a_million_subjects_and_a_hundred_thousand_error_texts_add_no_series() {
     assert!(after.series.len() <= SERIES_MAX, "{} series", after.series.len());
     assert!(after.bytes <= SCRAPE_BYTES_MAX, "{} bytes", after.bytes);
     assert!(after.took <= SCRAPE_TIME_MAX, "{:?}", after.took);
+}
+
+/// A gauge tells how far the last subscriber is behind, for which a scrape looks at every one of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn subscribers_that_are_behind_do_not_make_a_scrape_slow() {
+    const MESSAGES: u32 = 3;
+    let subscribers = count("WALCAST_SERIES_SUBSCRIBERS", 1_000);
+    let broker = Broker::start().await;
+    let (reader, publisher) = (broker.client().await, broker.client().await);
+    let before = Scrape::of(&broker).await;
+    before.print("before");
+    let mut open = JoinSet::new();
+    for opener in 0..CALLERS {
+        let client = reader.clone();
+        let numbers = subscribers * opener / CALLERS..subscribers * (opener + 1) / CALLERS;
+        open.spawn(async move {
+            let mut streams = Vec::new();
+            for number in numbers {
+                streams.push(client.subscribe(&format!("device-{number}")).await);
+            }
+            streams
+        });
+    }
+    // Nobody reads: once the window of their connection is full, nothing is taken from the broker any more.
+    let _unread = open.join_all().await;
+    let body = "b".repeat(UNREAD_BYTES / subscribers);
+    let requests = (0..subscribers * MESSAGES as usize).map(move |number| PublishRequest {
+        subject: format!("device-{}", number % subscribers),
+        body: body.clone().into(),
+        ..PublishRequest::default()
+    });
+    let mut answers = publisher.publish_all(requests).await.expect("begun");
+    answers.next_ids(subscribers * MESSAGES as usize).await;
+
+    let alone =
+        delivery_time(&broker, "not scraped", async |_| tokio::time::sleep(Duration::from_millis(1)).await).await;
+    let beside = delivery_time(&broker, "scraped", async |broker| {
+        broker.get("/metrics").await.expect("the admin port answers");
+    })
+    .await;
+    let after = Scrape::of(&broker).await;
+    after.print(&format!("with {subscribers} subscribers behind"));
+    println!("series: the median of {ROUNDS} deliveries: {alone:?}, beside scrapes without a pause {beside:?}");
+    let lag = broker.metric("walcast_delivery_lag_messages").await;
+    assert!((1.0..=f64::from(MESSAGES)).contains(&lag), "{lag} messages");
+    assert_eq!(broker.metric("active_subscribers").await, subscribers as f64);
+    assert!(after.took <= SCRAPE_TIME_MAX, "{:?}", after.took);
+    assert!(beside <= SCRAPE_TIME_MAX, "who is live waits for no scrape: {beside:?}");
+}
+
+/// The median time from a publish until its subscriber has it, while `other` is done again and again.
+async fn delivery_time(broker: &Broker, subject: &str, other: impl AsyncFn(&Broker)) -> Duration {
+    let client = broker.client().await;
+    let mut live = client.subscribe(subject).await;
+    let mut took = Vec::new();
+    let deliveries = async {
+        for _ in 0..ROUNDS {
+            let started = Instant::now();
+            client.publish(subject, "b", 0).await.expect("accepted");
+            live.next().await;
+            took.push(started.elapsed());
+        }
+    };
+    let busy = async {
+        loop {
+            other(broker).await;
+        }
+    };
+    tokio::select! {
+        () = deliveries => {}
+        () = busy => {}
+    }
+    took.sort_unstable();
+    took[ROUNDS / 2]
 }
 
 #[test]
