@@ -9,19 +9,33 @@ services=$PWD/target/services
 folder=$(mktemp -d /tmp/walcast-observe-XXXXXX)
 chmod 755 "$folder"
 pids=()
+names=()
 
-# In reverse order, so that nothing complains about what it talks to; each has ten seconds.
+# Whether one of the processes of a group runs. Those that have ended stay in it where nobody asks after orphans.
+runs() { [ -n "$(ps -e -o pgid=,stat= | awk -v group="$1" '$1 == group && $2 !~ /^Z/')" ]; }
+
+# Those that talk before those that are talked to, so that nothing complains; all of one kind at once, ten seconds for each kind.
 stop() {
   trap - EXIT INT TERM
   printf '\nstopping\n'
-  local i pid
-  for ((i = ${#pids[@]} - 1; i >= 0; i--)); do
-    pid=${pids[i]}
-    kill -- "-$pid" 2>/dev/null # with what it has started
-    for _ in $(seq 100); do kill -0 -- "-$pid" 2>/dev/null || break; sleep 0.1; done
-    kill -9 -- "-$pid" 2>/dev/null
+  local kind i groups group
+  for kind in 'load envoy prometheus grafana' broker 'jaeger postgres'; do
+    groups=()
+    for i in "${!pids[@]}"; do
+      [[ " $kind " == *" ${names[i]} "* ]] || continue
+      groups+=("${pids[i]}")
+      # With what it has started. Postgres waits for its clients otherwise.
+      kill "$([ "${names[i]}" = postgres ] && echo -INT || echo -TERM)" -- "-${pids[i]}" 2>/dev/null
+    done
+    for _ in $(seq 200); do
+      for i in "${!groups[@]}"; do runs "${groups[i]}" || unset "groups[i]"; done
+      [ ${#groups[@]} = 0 ] && break
+      sleep 0.05
+    done
+    for group in "${groups[@]}"; do kill -9 -- "-$group" 2>/dev/null; done
   done
-  rm -rf "$folder"
+  # A log and two databases: seconds on a busy disk, for which nobody needs to wait.
+  setsid rm -rf "$folder" >/dev/null 2>&1 </dev/null &
   exit "${1:-0}"
 }
 trap 'stop 0' INT TERM
@@ -33,6 +47,7 @@ start() {
   shift
   setsid "$@" >"$folder/$name.log" 2>&1 </dev/null &
   pids+=($!)
+  names+=("${name%-*}")
 }
 
 # ready NAME COMMAND...: waits for half a minute until the command succeeds.
@@ -121,8 +136,8 @@ fi
 
 # Through Envoy, for as long as all of it runs: publishes and fetches, and two subscribers.
 load() { start "$1" bash -c 'while :; do "$@" --duration 60s --server http://127.0.0.1:8080; sleep 1; done' load "$walcast" bench "${@:2}"; }
-load mixed mixed --rate 100 --expires 5m
-load fanout fanout --rate 20
+load load-mixed mixed --rate 100 --expires 5m
+load load-fanout fanout --rate 20
 
 echo "running, with everything in $folder"
 say broker "127.0.0.1:50051 (gRPC), http://127.0.0.1:9464/metrics, ${store[1]} store"
