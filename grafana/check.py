@@ -56,10 +56,15 @@ def of_panel(panel: model.Panel, variables: set[str]) -> Iterator[str]:
         yield "has no unit"
     elif defaults.unit not in UNITS:
         yield f"has an unknown unit {defaults.unit}"
-    if not defaults or not defaults.thresholds or not defaults.thresholds.steps:
-        yield "has no thresholds"
-    elif len(defaults.thresholds.steps) > 1 and "Thresholds: " not in panel.description:
+    # The first step is the colour of the lowest values: a single one judges nothing.
+    steps = (defaults.thresholds.steps if defaults and defaults.thresholds else None) or []
+    words = panel.description or ""
+    if len(steps) < 2 and not re.search(r"\bNo thresholds: \w+ \w+", words):
+        yield "has no thresholds and no reason why"
+    elif len(steps) > 1 and not re.search(r"\bThresholds: \w+", words):
         yield "does not say where its thresholds come from"
+    elif len(steps) > 1 and "No thresholds: " in words:
+        yield "has thresholds and says that it has none"
     for name in re.findall(r"\bWalcast\w+", panel.description or ""):
         if name not in ALERTS:
             yield f"names an alert {name} that is not there"

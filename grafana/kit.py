@@ -44,7 +44,19 @@ class Limits:
         return steps + [model.Threshold(value=at, color=colour) for at, colour in colours if at is not None]
 
 
-NONE = Limits(None, None, "")
+@dataclass(frozen=True)
+class NoThresholds:
+    """No value of the panel is good or bad by itself, for this reason."""
+
+    reason: str
+
+    def steps(self) -> list[model.Threshold]:
+        return [model.Threshold(value=None, color=GREEN)]
+
+
+def no_thresholds(reason: str) -> NoThresholds:
+    """In the place of limits: the reason goes into the description, where check.py asks for it."""
+    return NoThresholds(reason)
 
 
 @dataclass(frozen=True)
@@ -56,7 +68,7 @@ class Panel:
     normal: str
     unit: str
     queries: list[Query]
-    limits: Limits = NONE
+    limits: Limits | NoThresholds
     kind: str = "lines"  # or "number", "bars"
     width: int = 8
     height: int = 8
@@ -64,8 +76,11 @@ class Panel:
     traces_of: list[str] = field(default_factory=list)  # operations in Jaeger that a click may go to
 
     def description(self) -> str:
-        limits = f" Thresholds: {self.limits.source}." if self.limits.source else ""
-        return f"{self.meaning} Normal: {self.normal}{limits}"
+        if isinstance(self.limits, NoThresholds):
+            limits = f"No thresholds: {self.limits.reason}."
+        else:
+            limits = f"Thresholds: {self.limits.source}."
+        return f"{self.meaning} Normal: {self.normal} {limits}"
 
 
 @dataclass(frozen=True)
@@ -109,7 +124,7 @@ def builder(panel: Panel):
         lines.tooltip(
             common.VizTooltipOptions().mode(options.TooltipDisplayMode.MULTI).sort(options.SortOrder.DESCENDING)
         )
-        if panel.limits is not NONE:
+        if isinstance(panel.limits, Limits):
             style = common.GraphThresholdsStyleConfig().mode(options.GraphTresholdsStyleMode.DASHED)
             lines.thresholds_style(style)
         if panel.stacked:

@@ -32,9 +32,9 @@ impl Collector {
     }
 }
 
-/// Starts one that lasts as long as this process.
-pub async fn start() -> Result<Collector, Failure> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
+/// Starts one at `HOST:PORT` (port 0: any that is free) that lasts as long as this runtime.
+pub async fn start_at(address: &str) -> Result<Collector, Failure> {
+    let listener = TcpListener::bind(address).await?;
     let endpoint = format!("http://{}", listener.local_addr()?);
     let calls = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&calls);

@@ -81,7 +81,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let collector = collector::start().await?;
+    let collector = collector::start_at("127.0.0.1:0").await?;
     let traced: &'static [(&str, &str)] = Vec::leak(vec![
         ("TELEMETRY__OTLP_ENDPOINT", &*String::leak(collector.endpoint.clone())),
         ("TELEMETRY__SAMPLE_RATIO", &*String::leak(args.ratio.clone())),

@@ -1,6 +1,6 @@
 """Delivery: fan-out, slow subscribers, catch-up, ends."""
 
-from kit import OF, Board, Limits, Panel, Query, one, quantiles, rate
+from kit import OF, Board, Limits, Panel, Query, no_thresholds, one, quantiles, rate
 
 
 FAN_OUT = [
@@ -10,6 +10,7 @@ FAN_OUT = [
         "what is published, times the subscribers of its subject.",
         "ops",
         one(f"sum by (instance) ({rate('walcast_deliveries_total')})"),
+        limits=no_thresholds("how much is delivered is the clients' affair"),
     ),
     Panel(
         "Deliveries a message",
@@ -20,6 +21,7 @@ FAN_OUT = [
             f"sum({rate('walcast_deliveries_total')}) / sum({rate('walcast_batch_records_sum')})",
             "deliveries a message",
         ),
+        limits=no_thresholds("how many subscribe is the clients' affair"),
     ),
     Panel(
         "From publish to hand-over",
@@ -39,6 +41,7 @@ FAN_OUT = [
             Query(f"sum by (instance) (active_subscribers{{{OF}}})", "{{instance}} subscriptions"),
             Query(f"sum by (instance) (walcast_subscribed_subjects{{{OF}}})", "{{instance}} subjects"),
         ],
+        limits=no_thresholds("how many subscribe is the clients' affair; WalcastSubscribersNearLimit looks at the limit"),
     ),
     Panel(
         "Unread bytes, share of the limit",
@@ -76,6 +79,7 @@ BEHIND = [
         "small; falling while it catches up.",
         "short",
         one(f"max by (instance) (walcast_delivery_lag_messages{{{OF}}})"),
+        limits=no_thresholds("what is far depends on the rate of the subject; what the broker holds for it has a limit and a panel"),
     ),
     Panel(
         "Falls and returns",
@@ -86,6 +90,7 @@ BEHIND = [
             Query(f"sum by (instance) ({rate('walcast_delivery_fallbacks_total')})", "{{instance}} fell behind"),
             Query(f"sum by (instance) ({rate('walcast_delivery_rejoins_total')})", "{{instance}} are back"),
         ],
+        limits=no_thresholds("a fall costs a read of the log and no message"),
     ),
 ]
 
@@ -96,6 +101,7 @@ CATCH_UP = [
         "0 without resuming or slow subscribers.",
         "ops",
         one(f"sum by (instance) ({rate('walcast_delivery_catch_up_messages_total')})"),
+        limits=no_thresholds("how much clients resume is their affair"),
     ),
     Panel(
         "Bytes caught up",
@@ -103,6 +109,7 @@ CATCH_UP = [
         "0 without resuming or slow subscribers.",
         "Bps",
         one(f"sum by (instance) ({rate('walcast_delivery_catch_up_bytes_total')})"),
+        limits=no_thresholds("how much clients resume is their affair"),
     ),
     Panel(
         "Reading history",
@@ -129,6 +136,7 @@ CATCH_UP = [
         "reqps",
         one(f"sum by (status) ({rate('method_count', method='Subscribe')}) > 0", "{{status}}"),
         width=12,
+        limits=no_thresholds("clients end theirs as they like; those that the broker ends stand beside"),
     ),
 ]
 

@@ -1,6 +1,6 @@
 """Envoy: what clients see of it, what it sees of the broker, and what it does about it."""
 
-from kit import OF, Board, Limits, Panel, Query, one, quantiles, rate
+from kit import OF, Board, Limits, Panel, Query, no_thresholds, one, quantiles, rate
 
 BROKER = f'{OF},envoy_cluster_name="broker"'
 CLIENTS = f'{OF},envoy_http_conn_manager_prefix="broker"'
@@ -13,6 +13,7 @@ DOWNSTREAM = [
         "your traffic.",
         "reqps",
         one(f"sum by (instance) ({rate('envoy_http_downstream_rq_total', CLIENTS)})"),
+        limits=no_thresholds("how much is asked is the clients' affair"),
     ),
     Panel(
         "Answers by class",
@@ -23,6 +24,7 @@ DOWNSTREAM = [
             f"sum by (envoy_response_code_class) ({rate('envoy_http_downstream_rq_xx', CLIENTS)})",
             "{{envoy_response_code_class}}xx",
         ),
+        limits=no_thresholds("a line across all classes would judge the good ones; calls that fail have thresholds on the overview"),
     ),
     Panel(
         "How long requests take",
@@ -31,6 +33,7 @@ DOWNSTREAM = [
         "ms",
         quantiles("envoy_http_downstream_rq_time", of=CLIENTS),
         traces_of=["broker.Broker/Publish"],
+        limits=no_thresholds("streams are in it, which last as long as their clients like; the broker's part has thresholds below"),
     ),
     Panel(
         "Open on the clients' side",
@@ -41,6 +44,7 @@ DOWNSTREAM = [
             Query(f"sum by (instance) (envoy_http_downstream_cx_active{{{CLIENTS}}})", "{{instance}} connections"),
             Query(f"sum by (instance) (envoy_http_downstream_rq_active{{{CLIENTS}}})", "{{instance}} requests"),
         ],
+        limits=no_thresholds("how much clients open is their affair"),
     ),
     Panel(
         "Resets",
@@ -51,6 +55,7 @@ DOWNSTREAM = [
             Query(f"sum({rate('envoy_http_downstream_rq_rx_reset', CLIENTS)})", "by clients"),
             Query(f"sum({rate('envoy_http_downstream_rq_tx_reset', CLIENTS)})", "by Envoy"),
         ],
+        limits=no_thresholds("clients give up their subscriptions as they like"),
     ),
     Panel(
         "Rate limit of publishes",
@@ -61,6 +66,7 @@ DOWNSTREAM = [
             Query(f"sum({rate('envoy_http_local_rate_limit_ok', PUBLISHES)})", "passed"),
             Query(f"sum({rate('envoy_http_local_rate_limit_rate_limited', PUBLISHES)})", "limited"),
         ],
+        limits=no_thresholds("limiting is what it is there for; whether the limit is right is the operator's affair"),
     ),
 ]
 
@@ -74,6 +80,7 @@ UPSTREAM = [
             f"sum by (method, grpc_status) ({rate('envoy_cluster_grpc', BROKER)})",
             "{{method}} {{grpc_status}}",
         ),
+        limits=no_thresholds("how much is called is the clients' affair; calls that fail have thresholds on the overview"),
     ),
     Panel(
         "How long the broker takes",
@@ -93,6 +100,7 @@ UPSTREAM = [
             Query(f"sum by (method) ({rate('envoy_cluster_grpc_request_message_count', BROKER)})", "{{method}} in"),
             Query(f"sum by (method) ({rate('envoy_cluster_grpc_response_message_count', BROKER)})", "{{method}} out"),
         ],
+        limits=no_thresholds("how much is sent is the clients' affair"),
     ),
     Panel(
         "Retries",
@@ -105,6 +113,7 @@ UPSTREAM = [
             Query(f"sum({rate('envoy_cluster_upstream_rq_retry_limit_exceeded', BROKER)})", "given up"),
             Query(f"sum({rate('envoy_cluster_upstream_rq_retry_overflow', BROKER)})", "not tried: circuit breaker"),
         ],
+        limits=Limits(0.001, None, "any tells of a broker that was away; no alert asks for it, as the client saw nothing"),
     ),
     Panel(
         "Connections that failed",
@@ -116,6 +125,7 @@ UPSTREAM = [
             Query(f"sum({rate('envoy_cluster_upstream_cx_connect_timeout', BROKER)})", "timed out"),
             Query(f"sum({rate('envoy_cluster_upstream_cx_destroy_remote_with_active_rq', BROKER)})", "closed by the broker"),
         ],
+        limits=Limits(0.001, None, "any tells of a broker or a network that was away; WalcastBrokerDown if it lasts"),
     ),
     Panel(
         "Open on the brokers' side",
@@ -126,6 +136,7 @@ UPSTREAM = [
             Query(f"sum by (instance) (envoy_cluster_upstream_cx_active{{{BROKER}}})", "{{instance}} connections"),
             Query(f"sum by (instance) (envoy_cluster_upstream_rq_active{{{BROKER}}})", "{{instance}} requests"),
         ],
+        limits=no_thresholds("how much is under way is the clients' affair"),
     ),
 ]
 

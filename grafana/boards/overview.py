@@ -1,8 +1,9 @@
 """Overview: is it well, who calls, and how far is each position."""
 
-from kit import OF, Board, Limits, Panel, Query, one, quantiles, rate
+from kit import OF, Board, Limits, Panel, Query, no_thresholds, one, quantiles, rate
 
 PUBLISHED = f"(sum({rate('method_count', method='Publish', status='OK')}) + sum({rate('walcast_stream_publishes_total')}))"
+STREAM_FAILURES = f"sum({rate('walcast_stream_publish_failures_total')})"
 FAULTS = "=~INTERNAL|UNKNOWN|UNAVAILABLE|DATA_LOSS"
 ERROR_SHARE = f"sum({rate('method_count', status=FAULTS)}) / sum({rate('method_count')})"
 
@@ -23,13 +24,20 @@ NOW = [
         "ops",
         one(PUBLISHED, "messages"),
         kind="number", width=4, height=5,
+        limits=no_thresholds("how much is published is the publishers' affair"),
     ),
     Panel(
         "Calls that failed",
-        "Share of calls that ended with INTERNAL, UNKNOWN, UNAVAILABLE or DATA_LOSS: the broker's fault, not the caller's.",
+        "Share of calls that ended with INTERNAL, UNKNOWN, UNAVAILABLE or DATA_LOSS: the broker's fault, not the caller's. Beside it, the messages of PublishStream that were refused by its fault.",
         "0.",
         "percentunit",
-        one(ERROR_SHARE, "failed"),
+        [
+            Query(ERROR_SHARE, "calls"),
+            Query(
+                f"{STREAM_FAILURES} / ({STREAM_FAILURES} + sum({rate('walcast_stream_publishes_total')}))",
+                "messages of streams",
+            ),
+        ],
         Limits(0.001, 0.0144, "0.1 % is the whole error budget, 1.44 % in an hour is WalcastErrorBudgetBurnsFast"),
         "number", 3, 5,
     ),
@@ -50,6 +58,7 @@ NOW = [
         "short",
         one(f"sum(active_subscribers{{{OF}}})", "open"),
         kind="number", width=3, height=5,
+        limits=no_thresholds("how many subscribe is the clients' affair; WalcastSubscribersNearLimit looks at the limit"),
     ),
     Panel(
         "Behind the log: the store",
@@ -87,6 +96,7 @@ CALLS = [
         "your traffic.",
         "reqps",
         one(f"sum by (method) ({rate('method_count')})", "{{method}}"),
+        limits=no_thresholds("how much is called is the clients' affair"),
     ),
     Panel(
         "Calls that did not end with OK",
@@ -94,6 +104,7 @@ CALLS = [
         "0, but for fetches of what is expired and for streams that clients cancel.",
         "reqps",
         one(f"sum by (method, status) ({rate('method_count', status='!=OK')}) > 0", "{{method}} {{status}}"),
+        limits=no_thresholds("most of them are the callers' affair; the share that is the broker's stands above"),
     ),
     Panel(
         "How long calls take",
@@ -111,6 +122,7 @@ CALLS = [
         "s",
         quantiles("method_duration", by="method", method="=~Subscribe|PublishStream"),
         traces_of=["broker.Broker/Subscribe", "broker.Broker/PublishStream"],
+        limits=no_thresholds("a stream may live for days or for a moment, as its client likes"),
     ),
     Panel(
         "Subscribers and streams",
@@ -123,6 +135,7 @@ CALLS = [
             Query(f"sum(walcast_publish_streams{{{OF}}})", "PublishStream calls"),
             Query(f"sum(walcast_connections{{{OF}}})", "connections"),
         ],
+        limits=no_thresholds("how much clients open is their affair; how near the limits are is on the dashboard of resources"),
     ),
     Panel(
         "Refused",
@@ -133,6 +146,7 @@ CALLS = [
             Query(f"sum by (reason) ({rate('walcast_publishes_rejected_total')})", "publish: {{reason}}"),
             Query(f"sum by (reason) ({rate('walcast_connections_refused_total')})", "connection: {{reason}}"),
         ],
+        limits=no_thresholds("the callers' mistakes are among them; WalcastPublishesRefused and WalcastConnectionsRefused look at the others"),
     ),
 ]
 
@@ -144,6 +158,7 @@ POSITIONS = [
         "short",
         one(f"walcast_position{{{OF}}}", "{{instance}} {{position}}"),
         width=8,
+        limits=no_thresholds("a position only grows"),
     ),
     Panel(
         "Distances",
@@ -158,6 +173,7 @@ POSITIONS = [
                 ("projected", "trimmed", "kept"),
             ]
         ],
+        limits=no_thresholds("the lines have different measures; the lag of the store has panels of its own"),
     ),
     Panel(
         "Age of positions",
@@ -165,6 +181,7 @@ POSITIONS = [
         "small while messages come, and the same for both; both grow while nobody publishes.",
         "s",
         one(f"time() - (walcast_position_timestamp_seconds{{{OF}}} > 0)", "{{instance}} {{position}}"),
+        limits=no_thresholds("it grows while nobody publishes, which is no fault"),
     ),
     Panel(
         "Log lines",
@@ -181,6 +198,7 @@ POSITIONS = [
         "short",
         one(f"count by (version) (walcast_build_info{{{OF}}})", "{{version}}"),
         kind="bars",
+        limits=no_thresholds("a second bar is what is wrong, whatever its length: WalcastVersionsDiffer"),
     ),
     Panel(
         "Uptime",
@@ -189,6 +207,7 @@ POSITIONS = [
         "s",
         one(f"time() - process_start_time_seconds{{{OF}}}", "{{instance}}"),
         kind="bars",
+        limits=Limits(900, None, "more than 2 starts in 15 minutes are WalcastBrokerRestarts", low_is_bad=True),
     ),
 ]
 

@@ -1,6 +1,6 @@
 """Pipeline: from the queue over fdatasync to the store."""
 
-from kit import OF, Board, Limits, Panel, Query, one, quantiles, rate
+from kit import OF, Board, Limits, Panel, Query, no_thresholds, one, quantiles, rate
 
 
 
@@ -43,6 +43,7 @@ QUEUE = [
             Query(f"sum by (instance) (walcast_queue_bytes{{{OF}}})", "{{instance}} all"),
             Query(f"sum by (instance) (walcast_stream_queue_bytes{{{OF}}})", "{{instance}} of streams"),
         ],
+        limits=no_thresholds("the panel beside has them as a share of their limit, with thresholds"),
     ),
     Panel(
         "Publishes by result",
@@ -53,7 +54,9 @@ QUEUE = [
             Query(f"sum({rate('method_count', method='Publish', status='OK')})", "Publish"),
             Query(f"sum({rate('walcast_stream_publishes_total')})", "PublishStream"),
             Query(f"sum by (reason) ({rate('walcast_publishes_rejected_total')}) > 0", "refused: {{reason}}"),
+            Query(f"sum({rate('walcast_stream_publish_failures_total')})", "PublishStream, by the broker's fault"),
         ],
+        limits=no_thresholds("how much is published is the publishers' affair, and refused ones may be their mistakes"),
     ),
     Panel(
         "Idempotency",
@@ -64,6 +67,7 @@ QUEUE = [
             Query(f"sum({rate('walcast_idempotency_duplicates_total')})", "answered again"),
             Query(f"sum({rate('walcast_idempotency_forgotten_total')})", "forgotten too early"),
         ],
+        limits=no_thresholds("retries are the clients' affair; a key that is forgotten is WalcastIdempotencyWindowTooSmall"),
     ),
     Panel(
         "Subjects and keys, share of their limits",
@@ -74,7 +78,7 @@ QUEUE = [
             Query(used("walcast_subjects", "subjects"), "{{instance}} subjects"),
             Query(used("walcast_idempotency_keys", "idempotency_keys"), "{{instance}} keys"),
         ],
-        Limits(0.8, 0.95, "80 % leaves time to raise limits.subjects; above it new subjects are refused"),
+        Limits(0.8, 0.95, "80 % of limits.subjects for 5 minutes is WalcastSubjectsNearLimit; at 1 new subjects are refused"),
     ),
 ]
 
@@ -106,6 +110,7 @@ LOG = [
             Query(f"sum by (instance) ({rate('walcast_batch_records_count')})", "{{instance}} commits"),
             Query(f"sum by (instance) ({rate('walcast_batch_records_sum')})", "{{instance}} records"),
         ],
+        limits=no_thresholds("as many as the load makes"),
     ),
     Panel(
         "Records a batch",
@@ -113,6 +118,7 @@ LOG = [
         "1 without load, hundreds at full load.",
         "short",
         [Query(mean("walcast_batch_records"), "{{instance}} mean"), *quantiles("walcast_batch_records")],
+        limits=no_thresholds("as many as the load makes; none is too many"),
     ),
     Panel(
         "Bytes a batch",
@@ -120,6 +126,7 @@ LOG = [
         "as above.",
         "bytes",
         [Query(mean("walcast_batch_bytes"), "{{instance}} mean"), *quantiles("walcast_batch_bytes")],
+        limits=no_thresholds("as large as the load makes it; the bound is the configuration's"),
     ),
     Panel(
         "Ids checkpoint",
@@ -130,6 +137,7 @@ LOG = [
             Query(f"max by (instance) (walcast_checkpoint_duration_seconds{{{OF}}})", "{{instance}} to write"),
             Query(f"max by (instance) (walcast_checkpoint_age_seconds{{{OF}}})", "{{instance}} age"),
         ],
+        limits=no_thresholds("its age depends on the growth of the log; one that fails is WalcastCheckpointsFail"),
     ),
 ]
 
@@ -140,6 +148,7 @@ PROJECTION = [
         "a batch or two; back to 0 within a second when the load stops.",
         "short",
         one(f"sum by (instance) (walcast_projector_lag_records{{{OF}}})"),
+        limits=Limits(1000, 10000, "more than 10,000 and growing for 10 minutes is WalcastProjectionFallsBehind"),
     ),
     Panel(
         "Lag in seconds",
@@ -215,6 +224,7 @@ START = [
         "short",
         one(f"max by (instance) (walcast_recovered_records{{{OF}}})"),
         kind="number", width=6, height=5,
+        limits=Limits(1000000, 10000000, "a million are read in about two seconds; a roll-out waits for them"),
     ),
     Panel(
         "Torn bytes cut at the start",
@@ -223,6 +233,7 @@ START = [
         "bytes",
         one(f"max by (instance) (walcast_recovery_torn_bytes{{{OF}}})"),
         kind="number", width=6, height=5,
+        limits=Limits(1, None, "any tells of a crash or a power cut, which is worth a look; nothing is lost by it"),
     ),
 ]
 

@@ -1,6 +1,6 @@
 """Resources: CPU, memory, descriptors, disk, and how much of each limit is used."""
 
-from kit import OF, Board, Limits, Panel, Query, one, rate
+from kit import OF, Board, Limits, Panel, Query, no_thresholds, one, rate
 
 # The gauge that each value of walcast_limit{limit} bounds.
 GAUGES = {
@@ -30,6 +30,7 @@ PROCESS = [
         "in step with the load.",
         "short",
         one(f"sum by (instance) ({rate('process_cpu_seconds_total')})"),
+        limits=no_thresholds("how many processors there are is not known here"),
     ),
     Panel(
         "Memory",
@@ -37,6 +38,7 @@ PROCESS = [
         "flat after the first minutes: everything that is held has a limit.",
         "bytes",
         one(f"sum by (instance) (process_resident_memory_bytes{{{OF}}})"),
+        limits=no_thresholds("what is much depends on the limits that are set; growth without end is WalcastMemoryGrows"),
     ),
     Panel(
         "Virtual memory",
@@ -44,6 +46,7 @@ PROCESS = [
         "steady.",
         "bytes",
         one(f"sum by (instance) (process_virtual_memory_bytes{{{OF}}})"),
+        limits=no_thresholds("address space costs nothing"),
     ),
     Panel(
         "What memory holds",
@@ -57,6 +60,7 @@ PROCESS = [
             Query(f"sum by (instance) (walcast_index_memory_bytes{{{OF}}})", "{{instance}} index"),
         ],
         stacked=True,
+        limits=no_thresholds("each has its own limit: see the limits in use"),
     ),
     Panel(
         "Descriptors, share of the limit",
@@ -72,6 +76,7 @@ PROCESS = [
         "steady: their number depends on the processors, not on the load.",
         "short",
         one(f"sum by (instance) (process_threads{{{OF}}})"),
+        limits=no_thresholds("their number is that of the processors and a few"),
     ),
 ]
 
@@ -106,6 +111,7 @@ DISK = [
             Query(f"sum by (instance) (walcast_log_bytes{{{OF}}})", "{{instance}} log"),
             Query(f"sum by (instance) (walcast_index_file_bytes{{{OF}}})", "{{instance}} index"),
         ],
+        limits=no_thresholds("the share of log.max_bytes is among the limits in use; WalcastLogNearlyFull"),
     ),
     Panel(
         "Segments",
@@ -113,6 +119,7 @@ DISK = [
         "steady while the store keeps up.",
         "short",
         one(f"sum by (instance) (walcast_log_files{{{OF}}})"),
+        limits=no_thresholds("their number follows from the size of the log"),
     ),
     Panel(
         "Written to the log",
@@ -120,6 +127,7 @@ DISK = [
         "in step with what is published.",
         "Bps",
         one(f"sum by (instance) ({rate('walcast_batch_bytes_sum')})"),
+        limits=no_thresholds("how much is published is the publishers' affair"),
     ),
     Panel(
         "Limits in use",
@@ -127,8 +135,35 @@ DISK = [
         "below a half, but for idempotency_keys and hot_tail_bytes, which are caches and fill up.",
         "percentunit",
         [Query(" or ".join(share(limit) for limit in GAUGES), "{{limit}}")],
-        Limits(0.5, 0.8, "80 % for 5 minutes is WalcastLogNearlyFull for log_bytes, WalcastSubscribersNearLimit for subscribers"),
+        Limits(0.5, 0.8, "80 % for 5 minutes is WalcastLogNearlyFull for log_bytes, WalcastSubjectsNearLimit for subjects, WalcastSubscribersNearLimit for subscribers"),
         "bars",
+    ),
+]
+
+TELEMETRY = [
+    Panel(
+        "Spans exported",
+        "Spans of traces a second that the collector took.",
+        "in step with the load and telemetry.sample_ratio; 0 without a collector.",
+        "ops",
+        one(f"sum by (instance) ({rate('walcast_spans_exported_total')})"),
+        no_thresholds("how much is traced is the operator's and the callers' choice"),
+    ),
+    Panel(
+        "Spans dropped",
+        "A second, by reason: queue_full (more than the collector takes), export_failed (it does not take them). Calls are not touched by it.",
+        "0.",
+        "ops",
+        one(f"sum by (instance, reason) ({rate('walcast_spans_dropped_total')})", "{{instance}} {{reason}}"),
+        Limits(None, 0.001, "any for 10 minutes is WalcastSpansDropped"),
+    ),
+    Panel(
+        "Log lines left out",
+        "A second, by level: more than 10 of their kind came in 10 s. One line tells how many they were.",
+        "0.",
+        "ops",
+        one(f"sum by (instance, level) ({rate('walcast_log_lines_suppressed_total')})", "{{instance}} {{level}}"),
+        Limits(0.001, None, "any is a state that comes and goes too fast to be told; no alert asks for it, WalcastErrorsLogged for errors"),
     ),
 ]
 
@@ -136,5 +171,5 @@ BOARD = Board(
     "walcast-resources",
     "walcast: resources",
     "What the process takes of the machine, and how near its limits it is.",
-    [("Process", PROCESS), ("Disk and limits", DISK)],
+    [("Process", PROCESS), ("Disk and limits", DISK), ("Traces and log lines", TELEMETRY)],
 )

@@ -1,6 +1,6 @@
 """Stores: what is written to the history, and where fetches are answered from."""
 
-from kit import OF, Board, Limits, Panel, Query, one, quantiles, rate
+from kit import OF, Board, Limits, Panel, Query, no_thresholds, one, quantiles, rate
 
 BY_STORE = f' * on (instance) group_left (kind) (walcast_store_info{{{OF}}} == 1)'
 
@@ -21,6 +21,7 @@ STATE = [
         "short",
         one(f"sum by (kind) (walcast_store_info{{{OF}}})", "{{kind}}"),
         kind="bars",
+        limits=no_thresholds("which store runs is the operator's choice"),
     ),
     Panel(
         "Dead letters, share of their limit",
@@ -43,6 +44,7 @@ WRITES = [
         "as many as messages that expire later than at once are published.",
         "ops",
         one(f"sum by (instance) ({rate('walcast_store_batch_rows_sum')})"),
+        limits=no_thresholds("how much is published is the publishers' affair"),
     ),
     Panel(
         "A batch",
@@ -59,6 +61,7 @@ WRITES = [
         "small without load; grows with the lag, up to the largest batch.",
         "short",
         quantiles("walcast_store_batch_rows"),
+        limits=no_thresholds("as many as the load makes; the bound is the largest batch"),
     ),
     Panel(
         "Busy with batches",
@@ -94,6 +97,7 @@ READS = [
         "ops",
         one(f"sum by (source) ({rate('walcast_fetches_total')})", "{{source}}"),
         stacked=True,
+        limits=no_thresholds("where from is the readers' habit"),
     ),
     Panel(
         "Answered from memory",
@@ -105,6 +109,7 @@ READS = [
             f"sum({rate('walcast_fetches_total', source='=~hot|log|store')})",
             "hot",
         ),
+        limits=no_thresholds("it is the readers' habit; no share is wrong"),
     ),
     Panel(
         "Fetch",
@@ -113,6 +118,7 @@ READS = [
         "s",
         quantiles("method_duration", method="Fetch"),
         traces_of=["broker.Broker/Fetch"],
+        limits=Limits(0.2, 1, "as for reads of the store, which the slow ones are; no alert asks for it"),
     ),
     Panel(
         "Reads of the store",

@@ -13,8 +13,10 @@ use tokio::task::JoinSet;
 use tonic::Code;
 
 use crate::accelerate;
+use crate::alerts_clients as clients;
 use crate::alerts_faults as faults;
 use crate::alerts_stores as stores;
+use crate::places;
 use crate::prometheus::{Plan, Prometheus, Target};
 use crate::support::{Client, Setup, programs, random_bytes};
 
@@ -24,6 +26,11 @@ pub const FACTOR: u32 = 60;
 pub const INTERVAL: Duration = Duration::from_millis(250);
 /// Nothing here takes longer until it fires or ends: the longest `for` and window, and a loaded machine.
 const WITHIN: Duration = Duration::from_secs(150);
+
+/// For Grafana's `$__rate_interval`: twenty scrapes.
+const RATE_INTERVAL: &str = "5s";
+/// Longer than all faults together.
+const WHOLE_RUN: &str = "10m";
 
 /// One line of the table.
 #[derive(Debug)]
@@ -164,11 +171,12 @@ async fn alerts_fire_under_real_faults_and_end_after_them() {
     let own = Setup::new();
     let stage = faults::Stage::start().await;
     let stores = stores::Stage::start().await;
+    let clients = clients::Stage::start().await;
     let mut plan = Plan::new().every(INTERVAL, INTERVAL);
     for rules in accelerate::rules(&own, FACTOR) {
         plan = plan.rules(rules);
     }
-    for (job, admin) in stage.targets().into_iter().chain(stores.targets()) {
+    for (job, admin) in stage.targets().into_iter().chain(stores.targets()).chain(clients.targets()) {
         plan = plan.scrape(Target { job: job.to_owned(), ..Target::broker(&admin) });
     }
     let prometheus = Arc::new(plan.start().await);
@@ -178,6 +186,7 @@ async fn alerts_fire_under_real_faults_and_end_after_them() {
     let mut running = JoinSet::new();
     stage.run(&watch, &mut running);
     stores.run(&watch, &mut running);
+    clients.run(&watch, &mut running);
     let mut failures = Vec::new();
     while let Some(ended) = running.join_next().await {
         if let Err(panicked) = ended {
@@ -187,7 +196,7 @@ async fn alerts_fire_under_real_faults_and_end_after_them() {
         }
     }
     prometheus.rules().await.iter().for_each(|rule| assert_eq!(rule.health, "ok", "{rule:?}"));
-    let rows = rows.lock().unwrap_or_else(PoisonError::into_inner);
+    let rows = std::mem::take(&mut *rows.lock().unwrap_or_else(PoisonError::into_inner));
     show(&rows);
     assert!(failures.is_empty(), "{failures:#?}");
     let fired: BTreeSet<&str> = rows.iter().map(|row| row.alert.as_str()).collect();
@@ -195,6 +204,19 @@ async fn alerts_fire_under_real_faults_and_end_after_them() {
     let all = text.lines().filter_map(|line| line.trim_start().strip_prefix("- alert: "));
     let missing: Vec<&str> = all.filter(|alert| !fired.contains(alert)).collect();
     assert!(missing.is_empty(), "no fault fires {missing:?}");
+    what_only_faults_show(&prometheus).await;
+}
+
+/// Panels that are 0 on a good day show these faults, and every recorded series was above 0.
+async fn what_only_faults_show(prometheus: &Prometheus) {
+    let mut dead = places::unseen(prometheus, RATE_INTERVAL, WHOLE_RUN).await;
+    for rule in prometheus.rules().await.into_iter().filter(|rule| rule.kind == "recording") {
+        match places::highest(prometheus, &rule.name, WHOLE_RUN).await {
+            Ok(Some(best)) if best > 0.0 => {}
+            other => dead.push(format!("{}: {other:?}", rule.name)),
+        }
+    }
+    assert!(dead.is_empty(), "not above 0 under any fault: {dead:#?}");
 }
 
 fn show(rows: &[Row]) {

@@ -1,6 +1,7 @@
 //! Faults of the machine and of clients: each on a broker of its own.
 
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -60,7 +61,8 @@ impl Stage {
         let disk = Mounted::tmpfs(&setup, "size=96M");
         let setup = setup.expect_log("checkpoint").data_dir(disk.at().join("data"));
         let filling = (disk, setup.start().await);
-        let setup = small().expect_log("index");
+        // More than the four segments after which a gap begins, or what is not indexed is soon trimmed.
+        let setup = small().expect_log("index").set("log.keep_bytes", "64MiB");
         let indexing = (setup.clone(), setup.start().await);
         let gone = small().set("log.keep_bytes", "2MiB").start().await;
         let worn = fixed(small()).0.start().await;
@@ -109,10 +111,13 @@ impl Stage {
 /// kill -9, four times in a row, and then the broker stays away.
 async fn crashes(watch: Watch, mut broker: Broker) {
     let fault = watch.fault("kill -9, four times", &["WalcastBrokerRestarts", "WalcastBrokerDown"]).await;
+    broker.client().await.publish_kept("s", "body").await;
     for _ in 0..4 {
         // The start is told in whole seconds.
         tokio::time::sleep(Duration::from_millis(1_500)).await;
-        broker = broker.kill_nine().await.start().await;
+        let stopped = broker.kill_nine().await;
+        tear(&stopped.data().join("log/00000000000000000001.wal"));
+        broker = stopped.start().await;
     }
     fault.fires("WalcastBrokerRestarts").await;
     watch.ends("WalcastBrokerRestarts").await;
@@ -127,6 +132,14 @@ async fn crashes(watch: Watch, mut broker: Broker) {
     broker.signal(rustix::process::Signal::CONT);
     watch.ends("WalcastBrokerDown").await;
     broker.stop().await;
+}
+
+/// What a write that was under way leaves behind the last record, where everything else is zero.
+fn tear(segment: &Path) {
+    let bytes = fs::read(segment).expect("readable");
+    let end = bytes.iter().rposition(|byte| *byte != 0).expect("a record") as u64 + 1;
+    let file = fs::OpenOptions::new().write(true).open(segment).expect("writable");
+    file.write_all_at(&random_bytes(1, 100), end + 16).expect("written");
 }
 
 /// EIO of an fdatasync: the broker ends, and is started again.
@@ -152,15 +165,21 @@ async fn log_fails(watch: Watch, broker: Broker, grpc: String) {
 /// fdatasync that takes eight seconds, and then fdatasync that takes 0.2 s.
 async fn disk_stalls(watch: Watch, (setup, broker): (Setup, Broker)) {
     let _load = Publishing::start(broker.grpc(), 2, 100, GENTLE);
+    let stream = broker.client().await.publish_stream().await;
     let fault = watch.fault("an fdatasync that hangs", &["WalcastLogStalled", "WalcastFsyncSlow"]).await;
     let attach = |how: &'static str, trace: &str| {
         let injection = Injection { calls: "fdatasync", how, files: &[], thread: Some("committer") };
         tokio::task::block_in_place(|| injection.attach(broker.pid(), &setup.folder().join(trace)))
     };
     let tracer = attach("delay_enter=8000000:when=1", "stall");
+    // Two, for one may be in the frame that hangs and the other is behind it: the queue of streams is seen, too.
+    for _ in 0..2 {
+        stream.send("stream", "body", 3_600).await;
+        tokio::time::sleep(GENTLE).await;
+    }
     fault.fires("WalcastLogStalled").await;
     watch.ends("WalcastLogStalled").await;
-    drop(tracer);
+    drop((tracer, stream));
     let fault = watch.fault("each fdatasync takes 0.2 s more", &[]).await;
     let tracer = attach("delay_enter=200000", "slow");
     fault.fires("WalcastFsyncSlow").await;
@@ -262,7 +281,7 @@ async fn disk_fills(watch: Watch, (disk, broker): (Mounted, Broker)) {
 
 /// Index files that cannot be written.
 async fn index_is_behind(watch: Watch, (setup, broker): (Setup, Broker)) {
-    let load = Publishing::start(broker.grpc(), 4, 4_096, Duration::from_millis(2));
+    let load = Publishing::start(broker.grpc(), 4, 16 * 1024, Duration::from_millis(2));
     let fault = watch.fault("EIO of writes to index files", &["WalcastIndexGap"]).await;
     let injection = Injection { calls: "pwrite64", how: "error=EIO:when=1+", files: &[], thread: Some("indexer") };
     let tracer = tokio::task::block_in_place(|| injection.attach(broker.pid(), &setup.folder().join("trace")));

@@ -163,6 +163,7 @@ async fn fails(client: &Client) {
 
 /// A constraint that messages break, and a database that was restored from an older copy.
 async fn store_refuses_and_forgets(watch: Watch, Refusing { server, database, broker }: Refusing) {
+    const ODD: u32 = 20;
     let client = broker.client().await;
     for number in 0..50 {
         client.publish_kept("even", format!("body {number}")).await;
@@ -172,8 +173,13 @@ async fn store_refuses_and_forgets(watch: Watch, Refusing { server, database, br
     let run = |sql: &'static str| async { admin.batch_execute(sql).await.expect("done") };
     let fault = watch.fault("a constraint that a message breaks", &["WalcastDeadLetters"]).await;
     run("ALTER TABLE walcast.messages ADD CONSTRAINT even CHECK (subject <> 'odd')").await;
-    client.publish_kept("odd", "refused").await;
+    // A line of the log for each of them, half of which are left out.
+    for number in 0..ODD {
+        client.publish_kept("odd", format!("refused {number}")).await;
+    }
     fault.fires("WalcastDeadLetters").await;
+    let all = format!("walcast_projector_dead_letters{{instance='{}'}} == {ODD}", broker.admin());
+    watch.prometheus().eventually(&all).await;
     run("ALTER TABLE walcast.messages DROP CONSTRAINT even").await;
     drop(client);
     let stopped = broker.stop().await;

@@ -135,18 +135,40 @@ fn the_dashboards_are_in_order() {
     assert_eq!(said.trim(), "6 dashboards are in order");
 }
 
+/// The thresholds of a panel.
+fn steps(board: &mut Value, panel: usize) -> &mut Vec<Value> {
+    board["panels"][panel]["fieldConfig"]["defaults"]["thresholds"]["steps"].as_array_mut().expect("steps")
+}
+
 /// What is done to a dashboard, and the complaint that must follow.
 type Control = (fn(&mut Value), &'static str);
 
 #[test]
 fn every_kind_of_disorder_is_found() {
-    const CONTROLS: [Control; 13] = [
+    const CONTROLS: [Control; 17] = [
         (
             |board| drop(board["panels"][1]["fieldConfig"]["defaults"].as_object_mut().map(|unit| unit.remove("unit"))),
             "has no unit",
         ),
         (|board| board["panels"][1]["fieldConfig"]["defaults"]["unit"] = "secs".into(), "unknown unit secs"),
         (|board| board["panels"][1]["description"] = "".into(), "has no description"),
+        // A single step, which is what a panel without thresholds has, is none.
+        (|board| steps(board, 1).truncate(1), "panel 'Brokers up' has no thresholds and no reason"),
+        (
+            |board| board["panels"][2]["description"] = "X. Normal: 0. No thresholds: .".into(),
+            "panel 'Published' has no thresholds and no reason",
+        ),
+        (
+            |board| board["panels"][1]["description"] = "X. Normal: 0.".into(),
+            "does not say where its thresholds come from",
+        ),
+        (
+            |board| {
+                let words = "X. Normal: 0. Thresholds: ours, or so. No thresholds: not at all.";
+                board["panels"][1]["description"] = words.into();
+            },
+            "has thresholds and says that it has none",
+        ),
         (
             |board| board["panels"][1]["description"] = "X. Normal: 0. Thresholds: WalcastOdd.".into(),
             "an alert WalcastOdd that is not there",

@@ -13,6 +13,8 @@ mod accelerate;
 #[cfg(test)]
 mod alerts;
 #[cfg(test)]
+mod alerts_clients;
+#[cfg(test)]
 mod alerts_faults;
 #[cfg(test)]
 mod alerts_stores;
@@ -22,6 +24,10 @@ mod api;
 mod boards;
 #[cfg(test)]
 mod calm;
+#[cfg(test)]
+#[allow(dead_code, reason = "shared with the benchmark of traces, which counts its calls")]
+#[path = "../../benches/telemetry/collector.rs"]
+mod collector;
 #[cfg(test)]
 mod envoy;
 #[cfg(test)]
@@ -34,6 +40,8 @@ mod exposition;
 mod keeper;
 #[cfg(test)]
 mod load;
+#[cfg(test)]
+mod places;
 #[cfg(test)]
 mod plots;
 #[cfg(test)]
@@ -54,6 +62,10 @@ mod strace;
 mod support;
 #[cfg(test)]
 mod work;
+
+/// What the collector may say.
+#[cfg(test)]
+type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 #[cfg(not(test))]
 fn main() {}
