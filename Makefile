@@ -102,9 +102,9 @@ alerts: ## Every alert fired by a real fault before a real Prometheus, durations
 	cargo test --locked --test prometheus -- --nocapture alerts::
 
 .PHONY: calm
-calm: ## Normal load, clients' mistakes and an orderly restart for SECONDS (3600) with all rules loaded: no alert fires (FACTOR=1: not accelerated).
-	@tests/services/install prometheus
-	WALCAST_CALM_SECONDS=$(or $(SECONDS),3600) WALCAST_CALM_FACTOR=$(or $(FACTOR),1) cargo test --locked --test prometheus -- --nocapture calm::nothing
+calm: ## Normal load, clients' mistakes and an orderly restart for SECONDS (3600) with all rules loaded: no alert fires (FACTOR=1: not accelerated, STORE=postgres).
+	@tests/services/install prometheus postgres
+	WALCAST_CALM_STORE=$(or $(STORE),embedded) WALCAST_CALM_SECONDS=$(or $(SECONDS),3600) WALCAST_CALM_FACTOR=$(or $(FACTOR),1) cargo test --locked --test prometheus -- --nocapture calm::nothing
 
 .PHONY: replay-check
 replay-check: ## A log of RECORDS (1,000,000) replayed into a second broker, killed three times on the way: nothing is lost.

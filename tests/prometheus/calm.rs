@@ -2,7 +2,7 @@
 //!
 //! `WALCAST_CALM_SECONDS` (60) makes it longer, `WALCAST_CALM_FACTOR` (12) is how much faster than in `deploy/prometheus` the
 //! rules run. A restart takes as long as it takes, so the factor cannot be the one of [`crate::alerts`]: at 12 five seconds of
-//! absence are the minute after which a broker counts as down.
+//! absence are the minute after which a broker counts as down. `WALCAST_CALM_STORE=postgres` has a database behind the broker.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,6 +11,8 @@ use crate::accelerate;
 use crate::alerts::fixed;
 use crate::load::{self, Load};
 use crate::prometheus::{Plan, Prometheus, Target};
+use crate::rig::with_postgres;
+use crate::server::Server;
 use crate::support::{Broker, Setup, from_env};
 use crate::work::Work;
 
@@ -20,6 +22,8 @@ const CALM: [Work; 7] =
 
 struct Run {
     own: Setup,
+    /// Outlives the broker.
+    store: Option<Server>,
     broker: Broker,
     load: Load,
     prometheus: Prometheus,
@@ -27,10 +31,18 @@ struct Run {
 }
 
 impl Run {
-    async fn start(factor: u32) -> Self {
+    async fn start(factor: u32, kind: &str) -> Self {
         let own = Setup::new();
+        let (setup, store) = match kind {
+            "embedded" => (load::setup(), None),
+            "postgres" => {
+                let server = tokio::task::block_in_place(Server::start);
+                (with_postgres(&server).await, Some(server))
+            }
+            other => panic!("WALCAST_CALM_STORE is {other}: expected embedded or postgres"),
+        };
         // The bounds are those of a small broker, and keep their proportions to the load.
-        let (setup, grpc, _) = fixed(load::setup().set("log.max_bytes", "256MiB").set("log.reserve_bytes", "1MiB"));
+        let (setup, grpc, _) = fixed(setup.set("log.max_bytes", "256MiB").set("log.reserve_bytes", "1MiB"));
         let broker = setup.start().await;
         let mut load = Load::on(&grpc);
         load.begin_all(CALM);
@@ -40,7 +52,7 @@ impl Run {
             plan = plan.rules(rules);
         }
         let prometheus = plan.start().await;
-        Self { own, broker, load, prometheus, interval }
+        Self { own, store, broker, load, prometheus, interval }
     }
 
     /// Looks at the alerts for a while; gives those that fired, and how often each was seen pending.
@@ -63,7 +75,8 @@ impl Run {
 async fn nothing_fires_under_normal_load_and_an_orderly_restart() {
     let length = Duration::from_secs(from_env("WALCAST_CALM_SECONDS", 60));
     let factor = u32::try_from(from_env("WALCAST_CALM_FACTOR", 12)).expect("a small number");
-    let mut run = Run::start(factor).await;
+    let store = std::env::var("WALCAST_CALM_STORE").unwrap_or_else(|_| "embedded".to_owned());
+    let mut run = Run::start(factor, &store).await;
     let mut seen = BTreeMap::new();
     for part in 0..3 {
         if part == 1 {
@@ -78,7 +91,7 @@ async fn nothing_fires_under_normal_load_and_an_orderly_restart() {
     assert!(rules.len() > 40 && rules.iter().all(|rule| rule.health == "ok"), "{rules:?}");
     let calls = run.prometheus.query("sum(increase(method_count[1h]))").await.expect("a valid query");
     println!(
-        "calm: {} s at factor {factor}, {:.0} calls, no alert fired; seen pending: {seen:?}",
+        "calm: {} s at factor {factor}, store {store}, {:.0} calls, no alert fired; seen pending: {seen:?}",
         length.as_secs(),
         calls.first().map_or(0.0, crate::api::Series::value)
     );
@@ -86,13 +99,13 @@ async fn nothing_fires_under_normal_load_and_an_orderly_restart() {
         run.load.end(work);
     }
     run.broker.stop().await;
-    drop(run.own);
+    drop((run.store, run.own));
 }
 
 /// The control: the same look finds what is not calm.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_is_not_calm_is_found_out() {
-    let mut run = Run::start(60).await;
+    let mut run = Run::start(60, "embedded").await;
     run.load.begin(Work::Connect);
     let (fired, _) = run.look(Duration::from_secs(12)).await;
     assert!(fired.iter().any(|text| text.starts_with("WalcastConnectionsRefused")), "{fired:?}");
@@ -101,5 +114,5 @@ async fn a_run_that_is_not_calm_is_found_out() {
         run.load.end(work);
     }
     run.broker.stop().await;
-    drop(run.own);
+    drop((run.store, run.own));
 }
