@@ -231,7 +231,10 @@ mod tests {
         let said = refused(&members, "04", &node("a", 1, LAYOUT));
         assert!(said.contains("log 01") && said.contains("log 04"), "the same names: {said}");
         let said = refused(&members, "01", &node("b", 1, LAYOUT));
-        assert!(said.contains("that of node a"), "a log under another name: {said}");
+        assert!(said.contains("node b has the log 02"), "the data directory of another node: {said}");
+        let of_one = admit(None, "01", &node("a", 1, LAYOUT)).expect("nobody is there");
+        let said = refused(&of_one, "01", &node("b", 1, LAYOUT));
+        assert!(said.contains("that of node a"), "the same before b has joined: {said}");
         let said = refused(&members, "04", &node("x", 1, "x=0-511,y=512-1023"));
         assert!(said.contains("layout 1 is another one"), "{said}");
         let said = refused(&members, "04", &node("x", 2, "x=0-511,y=512-1023"));

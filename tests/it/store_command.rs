@@ -64,7 +64,7 @@ fn the_statements_of_each_database_are_printed_without_one() {
     let nowhere = Path::new("/nowhere");
     let cassandra = says(nowhere, &["schema", "--store", "cassandra", "--cassandra-nodes", "127.0.0.1:1"], 0);
     assert!(cassandra.starts_with("CREATE KEYSPACE IF NOT EXISTS walcast WITH"), "{cassandra}");
-    assert_eq!(cassandra.matches(';').count(), 4, "{cassandra}");
+    assert_eq!(cassandra.matches(';').count(), 5, "{cassandra}");
     let postgres = says(nowhere, &["schema", "--store", "postgres", "--postgres-url", "postgres://x@127.0.0.1:1/x"], 0);
     assert!(postgres.contains("CREATE TABLE walcast.messages ("), "{postgres}");
     assert!(says(nowhere, &["schema"], 2).contains("embedded has no tables"));
