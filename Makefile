@@ -188,6 +188,11 @@ format-check: ## A second decoder, written from docs/log-format.md, against `wal
 	cargo build --release
 	@tests/format/compare --bin target/release/walcast --records $(RECORDS)
 
+.PHONY: envoy
+envoy: ## The shipped Envoy before real brokers: limits, retries, nodes that are gone, hostile clients (under a minute once built).
+	@tests/services/install envoy redis ratelimit
+	@tests/services/run envoy
+
 .PHONY: observe
 observe: ## Broker, a gentle load, Envoy, Prometheus, Jaeger and (if it is installed) Grafana, with their addresses; Ctrl-C stops all.
 	@tests/services/install prometheus envoy jaeger

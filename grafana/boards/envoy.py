@@ -150,7 +150,7 @@ HEALTH = [
             f"sum by (instance) (envoy_cluster_membership_healthy{{{BROKER}}}) / "
             f"sum by (instance) (envoy_cluster_membership_total{{{BROKER}}})"
         ),
-        Limits(0.99, 0.5, "below a half Envoy calls brokers whatever their health is (its panic threshold)", low_is_bad=True),
+        Limits(0.99, 0.5, "half of the brokers are away, and their subjects with them; Envoy calls none that is not healthy", low_is_bad=True),
         "number",
     ),
     Panel(

@@ -11,8 +11,8 @@ mod calls;
 #[cfg(test)]
 mod collectors;
 #[cfg(test)]
-#[allow(dead_code, reason = "shared with the tests of metrics, which use all of it")]
-#[path = "../prometheus/envoy.rs"]
+#[allow(dead_code, reason = "shared with the tests of Envoy, which use all of it")]
+#[path = "../envoy/envoy.rs"]
 mod envoy;
 #[cfg(test)]
 mod jaeger;

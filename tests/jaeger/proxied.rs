@@ -1,6 +1,6 @@
 //! A call through a real Envoy with the configuration that is shipped: its span stands between the caller's and the broker's.
 
-use crate::envoy::{Envoy, Plan};
+use crate::envoy::Plan;
 use crate::jaeger::shared;
 use crate::joined::{caller, publish};
 use crate::picture::CALL;
@@ -10,8 +10,7 @@ use crate::support::Client;
 async fn a_span_of_envoy_is_the_parent_of_the_brokers_call() {
     let jaeger = shared();
     let broker = jaeger.setup("0").start().await;
-    let port = broker.grpc().rsplit_once(':').and_then(|(_, port)| port.parse().ok()).expect("HOST:PORT");
-    let envoy = Envoy::start(Plan { broker: port, publishes_per_second: 50_000, collector: jaeger.otlp() }).await;
+    let envoy = Plan::before([&broker]).collector(jaeger.otlp()).start().await;
     let client = Client::connect(envoy.grpc()).await;
     let (unsampled, silent, _) = caller("00");
     publish(&client, "proxied", &unsampled).await;

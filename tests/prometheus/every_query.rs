@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::api::Rule;
 use crate::boards::{self, Query, repository};
-use crate::envoy::Envoy;
+use crate::envoy::Plan as EnvoyPlan;
 use crate::load::{self, Load};
 use crate::places::{self, Seen};
 use crate::prometheus::{Plan, Prometheus, Target};
@@ -94,7 +94,7 @@ const ANNOUNCED: [&str; 4] =
     ["projection waits for the store", "it is set aside as a dead letter", "store", "the log was not closed in order"];
 
 /// A broker with Postgres at fixed ports: after kill -9 Envoy and Prometheus find it again.
-async fn broker(server: &Server, url: &str) -> (Broker, u16) {
+async fn broker(server: &Server, url: &str) -> Broker {
     let (grpc, admin) = (programs::port(), programs::port());
     let mut setup = load::setup().store("postgres").arg("--postgres-url").arg(url);
     setup = setup.set("store.postgres.connect_timeout", "1s").set("store.postgres.read_timeout", "1s");
@@ -104,7 +104,7 @@ async fn broker(server: &Server, url: &str) -> (Broker, u16) {
         setup = setup.expect_log(line);
     }
     assert!(!server.log().is_empty());
-    (setup.start().await, grpc)
+    setup.start().await
 }
 
 /// The broker is killed while Envoy calls it: Envoy tries again, and finds it unhealthy.
@@ -113,7 +113,7 @@ async fn killed(broker: Broker, prometheus: &Prometheus) -> Broker {
     prometheus.eventually("increase(envoy_cluster_upstream_rq_retry[5s]) > 0").await;
     prometheus.eventually("envoy_cluster_membership_healthy == 0").await;
     let mut broker = stopped.start().await;
-    // A retry succeeds when it meets the broker that has just come back.
+    // A retry succeeds when the broker is back before Envoy has found it unhealthy, and sends it nothing any more.
     for _ in 0..20 {
         prometheus.eventually("envoy_cluster_membership_healthy == 1").await;
         prometheus.scraped(2).await;
@@ -145,8 +145,13 @@ async fn dead_letters(server: &Server, database: &str, broker: &Broker, promethe
 async fn every_query_of_every_panel_has_data() {
     let server = tokio::task::block_in_place(Server::start);
     let database = server.database().await;
-    let (mut broker, port) = broker(&server, &server.url(&database)).await;
-    let envoy = Envoy::before(port, PUBLISHES_PER_SECOND).await;
+    let mut broker = broker(&server, &server.url(&database)).await;
+    let limited = EnvoyPlan::before([&broker]).local_limit("Publish", PUBLISHES_PER_SECOND, PUBLISHES_PER_SECOND);
+    // The only broker is not taken out when calls fail, so that one that is tried again may find it back.
+    let envoy = limited
+        .edit("consecutive_local_origin_failure: 5\n", "consecutive_local_origin_failure: 1000000\n")
+        .start()
+        .await;
     let mut plan = Plan::new().scrape(Target::broker(broker.admin())).scrape(Target::envoy(envoy.admin()));
     for rules in rules() {
         plan = plan.rules(rules);

@@ -29,6 +29,8 @@ mod calm;
 #[path = "../../benches/telemetry/collector.rs"]
 mod collector;
 #[cfg(test)]
+#[allow(dead_code, reason = "shared with the tests of Envoy, which use all of it")]
+#[path = "../envoy/envoy.rs"]
 mod envoy;
 #[cfg(test)]
 mod every_query;

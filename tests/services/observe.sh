@@ -66,8 +66,8 @@ ready() {
 answers() { curl -sf "$1"; }
 say() { printf '  %-12s %s\n' "$@"; }
 
-# Of the broker, Envoy, Prometheus, Postgres, Jaeger (OTLP, its two query ports) and Grafana.
-for port in 50051 9464 8080 9901 9090 15432 4317 16685 16686 3000; do
+# Of the broker, Envoy (three), Prometheus, Postgres, Jaeger (OTLP, its two query ports) and Grafana.
+for port in 50051 9464 8080 9901 9902 9090 15432 4317 16685 16686 3000; do
   if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
     echo "port $port is in use: stop what listens there first"
     exit 1

@@ -16,8 +16,19 @@ pub struct HttpAnswer {
 
 /// `GET`; None when the port cannot be reached or closes without an answer.
 pub async fn get(address: &str, path: &str) -> Option<HttpAnswer> {
+    ask(address, "GET", path).await
+}
+
+/// `POST` of nothing; None when the port cannot be reached or closes without an answer.
+#[allow(dead_code, reason = "other suites use it")]
+pub async fn post(address: &str, path: &str) -> Option<HttpAnswer> {
+    ask(address, "POST", path).await
+}
+
+async fn ask(address: &str, method: &str, path: &str) -> Option<HttpAnswer> {
     let mut connection = TcpStream::connect(address).await.ok()?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let request =
+        format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     connection.write_all(request.as_bytes()).await.ok()?;
     let mut answer = Vec::new();
     connection.read_to_end(&mut answer).await.ok()?;

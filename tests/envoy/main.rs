@@ -1,0 +1,21 @@
+//! The deployment with Envoy: the shipped configuration in a real Envoy before real brokers, with a real rate limit service.
+//!
+//! The rig, for whoever writes a test here: [`envoy::Plan`] is the shipped configuration and what differs from it. A program
+//! that cannot be had fails the tests, with the command that installs it.
+#![cfg_attr(
+    test,
+    expect(clippy::disallowed_methods, reason = "tests have no supervisor; the runtime ends their tasks")
+)]
+
+#[cfg(test)]
+#[allow(dead_code, reason = "shared with the tests of metrics and traces")]
+mod envoy;
+#[cfg(test)]
+mod shipped;
+#[cfg(test)]
+#[allow(dead_code, unused_imports, reason = "shared with the integration tests, which use all of it")]
+#[path = "../it/support/mod.rs"]
+mod support;
+
+#[cfg(not(test))]
+fn main() {}
