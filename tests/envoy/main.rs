@@ -9,16 +9,30 @@
 )]
 
 #[cfg(test)]
+mod access_log;
+#[cfg(test)]
 #[allow(dead_code, reason = "shared with the tests of metrics and traces")]
 mod envoy;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod limits;
+#[cfg(test)]
+mod nodes;
 #[cfg(test)]
 mod offered;
 #[cfg(test)]
+mod proxy;
+#[cfg(test)]
 mod ratelimit;
 #[cfg(test)]
+mod refusing;
+#[cfg(test)]
+mod retries;
+#[cfg(test)]
 mod shipped;
+#[cfg(test)]
+mod streams;
 #[cfg(test)]
 #[allow(dead_code, unused_imports, reason = "shared with the integration tests, which use all of it")]
 #[path = "../it/support/mod.rs"]

@@ -5,6 +5,8 @@
 mod broker;
 mod client;
 mod disk;
+#[allow(dead_code, reason = "each suite uses some of it")]
+pub mod frames;
 pub mod http;
 pub mod load;
 pub mod logs;
