@@ -1,0 +1,227 @@
+//! Publishers with keys at a steady rate and subscribers that resume, all through Envoy.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+use tonic::Code;
+use tonic::transport::{Channel, Endpoint};
+use walcast::proto::client::broker_client::BrokerClient;
+use walcast::proto::client::{PublishRequest, SubscribeRequest};
+
+use crate::journal::{Journal, Token, Verdict};
+use crate::support::{PATIENCE, eventually};
+
+/// How a client pauses before each retry: three at most, which is what the deployment promises to do with.
+const RETRIES: [Duration; 3] = [Duration::from_millis(250), Duration::from_millis(1_000), Duration::from_millis(2_500)];
+
+/// How long a publish may take, each try.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+const TICK: Duration = Duration::from_millis(5);
+
+/// What is asked of the cluster.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Publishes a second.
+    pub rate: u32,
+    /// Subjects that they are spread over.
+    pub subjects: Vec<String>,
+    /// Subscribers of each subject.
+    pub each: usize,
+    /// Whether publishers retry at once and for ever, as a client without manners does.
+    pub unmannerly: bool,
+    /// Whether publishes have keys.
+    pub keyed: bool,
+}
+
+/// A load that runs.
+#[derive(Debug)]
+pub struct Load {
+    plan: Plan,
+    journal: Arc<Mutex<Journal>>,
+    stop: Arc<AtomicBool>,
+    publishing: tokio::task::JoinHandle<()>,
+    subscribers: JoinSet<()>,
+}
+
+async fn channel(envoy: &str) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{envoy}")).expect("an address");
+    endpoint.connect_timeout(PATIENCE).connect().await.expect("Envoy accepts")
+}
+
+impl Load {
+    /// Subscribes, then publishes.
+    pub async fn start(envoy: &str, plan: Plan) -> Self {
+        let journal = Arc::new(Mutex::new(Journal::new(plan.subjects.len(), plan.each)));
+        let (stop, mut subscribers) = (Arc::new(AtomicBool::new(false)), JoinSet::new());
+        let of = lock(&journal).subscribers();
+        for (number, subject) in of.into_iter().enumerate() {
+            let subscriber = Subscriber {
+                channel: channel(envoy).await,
+                subject: plan.subjects[subject].clone(),
+                number,
+                journal: Arc::clone(&journal),
+            };
+            subscribers.spawn(subscriber.follow());
+        }
+        let publisher = Publisher {
+            channels: futures_util::future::join_all((0..4).map(|_| channel(envoy))).await,
+            plan: plan.clone(),
+            journal: Arc::clone(&journal),
+        };
+        let publishing = tokio::spawn(publisher.run(Arc::clone(&stop)));
+        Self { plan, journal, stop, publishing, subscribers }
+    }
+
+    /// Messages that were acknowledged so far.
+    pub fn acknowledged(&self) -> usize {
+        lock(&self.journal).acknowledged_count()
+    }
+
+    /// Stops publishing, waits until every subscriber has everything, and judges.
+    pub async fn end(mut self) -> Verdict {
+        self.stop.store(true, Ordering::SeqCst);
+        self.publishing.await.expect("it does not panic");
+        let journal = Arc::clone(&self.journal);
+        // Whoever never gets it is named by the judge.
+        let all_seen = eventually_or_late(|| lock(&journal).all_seen()).await;
+        self.subscribers.abort_all();
+        while self.subscribers.join_next().await.is_some() {}
+        let mut verdict = lock(&self.journal).judge();
+        if !all_seen && verdict.broken.is_empty() {
+            verdict.broken.push("not everything was seen in time".to_owned());
+        }
+        println!(
+            "{} publishes a second on {} subjects: {} acknowledged, {} failed, {} retries, {} delivered, {} resumes (slowest {:?}), longest silence of a subject {:?}, {} promises broken",
+            self.plan.rate,
+            self.plan.subjects.len(),
+            verdict.acknowledged,
+            verdict.failed.len(),
+            verdict.retries,
+            verdict.delivered,
+            verdict.resumes,
+            verdict.resumed_within,
+            verdict.silent,
+            verdict.broken.len(),
+        );
+        verdict
+    }
+}
+
+fn lock(journal: &Mutex<Journal>) -> std::sync::MutexGuard<'_, Journal> {
+    journal.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn eventually_or_late(done: impl Fn() -> bool) -> bool {
+    let begun = Instant::now();
+    while !done() {
+        if begun.elapsed() > PATIENCE {
+            return false;
+        }
+        tokio::time::sleep(TICK).await;
+    }
+    true
+}
+
+#[derive(Debug, Clone)]
+struct Publisher {
+    channels: Vec<Channel>,
+    plan: Plan,
+    journal: Arc<Mutex<Journal>>,
+}
+
+impl Publisher {
+    async fn run(self, stop: Arc<AtomicBool>) {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let (begun, mut made, mut calls) = (Instant::now(), 0_u64, JoinSet::new());
+        while !stop.load(Ordering::SeqCst) {
+            let due = (begun.elapsed().as_secs_f64() * f64::from(self.plan.rate)) as u64;
+            while made < due {
+                made += 1;
+                calls.spawn(self.clone().publish(NEXT.fetch_add(1, Ordering::Relaxed)));
+            }
+            while calls.try_join_next().is_some() {}
+            tokio::time::sleep(TICK).await;
+        }
+        calls.join_all().await;
+    }
+
+    async fn publish(self, token: Token) {
+        let subject = token as usize % self.plan.subjects.len();
+        let request = PublishRequest {
+            subject: self.plan.subjects[subject].clone(),
+            body: token.to_string().into(),
+            expiration_seconds: 3_600,
+            idempotency_key: if self.plan.keyed { format!("message {token}") } else { String::new() },
+        };
+        let mut client = BrokerClient::new(self.channels[token as usize % self.channels.len()].clone());
+        let (begun, mut tries) = (Instant::now(), 0);
+        loop {
+            let mut request = tonic::Request::new(request.clone());
+            // Envoy sends again by itself only what has its key in the metadata.
+            if self.plan.keyed {
+                request.metadata_mut().insert("idempotency-key", format!("message {token}").parse().expect("ASCII"));
+            }
+            request.set_timeout(DEADLINE);
+            let status = match client.publish(request).await {
+                Ok(answer) => return lock(&self.journal).acknowledged(subject, answer.into_inner().id, token),
+                Err(status) => status,
+            };
+            let passes = matches!(
+                status.code(),
+                Code::Unavailable | Code::ResourceExhausted | Code::Cancelled | Code::DeadlineExceeded | Code::Unknown
+            );
+            let pause = if self.plan.unmannerly {
+                (begun.elapsed() < PATIENCE).then_some(Duration::from_millis(1))
+            } else {
+                RETRIES.get(tries).copied()
+            };
+            let Some(pause) = pause.filter(|_| passes) else {
+                return lock(&self.journal).failed(token, &status);
+            };
+            tries += 1;
+            lock(&self.journal).retried();
+            tokio::time::sleep(pause).await;
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Subscriber {
+    channel: Channel,
+    subject: String,
+    number: usize,
+    journal: Arc<Mutex<Journal>>,
+}
+
+impl Subscriber {
+    /// Follows its subject from the first id on, over as many streams as it takes, until it is aborted.
+    async fn follow(self) {
+        let mut client = BrokerClient::new(self.channel.clone());
+        let mut lost: Option<Instant> = None;
+        loop {
+            let after_id = Some(lock(&self.journal).last_seen(self.number));
+            let request = SubscribeRequest { subject: self.subject.clone(), after_id };
+            if let Ok(answer) = client.subscribe(request).await {
+                if let Some(lost) = lost.take() {
+                    lock(&self.journal).resumed(lost.elapsed());
+                }
+                let mut stream = answer.into_inner();
+                while let Ok(Some(message)) = stream.message().await {
+                    let token = String::from_utf8_lossy(&message.body).parse().unwrap_or(0);
+                    lock(&self.journal).delivered(self.number, message.id, token);
+                }
+            }
+            lost.get_or_insert_with(Instant::now);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+/// Waits until the load has so many acknowledgements more.
+pub async fn more(load: &Load, count: usize) {
+    let before = load.acknowledged();
+    eventually("the load to go on", || async { (load.acknowledged() >= before + count).then_some(()) }).await;
+}
