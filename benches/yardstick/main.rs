@@ -21,6 +21,8 @@ mod report;
 mod server;
 mod table;
 
+pub use load::BODY_BYTES;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;

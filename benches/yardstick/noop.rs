@@ -17,8 +17,8 @@ use walcast::event::{EncodedMessage, Expiration, MessageId, clock};
 use walcast::proto::server::broker_server::{Broker, BrokerServer};
 use walcast::proto::server::{FetchRequest, PublishRequest, PublishResponse, PublishStreamResponse, SubscribeRequest};
 
+use crate::BODY_BYTES;
 use crate::Failure;
-use crate::load::BODY_BYTES;
 
 /// Messages that wait for one subscriber. The client keeps less than this many on the way.
 const SUBSCRIBER_QUEUE: usize = 4096;
