@@ -65,10 +65,11 @@ impl Proxy {
         let (server_reads, server_writes) = server.into_split();
         let way = self.way.subscribe();
         // Either side may be gone; the other hears of it when this is over.
-        let _: io::Result<()> = tokio::select! {
+        let end: io::Result<()> = tokio::select! {
             end = self.there(client_reads, server_writes) => end,
             end = self.back(server_reads, client_writes, way) => end,
         };
+        drop(end);
     }
 
     async fn there(&self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) -> io::Result<()> {
@@ -77,7 +78,7 @@ impl Proxy {
             let length = from.read(&mut bytes).await?;
             let left = |first: usize| Some(first.saturating_sub(length));
             // Before the broker can answer.
-            drop(self.first.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left));
+            self.first.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left).expect("left gives one always");
             if length == 0 {
                 return Ok(());
             }
