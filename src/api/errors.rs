@@ -9,7 +9,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, ErrorInfo, StatusExt};
 
-use crate::cluster::{Layout, NotOwner};
+use crate::cluster::{Layout, NotOwner, Slot};
 use crate::delivery::{HistoryError, StreamEnd, SubscribeError};
 use crate::event::SubjectError;
 use crate::fetch::FetchError;
@@ -167,16 +167,15 @@ pub fn not_in_a_cluster() -> Status {
     status(Code::FailedPrecondition, "NOT_IN_A_CLUSTER", message, &[])
 }
 
-/// The owner of a subject did not answer.
-pub fn forward(error: &ForwardError, other: &NotOwner<'_>) -> Status {
+/// The owner of a subject of this slot did not answer.
+pub fn forward(error: &ForwardError, owner: &str, slot: Slot) -> Status {
     match error {
         ForwardError::Busy { .. } => retryable("OWNER_BUSY", error.to_string(), RETRY_SOON),
         ForwardError::Unavailable { reason, unsent, retry_after } => {
-            let owner = &other.owner.name;
             let metadata = [
                 ("detail", format!("node {owner}, the owner of the subject: {reason}")),
-                ("owner", owner.clone()),
-                ("slot", other.slot.to_string()),
+                ("owner", owner.to_owned()),
+                ("slot", slot.to_string()),
                 // Whether the owner may have done what it was asked.
                 ("sent", if *unsent { "no" } else { "perhaps" }.to_owned()),
             ];
@@ -188,10 +187,10 @@ pub fn forward(error: &ForwardError, other: &NotOwner<'_>) -> Status {
 }
 
 /// A subscription that could not be passed on.
-pub fn forwarded_subscription(refusal: Refusal, other: &NotOwner<'_>) -> Status {
+pub fn forwarded_subscription(refusal: Refusal, owner: &str, slot: Slot) -> Status {
     match refusal {
         Refusal::Owner(status) => status,
-        Refusal::Forward(error) => forward(&error, other),
+        Refusal::Forward(error) => forward(&error, owner, slot),
         Refusal::TooMany { max } => subscribe(SubscribeError::TooMany { max }),
     }
 }

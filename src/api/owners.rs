@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName};
 use tonic::Status;
 
 use super::{BrokerService, errors, transport};
-use crate::cluster::NotOwner;
+use crate::cluster::Slot;
 use crate::event::Subject;
 use crate::forward::{
     Ask, Call, Forward, ForwardError, ForwardedSubscription, MARKER, Marker, OWED_AFTER, Owner, Reply,
@@ -21,7 +21,7 @@ static MARKER_NAME: HeaderName = HeaderName::from_static(MARKER);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Elsewhere<'a> {
     owner: &'a Owner,
-    subject: NotOwner<'a>,
+    slot: Slot,
 }
 
 impl BrokerService {
@@ -31,22 +31,14 @@ impl BrokerService {
     /// FAILED_PRECONDITION for a call that another node has passed on to the wrong one, or by a layout that contradicts this
     /// node's. INVALID_ARGUMENT for a marker that does not read.
     pub(super) fn elsewhere(&self, subject: &str, headers: &HeaderMap) -> Result<Option<Elsewhere<'_>>, Status> {
-        let marker = headers.get(&MARKER_NAME);
-        let Some(forward) = &self.forward else {
-            return if marker.is_some() { Err(errors::not_in_a_cluster()) } else { Ok(None) };
+        let marker = self.marker(headers)?;
+        let Some((owner, other)) = self.forward.as_ref().and_then(|forward| forward.elsewhere(subject)) else {
+            return Ok(None);
         };
-        let marker = marker.map(|value| value.to_str().unwrap_or_default().parse::<Marker>());
-        let marker = marker.transpose().map_err(|error| errors::malformed(&error.to_string()))?;
-        if let Some(marker) = &marker
-            && marker.contradicts(forward.layout())
-        {
-            return Err(errors::layouts_differ(marker, forward.layout()));
-        }
-        match (forward.elsewhere(subject), marker) {
-            (None, _) => Ok(None),
+        match marker {
             // One hop only: two nodes that take each other for the owner would pass a call on for ever.
-            (Some((_, subject)), Some(marker)) => Err(errors::not_owner(&subject, Some(&marker))),
-            (Some((owner, subject)), None) => Ok(Some(Elsewhere { owner, subject })),
+            Some(marker) => Err(errors::not_owner(&other, Some(&marker))),
+            None => Ok(Some(Elsewhere { owner, slot: other.slot })),
         }
     }
 
@@ -55,6 +47,22 @@ impl BrokerService {
         headers.get(&MARKER_NAME)?;
         let owed_after = headers.get(OWED_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
         Some(PassedOn { owed_after })
+    }
+
+    /// Who has passed a call with these metadata on; None if it is a client's.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION if this broker is in no cluster, or by a layout that contradicts this node's. INVALID_ARGUMENT for a
+    /// marker that does not read.
+    pub(super) fn marker(&self, headers: &HeaderMap) -> Result<Option<Marker>, Status> {
+        let Some(marker) = headers.get(&MARKER_NAME) else { return Ok(None) };
+        let Some(forward) = &self.forward else { return Err(errors::not_in_a_cluster()) };
+        let marker = marker.to_str().unwrap_or_default().parse::<Marker>();
+        let marker = marker.map_err(|error| errors::malformed(&error.to_string()))?;
+        if marker.contradicts(forward.layout()) {
+            return Err(errors::layouts_differ(&marker, forward.layout()));
+        }
+        Ok(Some(marker))
     }
 
     /// When the caller gives up, for a call that may be passed on.
@@ -98,7 +106,7 @@ impl<'a> Elsewhere<'a> {
 
     /// UNAVAILABLE, or RESOURCE_EXHAUSTED if too much is on its way to the owner.
     pub fn unanswered(self, error: &ForwardError) -> Status {
-        errors::forward(error, &self.subject)
+        errors::forward(error, self.owner.name(), self.slot)
     }
 }
 
@@ -117,7 +125,7 @@ impl<'a> Elsewhere<'a> {
         let AsSent { headers, deadline, trace } = sent;
         let (headers, hop) = on_its_way(headers, trace.as_ref());
         let subscribed = forward.subscribe(self.owner, Ask { headers, deadline, subject, after, framed }).await;
-        let subscribed = subscribed.map_err(|refusal| errors::forwarded_subscription(refusal, &self.subject));
+        let subscribed = subscribed.map_err(|refusal| errors::forwarded_subscription(refusal, self.owner.name(), self.slot));
         self.arrived(hop, subscribed.as_ref().err());
         subscribed
     }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use futures_util::Stream;
 use prost::Message;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::errors;
@@ -15,7 +15,7 @@ use super::framing::PREFIX_BYTES;
 use super::lifecycle::{Lifecycle, Phase};
 use super::owners::{self, AsSent};
 use super::publish::{FromMetadata, Refused, to_publish};
-use super::publish_stream::PublishAnswers;
+use super::publish_stream::{Begun, PublishAnswers};
 use crate::delivery::{Delivery, Start, Subscription};
 use crate::event::{EncodedMessage, MessageId, Subject};
 use crate::fetch::Fetch;
@@ -53,16 +53,25 @@ pub struct BrokerService {
 #[derive(Debug, Clone)]
 pub struct PublishStreams {
     permits: Arc<Semaphore>,
+    /// For those that other nodes have passed on: each has let in as many as it takes from clients.
+    forwarded: Arc<Semaphore>,
     max: usize,
     /// `limits.stream_in_flight_bytes`.
     pub in_flight_bytes_max: usize,
 }
 
 impl PublishStreams {
-    /// At most `max` streams of `in_flight_bytes_max` bytes each.
-    pub fn new(max: usize, in_flight_bytes_max: usize) -> Self {
-        let permits = Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)));
-        Self { permits, max, in_flight_bytes_max }
+    /// At most `max` streams of `in_flight_bytes_max` bytes each, and as many again from each of the `other_nodes`.
+    pub fn new(max: usize, in_flight_bytes_max: usize, other_nodes: usize) -> Self {
+        let permits = |streams: usize| Arc::new(Semaphore::new(streams.min(Semaphore::MAX_PERMITS)));
+        let forwarded = permits(max.saturating_mul(other_nodes));
+        Self { permits: permits(max), forwarded, max, in_flight_bytes_max }
+    }
+
+    /// A place for one more stream.
+    fn permit(&self, forwarded: bool) -> Result<OwnedSemaphorePermit, Status> {
+        let permits = Arc::clone(if forwarded { &self.forwarded } else { &self.permits });
+        permits.try_acquire_owned().map_err(|_none| errors::too_many_publish_streams(self.max))
     }
 }
 
@@ -230,10 +239,12 @@ impl Broker for BrokerService {
         request: Request<Streaming<PublishRequest>>,
     ) -> Result<Response<PublishAnswers>, Status> {
         self.check_serving()?;
-        let permit = Arc::clone(&self.streams.permits).try_acquire_owned();
-        let permit = permit.map_err(|_none| errors::too_many_publish_streams(self.streams.max))?;
+        let marker = self.marker(request.metadata().as_ref())?;
+        let permit = self.streams.permit(marker.is_some())?;
         let metadata = FromMetadata::of_stream(request.metadata())?;
-        Ok(Response::new(PublishAnswers::new(self.clone(), metadata, request.into_inner(), permit)))
+        let (headers, _, requests) = request.into_parts();
+        let begun = Begun { marker, metadata, headers: headers.into_headers(), requests, permit };
+        Ok(Response::new(PublishAnswers::new(self.clone(), begun)))
     }
 
     type SubscribeStream = ResponseStream;

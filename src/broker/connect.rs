@@ -170,12 +170,13 @@ fn service(
     forward: Option<Forward>,
 ) -> BrokerService {
     let limits = &surroundings.settings.limits;
+    let other_nodes = forward.as_ref().map_or(0, |forward| forward.layout().nodes().len() - 1);
     BrokerService {
         publisher: publisher.clone(),
         delivery: delivery.clone(),
         fetch,
         lifecycle: surroundings.lifecycle.clone(),
-        streams: PublishStreams::new(limits.publish_streams, limits.stream_in_flight_bytes),
+        streams: PublishStreams::new(limits.publish_streams, limits.stream_in_flight_bytes, other_nodes),
         body_bytes_max: limits.body_bytes,
         metrics: surroundings.metrics.ingest.clone(),
         traces: surroundings.traces.clone(),

@@ -11,6 +11,7 @@
 mod link;
 mod marker;
 mod owner;
+mod publish_stream;
 mod subscribe;
 mod unary;
 
@@ -22,6 +23,7 @@ use http::HeaderValue;
 
 pub use marker::{MARKER, Marker, MarkerError};
 pub use owner::{InFlight, Owner, OwnerHealth};
+pub use publish_stream::{Outcome, Sending, Sent, StreamEnd, StreamHead, Upstream};
 pub use subscribe::{Ask, Config as SubscribeConfig, End, ForwardedSubscription, OWED_AFTER, Refusal, SUBSCRIBED_AT};
 pub use unary::{Call, Reply, framed};
 

@@ -110,6 +110,11 @@ impl Owner {
         if self.0.lost.load(Ordering::Relaxed) { OwnerHealth::Unreachable } else { OwnerHealth::Reachable }
     }
 
+    /// How long it may be silent.
+    pub(super) fn timeout(&self) -> Duration {
+        self.0.config.owner_timeout
+    }
+
     pub(super) fn answer_bytes_max(&self) -> usize {
         self.0.config.answer_bytes_max
     }
@@ -201,6 +206,18 @@ impl Owner {
         ForwardError::Unavailable { reason, unsent: false, retry_after: BREAKER_OPEN }
     }
 
+    /// It answered, and said that it cannot do what it was asked now.
+    pub(super) fn gone(&self, reason: String, unsent: bool) -> ForwardError {
+        ForwardError::Unavailable { reason, unsent, retry_after: BREAKER_OPEN }
+    }
+
+    /// A message of a stream found no room on its way for too long.
+    pub(super) fn full(&self, method: Method) -> ForwardError {
+        self.0.metrics.ended(method, Forwarded::Busy);
+        let what = format!("{} bytes for node {} are", self.0.bytes.load(Ordering::Relaxed), self.0.name);
+        ForwardError::Busy { what, setting: "limits.forward_bytes" }
+    }
+
     pub(super) fn answered(&self, method: Method) {
         self.0.metrics.ended(method, Forwarded::Answered);
     }
@@ -234,6 +251,27 @@ impl InFlight {
             return Err(ForwardError::Busy { what, setting: "limits.forward_bytes" });
         }
         Ok(())
+    }
+
+    /// Takes so many bytes more for a message of a stream; false if it must wait for others to be answered. Streams leave half
+    /// of the bytes to calls, which are refused where a stream can wait.
+    pub(super) fn try_grow(&mut self, bytes: usize) -> bool {
+        let inner = &self.owner.0;
+        let before = inner.bytes.fetch_add(bytes, Ordering::Relaxed);
+        // One message is always let through, however large.
+        if before > 0 && before + bytes > inner.config.bytes_max / 2 {
+            inner.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return false;
+        }
+        self.bytes += bytes;
+        true
+    }
+
+    /// Gives back so many of its bytes.
+    pub(super) fn shrink(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.bytes);
+        self.owner.0.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.bytes -= bytes;
     }
 }
 

@@ -2,6 +2,8 @@
 
 mod forward;
 mod layout;
+mod publish_stream;
+mod publish_stream_faults;
 mod subscribe;
 
 use crate::support::nodes::{Nodes, start_all};

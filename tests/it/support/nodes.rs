@@ -59,9 +59,13 @@ pub async fn start_all(setups: Vec<Setup>) -> Vec<Broker> {
 
 /// A subject of the node at this place.
 pub fn subject_of(node: usize, number: usize) -> String {
+    first_of(node, (0..).map(|at| format!("s{number}-{at}")))
+}
+
+/// The first of these that is of the node at this place.
+pub fn first_of(node: usize, mut names: impl Iterator<Item = String>) -> String {
     let shares = [0..342, 342..683, 683..1024];
-    let names = (0..).map(|at| format!("s{number}-{at}"));
-    names.into_iter().find(|name| shares[node].contains(&slot_of(name.as_bytes()).number())).expect("one of many")
+    names.find(|name| shares[node].contains(&slot_of(name.as_bytes()).number())).expect("one of many")
 }
 
 /// Subjects of a node that the load publishes on.

@@ -24,6 +24,11 @@ pub struct Answers(Streaming<PublishStreamResponse>);
 pub type Answer = Result<i32, PublishError>;
 
 impl Answers {
+    /// Of a stream that was begun elsewhere.
+    pub fn of(answers: Streaming<PublishStreamResponse>) -> Self {
+        Self(answers)
+    }
+
     /// The next answer, or how the stream ended.
     pub async fn try_next(&mut self) -> Result<Option<Answer>, Status> {
         let answer = within_patience("an answer", self.0.message()).await?;
