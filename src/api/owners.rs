@@ -125,7 +125,8 @@ impl<'a> Elsewhere<'a> {
         let AsSent { headers, deadline, trace } = sent;
         let (headers, hop) = on_its_way(headers, trace.as_ref());
         let subscribed = forward.subscribe(self.owner, Ask { headers, deadline, subject, after, framed }).await;
-        let subscribed = subscribed.map_err(|refusal| errors::forwarded_subscription(refusal, self.owner.name(), self.slot));
+        let subscribed =
+            subscribed.map_err(|refusal| errors::forwarded_subscription(refusal, self.owner.name(), self.slot));
         self.arrived(hop, subscribed.as_ref().err());
         subscribed
     }

@@ -276,7 +276,9 @@ async fn an_owner_takes_as_many_streams_of_others_as_they_take_of_clients() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_goes_away_leaves_nothing_behind() {
-    let nodes = three().await;
+    // What is left would be for a silent owner's time: longer than this test waits.
+    let setups = setups().into_iter().map(|setup| setup.set("cluster.owner_timeout", "5m")).collect();
+    let nodes = start_all(setups).await;
     let client = nodes[0].client().await;
     let subjects: Vec<_> = (0..3).map(|owner| subject_of(owner, 40)).collect();
     for _ in 0..10 {
