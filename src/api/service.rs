@@ -83,14 +83,6 @@ impl BrokerService {
         }
     }
 
-    /// Checks that the subject is this node's to number, log and answer for.
-    pub(super) fn check_owned(&self, subject: &Subject) -> Result<(), Status> {
-        match self.forward.as_ref().and_then(|forward| forward.elsewhere(subject.as_str())) {
-            None => Ok(()),
-            Some((_, other)) => Err(errors::not_owner(&other, None)),
-        }
-    }
-
     /// Publishes on a subject of this node.
     async fn try_publish(&self, request: Request<PublishRequest>) -> Result<MessageId, Refused> {
         let metadata = FromMetadata::of(request.metadata())?;

@@ -29,6 +29,10 @@ const BREAKER_FAILED: f32 = 0.5;
 /// How long an owner that was taken for dead is not asked: a restart of a node takes about as long.
 const BREAKER_OPEN: Duration = Duration::from_millis(500);
 
+/// The methods that are passed on, in the order of [`Method`].
+const METHODS: [&str; 4] =
+    ["/broker.Broker/Publish", "/broker.Broker/PublishStream", "/broker.Broker/Subscribe", "/broker.Broker/Fetch"];
+
 /// Another node.
 pub struct Owner(Arc<Inner>);
 
@@ -41,8 +45,9 @@ impl Clone for Owner {
 struct Inner {
     config: Config,
     name: String,
-    /// In `:authority` of each call.
     address: String,
+    /// Of each method, with the address in `:authority`.
+    uris: [Uri; METHODS.len()],
     marker: HeaderValue,
     /// One for each thread of connections, so that a call and its answer stay on theirs.
     links: Box<[Link]>,
@@ -90,6 +95,7 @@ impl Owner {
             config,
             name: node.name.clone(),
             address: node.address.clone(),
+            uris: METHODS.map(|path| uri(&node.address, path)),
             marker,
             links: (0..threads).map(|_| Link::new(target.clone())).collect(),
             breaker: breaker.into(),
@@ -137,7 +143,7 @@ impl Owner {
         Ok(entered)
     }
 
-    /// Sends a request whose path and headers are those of the caller, and returns the head of its answer.
+    /// Sends a request with the caller's headers, and returns the head of its answer.
     ///
     /// # Errors
     /// [`ForwardError::Unavailable`].
@@ -148,13 +154,7 @@ impl Owner {
     ) -> Result<Response<Incoming>, ForwardError> {
         let inner = &self.0;
         request.headers_mut().insert(MARKER, inner.marker.clone());
-        let path = request.uri().path_and_query().cloned();
-        *request.uri_mut() = Uri::builder()
-            .scheme("http")
-            .authority(inner.address.as_str())
-            .path_and_query(path.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/")))
-            .build()
-            .expect("the layout has proven the address, and the path is that of a request");
+        *request.uri_mut() = inner.uris.get(method as usize).cloned().unwrap_or_default();
         let link = &inner.links[seat() % inner.links.len()];
         let sent = inner.breaker.call(link.send(request)).await;
         sent.map_err(|error| self.failed(method, error)).inspect(|_| self.reached())
@@ -282,6 +282,11 @@ impl Drop for InFlight {
         inner.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
         inner.metrics.in_flight.dec();
     }
+}
+
+fn uri(address: &str, path: &str) -> Uri {
+    let uri = Uri::builder().scheme("http").authority(address).path_and_query(path).build();
+    uri.expect("the layout has proven the address, and the path is a constant")
 }
 
 /// A number of this thread, the same for as long as it lives.

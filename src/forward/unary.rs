@@ -48,7 +48,7 @@ impl Owner {
         let Call { method, headers, deadline, framed } = call;
         let mut entered = self.enter(method, framed.len())?;
         let began = Instant::now();
-        let request = request(method, headers, deadline, Whole::of(framed));
+        let request = request(headers, deadline, Whole::of(framed));
         let response = self.send(method, request).await?;
         let reply = self.read(method, response, &mut entered).await?;
         self.answered(method);
@@ -98,7 +98,7 @@ impl Owner {
 }
 
 /// A request to an owner with the caller's metadata.
-pub(super) fn request<B>(method: Method, mut headers: HeaderMap, deadline: Option<Instant>, body: B) -> Request<Body>
+pub(super) fn request<B>(mut headers: HeaderMap, deadline: Option<Instant>, body: B) -> Request<Body>
 where
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -115,18 +115,8 @@ where
     };
     let mut request = Request::new(Body::new(body));
     *request.method_mut() = http::Method::POST;
-    *request.uri_mut() = http::Uri::from_static(path(method));
     *request.headers_mut() = headers;
     request
-}
-
-const fn path(method: Method) -> &'static str {
-    match method {
-        Method::Publish => "/broker.Broker/Publish",
-        Method::PublishStream => "/broker.Broker/PublishStream",
-        Method::Subscribe => "/broker.Broker/Subscribe",
-        Method::Fetch | Method::Other => "/broker.Broker/Fetch",
-    }
 }
 
 /// What is left of the caller's time, as `grpc-timeout` has it: eight digits at most.
@@ -224,7 +214,7 @@ mod tests {
         for (name, value) in [("idempotency-key", "k"), ("x-tenant", "t"), ("grpc-timeout", "9S"), ("host", "h")] {
             headers.insert(name, value.parse().expect("a value"));
         }
-        let sent = request(Method::Publish, headers, None, Whole(None));
+        let sent = request(headers, None, Whole(None));
         let names: Vec<_> = sent.headers().keys().map(HeaderName::as_str).collect();
         assert!(names.contains(&"idempotency-key") && names.contains(&"x-tenant"), "{names:?}");
         assert!(!names.contains(&"grpc-timeout") && !names.contains(&"host"), "{names:?}");

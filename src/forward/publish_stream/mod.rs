@@ -113,7 +113,7 @@ impl Upstream {
             return Ok(Sending::Full);
         }
         let call = Call { owner: self.owner.clone(), shared: Arc::clone(&self.shared), generation: state.generation };
-        let request = request(METHOD, head.headers.clone(), head.deadline, Outbound::of(&call));
+        let request = request(head.headers.clone(), head.deadline, Outbound::of(&call));
         #[expect(clippy::disallowed_methods, reason = "it ends with its stream, or when this is dropped")]
         let reading = tokio::spawn(call.run(request));
         state.reading = Some(reading.abort_handle());

@@ -48,7 +48,7 @@ impl Upstream {
         framed: Bytes,
     ) -> Result<Opened, ForwardError> {
         let entered = owner.enter(Method::Subscribe, framed.len())?;
-        let request = unary::request(Method::Subscribe, headers, deadline, unary::Whole::of(framed));
+        let request = unary::request(headers, deadline, unary::Whole::of(framed));
         let response = owner.send(Method::Subscribe, request).await?;
         let (head, body) = response.into_parts();
         if let Some(status) = Status::from_header_map(&head.headers) {
