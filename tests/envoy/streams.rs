@@ -120,6 +120,6 @@ async fn an_envoy_that_drains_ends_no_call_and_sends_clients_away() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let sent_away = envoy.count("http.broker.downstream_cx_drain_close").await;
-    println!("connections that were sent away: {sent_away}, calls that this cost: {sent_again}");
-    assert!(sent_away > 0 && sent_again <= sent_away, "{sent_away} {sent_again}");
+    println!("answers that sent a client away: {sent_away}, calls that this cost: {sent_again}");
+    assert!(sent_away > 0 && sent_again <= 5, "{sent_away} {sent_again}");
 }
