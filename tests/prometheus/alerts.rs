@@ -16,6 +16,7 @@ use crate::accelerate;
 use crate::alerts_clients as clients;
 use crate::alerts_faults as faults;
 use crate::alerts_stores as stores;
+use crate::load;
 use crate::places;
 use crate::prometheus::{Plan, Prometheus, Target};
 use crate::support::{Client, Setup, programs, random_bytes};
@@ -122,6 +123,17 @@ impl Fault {
 pub fn fixed(setup: Setup) -> (Setup, String, String) {
     let (grpc, admin) = (format!("127.0.0.1:{}", programs::port()), format!("127.0.0.1:{}", programs::port()));
     (setup.arg("--listen").arg(&grpc).arg("--admin-listen").arg(&admin), grpc, admin)
+}
+
+/// Settings of [`load::setup`] without a store. All faults begin at once, and calm runs beside them: a client may need longer
+/// for its first word than that load is allowed.
+pub fn small() -> Setup {
+    patient(load::setup()).store("none")
+}
+
+/// With more time for a client's first word.
+pub fn patient(setup: Setup) -> Setup {
+    setup.set("limits.handshake_timeout", "10s")
 }
 
 /// Publishes again and again until it is dropped, whatever the broker says.

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::alerts::{Publishing, Watch, fixed};
+use crate::alerts::{Publishing, Watch, fixed, small};
 use crate::collector;
-use crate::load;
 use crate::strace::Injection;
 use crate::support::publish_stream::request;
 use crate::support::{Broker, Client, programs, random_bytes};
@@ -23,7 +22,6 @@ pub struct Stage {
 impl Stage {
     /// Starts them all.
     pub async fn start() -> Self {
-        let small = || load::setup().store("none");
         let said =
             ["log has failed", "log failed", "a task failed", "strace:", "walcast: committer failed", "housekeeper"];
         let (setup, grpc, _) = fixed(said.into_iter().fold(small(), crate::support::Setup::expect_log));

@@ -11,8 +11,7 @@ use tokio::task::JoinSet;
 use tonic::Request;
 use walcast::proto::client::PublishRequest;
 
-use crate::alerts::{Publishing, Watch, fixed};
-use crate::load;
+use crate::alerts::{Publishing, Watch, fixed, small};
 use crate::strace::Injection;
 use crate::support::{Broker, Client, Mounted, Setup, eventually, random_bytes};
 
@@ -41,7 +40,6 @@ pub struct Stage {
 impl Stage {
     /// Starts them all.
     pub async fn start() -> Self {
-        let small = || load::setup().store("none");
         let (setup, grpc, admin) = fixed(small());
         let crashing = (setup.start().await, grpc, admin);
         let said =
@@ -57,7 +55,7 @@ impl Stage {
             .set("limits.idempotency_keys", "10");
         let limited = limits.set("limits.connections", "40").start().await;
         let flooded = small().set("limits.in_flight_bytes", "1MiB").set("limits.admission_wait", "0s").start().await;
-        let setup = ROOM.into_iter().fold(load::setup().store("none"), Setup::expect_log);
+        let setup = ROOM.into_iter().fold(small(), Setup::expect_log);
         let disk = Mounted::tmpfs(&setup, "size=96M");
         let setup = setup.expect_log("checkpoint").data_dir(disk.at().join("data"));
         let filling = (disk, setup.start().await);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::alerts::{Publishing, Watch, fixed};
+use crate::alerts::{Publishing, Watch, fixed, patient};
 use crate::load;
 use crate::server::Server;
 use crate::support::{Broker, Client, Setup, eventually, random_bytes, walcast};
@@ -61,7 +61,7 @@ impl Stage {
 async fn with_postgres() -> (Server, Setup, String) {
     let server = tokio::task::block_in_place(Server::start);
     let database = server.database().await;
-    let setup = load::setup().store("postgres").arg("--postgres-url").arg(server.url(&database));
+    let setup = patient(load::setup()).store("postgres").arg("--postgres-url").arg(server.url(&database));
     let setup = AWAY.into_iter().fold(setup.set("store.postgres.connect_timeout", "1s"), Setup::expect_log);
     (server, setup, database)
 }
