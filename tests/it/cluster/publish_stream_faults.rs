@@ -209,6 +209,18 @@ async fn an_owner_that_stops_costs_only_messages_of_its_own_and_takes_them_when_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_stops_answers_what_it_has_passed_on() {
+    // A client that goes on sending may lose what it has not read when the connection is closed at last, five seconds after the
+    // stop: on a machine that is so busy it is tried again.
+    for _ in 0..3 {
+        if stop_under_an_endless_stream().await {
+            return;
+        }
+    }
+    panic!("no stream was read to its end");
+}
+
+/// False if the client lost the connection before it had read everything.
+async fn stop_under_an_endless_stream() -> bool {
     let mut nodes = start_all(setups()).await;
     let (subject, own) = (subject_of(1, 64), subject_of(0, 64));
     let endless = (1..).flat_map({
@@ -220,7 +232,11 @@ async fn a_node_that_stops_answers_what_it_has_passed_on() {
     let first = nodes.remove(0);
     first.signal(Signal::TERM);
     let (rest, end) = answers.drain().await;
-    assert_eq!(crate::support::error_reason(&end.expect("it stops")), "SHUTTING_DOWN");
+    let end = end.expect("it stops");
+    if end.code() == Code::Unknown && end.details().is_empty() {
+        return false;
+    }
+    assert_eq!(crate::support::error_reason(&end), "SHUTTING_DOWN");
     // A last message of its own that found no room may stand before what another node has published: it has an answer, too.
     let count = |at: usize| 1_000 + rest.iter().skip(at).step_by(2).filter(|answer| answer.is_ok()).count();
     let (published, own_published) = (count(0), count(1));
@@ -230,6 +246,7 @@ async fn a_node_that_stops_answers_what_it_has_passed_on() {
     let (last, own_last) = (nodes[0].client().await, first.client().await);
     assert_eq!(last.publish_kept(&subject, "x").await as usize, published + 1, "nothing without an answer");
     assert_eq!(own_last.publish_kept(&own, "x").await as usize, own_published + 1, "nothing without an answer");
+    true
 }
 
 /// How many requests are taken until no more are for a while.
