@@ -121,6 +121,9 @@ async fn a_node_that_is_frozen_loses_its_calls_and_its_subscriptions_end() {
     for _ in 0..2 * NODES {
         subscriptions.push(client.subscribe("s").await);
     }
+    // Some two of them; the less busy of two nodes that are drawn gets each.
+    let there = brokers[0].metric("active_subscribers").await as usize;
+    assert!((1..2 * NODES).contains(&there), "{there}");
     brokers[0].signal(Signal::STOP);
     let frozen = Instant::now();
     let patience = Duration::from_secs(6);
@@ -131,7 +134,7 @@ async fn a_node_that_is_frozen_loses_its_calls_and_its_subscriptions_end() {
     let ends: Vec<_> = futures_util::future::join_all(ends).await.into_iter().flatten().collect();
     println!("a frozen node's subscriptions: {ends:?}");
     // Envoy resets a stream whose answer has begun, which libraries call INTERNAL.
-    assert!(ends.len() == 2 && ends.iter().all(|(at, _)| *at < Duration::from_secs(5)), "{ends:?}");
+    assert!(ends.len() == there && ends.iter().all(|(at, _)| *at < Duration::from_secs(5)), "{ends:?}");
     assert!(ends.iter().all(|(_, code)| [Code::Internal, Code::Unavailable].contains(code)), "{ends:?}");
     let healthy = eventually("the health check", || async {
         (envoy.stat("cluster.broker.membership_healthy").await? == 2).then_some(())
