@@ -116,6 +116,14 @@ pub(super) fn rejection(error: &PublishError) -> Rejection {
     }
 }
 
+/// Under which reason a publish is counted that its owner did not answer.
+pub(super) fn unanswered(error: &ForwardError) -> Rejection {
+    match error {
+        ForwardError::Unavailable { .. } => Rejection::Unavailable,
+        ForwardError::Busy { .. } => Rejection::QueueFull,
+    }
+}
+
 impl BrokerService {
     /// Publishes, here or at the owner, and counts what is refused here. `framed` is the request as it came.
     ///
@@ -144,7 +152,11 @@ impl BrokerService {
         owners::about(trace.as_ref(), &request.subject, Some(request.body.len()));
         let sent = AsSent { headers: metadata.into_headers(), deadline, trace };
         let said = elsewhere.answer(Method::Publish, sent, framed(&request)).await;
-        said.unwrap_or_else(|error| Err(elsewhere.unanswered(&error))).map(Answer::Elsewhere)
+        let said = said.unwrap_or_else(|error| {
+            self.metrics.rejected(unanswered(&error));
+            Err(elsewhere.unanswered(&error))
+        });
+        said.map(Answer::Elsewhere)
     }
 
     /// Fetches, here or from the owner. `framed` is the request as it came.

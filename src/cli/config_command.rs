@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 
 use super::output::Output;
 use super::{Exit, Failure};
+use crate::cluster::Layout;
 use crate::config::{self, Effective, Layers};
 
 #[derive(Debug, Args)]
@@ -134,7 +135,13 @@ pub fn run(arguments: &ConfigArguments, output: &mut Output) -> Result<(), Failu
     match &arguments.command {
         ConfigCommand::Print { json, settings } => print(&settings.load()?, *json, output),
         ConfigCommand::Check { settings } => {
-            settings.load()?;
+            let effective = settings.load()?;
+            let cluster = &effective.settings.cluster;
+            if cluster.node.is_some() {
+                // What the configuration itself does not know: the rules of a layout.
+                Layout::new(cluster.version, &cluster.nodes, &cluster.slots)
+                    .map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+            }
             output.line("the configuration is valid")
         }
     }

@@ -19,6 +19,9 @@ const RETRIES: [Duration; 3] = [Duration::from_millis(250), Duration::from_milli
 /// How long a publish may take, each try.
 const DEADLINE: Duration = Duration::from_secs(5);
 
+/// How long a client without manners goes on: longer than any day lasts.
+const UNMANNERLY: Duration = Duration::from_secs(600);
+
 const TICK: Duration = Duration::from_millis(5);
 
 /// What is asked of the cluster.
@@ -174,7 +177,7 @@ impl Publisher {
                 Code::Unavailable | Code::ResourceExhausted | Code::Cancelled | Code::DeadlineExceeded | Code::Unknown
             );
             let pause = if self.plan.unmannerly {
-                (begun.elapsed() < PATIENCE).then_some(Duration::from_millis(1))
+                (begun.elapsed() < UNMANNERLY).then_some(Duration::from_millis(1))
             } else {
                 RETRIES.get(tries).copied()
             };

@@ -210,14 +210,12 @@ impl PublishAnswers {
                 let put = self.own.put(&self.service, publish, others_in_flight(&self.others), context);
                 self.unless_ended(put);
             }
-            Err((rejection, status)) => self.refuse(Some(rejection), &status),
+            Err((rejection, status)) => self.refuse(rejection, &status),
         }
     }
 
-    fn refuse(&mut self, rejection: Option<Rejection>, status: &Status) {
-        if let Some(rejection) = rejection {
-            self.service.metrics.stream_rejected(rejection);
-        }
+    fn refuse(&mut self, rejection: Rejection, status: &Status) {
+        self.service.metrics.stream_rejected(rejection);
         self.order.push(Source::Refused);
         self.refused.push_back(refusal(status));
     }

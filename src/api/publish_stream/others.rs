@@ -12,12 +12,13 @@ use tonic::Status;
 
 use super::own::ROOM_RETRY;
 use super::refusal;
+use crate::api::service::unanswered;
 use crate::api::{BrokerService, errors};
 use crate::cluster::Slot;
 use crate::forward::{Forward, Marker, Outcome, Sending, Sent, StreamEnd, StreamHead, Upstream};
 use crate::ingest::PUBLISH_OVERHEAD_BYTES;
 use crate::proto::server::{PublishRequest, PublishStreamResponse};
-use crate::telemetry::metrics::Rejection;
+use crate::telemetry::metrics::{IngestMetrics, Rejection};
 use crate::telemetry::traces::PARENT;
 
 /// What a stream has of other nodes.
@@ -26,6 +27,8 @@ pub struct Others {
     /// Who passed the stream on to this node: then no message may go further.
     marker: Option<Marker>,
     head: StreamHead,
+    /// Counts what their owners did not answer.
+    metrics: IngestMetrics,
     in_flight_max: usize,
     /// What is not answered is charged, in bytes.
     in_flight: usize,
@@ -52,8 +55,8 @@ pub enum Taken {
     Sent(usize),
     /// It waits here.
     Held,
-    /// It is refused, and counted as such unless the owner is the reason.
-    Refused(Option<Rejection>, Status),
+    /// It is refused.
+    Refused(Rejection, Status),
 }
 
 impl Others {
@@ -66,6 +69,7 @@ impl Others {
             forward,
             marker,
             head: StreamHead { headers, deadline },
+            metrics: service.metrics.clone(),
             in_flight_max: service.streams.in_flight_bytes_max,
             in_flight: 0,
             upstreams: Vec::new(),
@@ -87,7 +91,7 @@ impl Others {
     pub fn take(&mut self, request: PublishRequest, own: usize, context: &mut Context<'_>) -> Taken {
         let Some((owner, other)) = self.forward.elsewhere(&request.subject) else { return Taken::Own(request) };
         if let Some(marker) = &self.marker {
-            return Taken::Refused(Some(Rejection::NotOwner), errors::not_owner(&other, Some(marker)));
+            return Taken::Refused(Rejection::NotOwner, errors::not_owner(&other, Some(marker)));
         }
         let slot = other.slot;
         let at = self.upstreams.iter().position(|(node, _)| *node == other.at).unwrap_or_else(|| {
@@ -129,7 +133,8 @@ impl Others {
                 },
                 Err(error) => error,
             };
-            return Taken::Refused(None, errors::forward(&error, upstream.owner().name(), slot));
+            let status = errors::forward(&error, upstream.owner().name(), slot);
+            return Taken::Refused(unanswered(&error), status);
         }
     }
 
@@ -142,7 +147,10 @@ impl Others {
             Outcome::Id(id) => PublishStreamResponse { id, error: None },
             Outcome::Refused(answer) => *answer,
             Outcome::Ended(end) => match &*end {
-                StreamEnd::Failed(error) => refusal(&errors::forward(error, upstream.owner().name(), sent.slot)),
+                StreamEnd::Failed(error) => {
+                    self.metrics.stream_rejected(unanswered(error));
+                    refusal(&errors::forward(error, upstream.owner().name(), sent.slot))
+                }
                 StreamEnd::Refused(status) => refusal(status),
             },
         })

@@ -153,6 +153,7 @@ async fn a_dead_owner_makes_its_own_subjects_unavailable_and_nothing_else() {
         }
     }
     assert_eq!(nodes[0].metric("walcast_nodes_unreachable").await, 1.0);
+    assert_eq!(nodes[0].metric("walcast_publishes_rejected_total{reason=\"unavailable\"}").await, 30.0);
     let status: serde_json::Value = nodes[0].get("/status").await.expect("it answers").json();
     assert_eq!(
         (&status["cluster"]["nodes"][1]["unreachable"], &status["cluster"]["nodes"][2]["unreachable"]),

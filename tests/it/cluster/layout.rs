@@ -30,7 +30,7 @@ async fn a_refused_start_changes_nothing_and_says_what_to_do() {
         (
             "its own to another",
             setup.clone().set("cluster.version", "2").set("cluster.slots", "n0=0-682,n1=,n2=683-1023"),
-            "give these slots to n1",
+            "takes slots 342-682 from n1",
         ),
         ("a slot of nobody", setup.clone().set("cluster.slots", "n0=0-1022"), "slot 1023 to no node"),
     ];
@@ -128,4 +128,18 @@ async fn the_status_shows_every_node_and_one_that_is_down() {
     assert_eq!((code, &json["nodes"][3]["state"]), (Some(5), &"does not answer".into()));
     let shown = walcast(&["cluster", "status", "--admin", &admin[..2].join(",")]).output().expect("it runs");
     assert!(String::from_utf8_lossy(&shown.stdout).contains("slots 0-341, ready, at 127.0.0.1:"), "{shown:?}");
+}
+
+#[test]
+fn a_configuration_is_checked_with_the_rules_of_a_layout() {
+    let checked = |slots: &str| {
+        let mut command = walcast(&["config", "check"]);
+        command.env("WALCAST_CLUSTER__NODE", "a").env("WALCAST_CLUSTER__NODES", "a=h:1,b=h:2");
+        let output = command.env("WALCAST_CLUSTER__SLOTS", slots).output().expect("it runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(checked("a=0-511,b=512-1023").0, Some(0));
+    let (code, said) = checked("a=0-511,b=512-1022");
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("slot 1023 to no node"), "{said}");
 }
