@@ -8,8 +8,10 @@ use crate::net::Way;
 use crate::support::nodes::{NODES, free_ports, subject_of};
 use crate::support::{Broker, Setup, Stopped, from_env};
 
-/// What nodes say of others that are gone, which these days are about.
-const SAID: [&str; 1] = ["another node of the cluster is unreachable"];
+/// What nodes say of others that are gone, which these days are about; and what a node's transport says that was frozen while its
+/// clients gave up thousands of calls.
+const SAID: [&str; 2] =
+    ["another node of the cluster is unreachable", "remotely-reset pending-accept streams reached limit"];
 
 /// Subjects of each node.
 const SUBJECTS_EACH: usize = 4;
