@@ -3,6 +3,7 @@
 use std::io;
 
 use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 
 use crate::config::ConfigError;
 use crate::telemetry::metrics::code_name;
@@ -87,8 +88,21 @@ impl Failure {
             return Self::new(Exit::Unavailable, format!("{what} failed: the connection to {server} broke: {reason}"));
         }
         let exit = if status.code() == Code::Unavailable { Exit::Unavailable } else { Exit::Failed };
-        Self::new(exit, format!("{what} failed: {} ({})", status.message(), code_name(status.code())))
+        let text = format!("{what} failed: {} ({})", status.message(), code_name(status.code()));
+        Self::new(exit, text + &why(status))
     }
+}
+
+/// What the details of a status say beyond its text: the contract has one text for all reasons of UNAVAILABLE.
+fn why(status: &Status) -> String {
+    let Some(info) = status.get_details_error_info() else { return String::new() };
+    let Some(detail) = info.metadata.get("detail") else { return String::new() };
+    let sent = match info.metadata.get("sent").map(String::as_str) {
+        Some("no") => "; the owner never saw it",
+        Some(_) => "; the owner may have done it all the same",
+        None => "",
+    };
+    format!(": {detail} ({}){sent}", info.reason)
 }
 
 /// What lies at the bottom of an error: the wrappers say less ("transport error").
@@ -108,6 +122,8 @@ impl From<ConfigError> for Failure {
 
 #[cfg(test)]
 mod tests {
+    use tonic_types::ErrorDetails;
+
     use super::*;
 
     #[test]
@@ -126,6 +142,20 @@ mod tests {
         assert_eq!(failure.exit().code(), 1);
         let failure = Failure::status("publishing", "http://x", &Status::unavailable("service is unavailable"));
         assert_eq!(failure.exit().code(), 5);
+    }
+
+    #[test]
+    fn the_reason_of_an_outage_is_told() {
+        let told = |sent: &str| {
+            let metadata = [("detail", "node a is away"), ("sent", sent)];
+            let metadata = metadata.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            let details = ErrorDetails::with_error_info("OWNER_UNAVAILABLE", "walcast", metadata);
+            let status = Status::with_error_details(Code::Unavailable, "service is unavailable", details);
+            Failure::status("publishing", "http://x", &status).message().unwrap_or_default().to_owned()
+        };
+        let begin = "publishing failed: service is unavailable (UNAVAILABLE): node a is away (OWNER_UNAVAILABLE)";
+        assert_eq!(told("no"), format!("{begin}; the owner never saw it"));
+        assert_eq!(told("perhaps"), format!("{begin}; the owner may have done it all the same"));
     }
 
     #[test]

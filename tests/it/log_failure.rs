@@ -63,7 +63,8 @@ async fn after_a_failed_fdatasync_nothing_is_acknowledged_and_the_broker_exits_1
     assert_eq!(broker.metric("walcast_log_failed").await, 0.0);
     let last = broker.metric("walcast_log_last_failure_timestamp_seconds").await;
     let started = broker.metric("process_start_time_seconds").await;
-    assert!((0.0..=120.0).contains(&(started - last)), "it failed at {last}, and its next process began at {started}");
+    // The system tells a start by the second in which it booted itself: it may be off by one or two.
+    assert!((-2.0..=120.0).contains(&(started - last)), "it failed at {last}, and its next process began at {started}");
     let client = broker.client().await;
     let next = client.publish_kept("s", "next").await as u64;
     assert!(next == acknowledged + 1 || next == acknowledged + 2, "{next} after {acknowledged}");
