@@ -1,7 +1,6 @@
 //! Where the messages of a gRPC stream end: each stands after a flag of one byte and its length in four.
 
-/// In front of each message: whether it is compressed, `u8`, and its length, `u32` big endian (gRPC over HTTP/2).
-pub const PREFIX_BYTES: usize = 5;
+pub use crate::forward::PREFIX_BYTES;
 
 /// Follows the messages of one stream.
 #[derive(Debug, Default)]

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::{BrokerService, errors, transport};
 use crate::cluster::Slot;
@@ -87,7 +87,7 @@ pub(super) struct AsSent {
     pub trace: Option<CallTrace>,
 }
 
-impl<'a> Elsewhere<'a> {
+impl Elsewhere<'_> {
     /// Passes a call on and returns what its owner said.
     ///
     /// # Errors
@@ -96,11 +96,11 @@ impl<'a> Elsewhere<'a> {
         let AsSent { headers, deadline, trace } = sent;
         let (headers, hop) = on_its_way(headers, trace.as_ref());
         let reply = self.owner.call(Call { method, headers, deadline, framed }).await;
-        let status = match &reply {
-            Ok(said) => said.as_ref().err().cloned(),
-            Err(error) => Some(self.unanswered(error)),
-        };
-        self.arrived(hop, status.as_ref());
+        self.arrived(hop, || match &reply {
+            Ok(Ok(_)) => Code::Ok,
+            Ok(Err(status)) => status.code(),
+            Err(error) => self.unanswered(error).code(),
+        });
         reply
     }
 
@@ -108,9 +108,7 @@ impl<'a> Elsewhere<'a> {
     pub fn unanswered(self, error: &ForwardError) -> Status {
         errors::forward(error, self.owner.name(), self.slot)
     }
-}
 
-impl<'a> Elsewhere<'a> {
     /// Subscribes at the owner.
     ///
     /// # Errors
@@ -127,13 +125,14 @@ impl<'a> Elsewhere<'a> {
         let subscribed = forward.subscribe(self.owner, Ask { headers, deadline, subject, after, framed }).await;
         let subscribed =
             subscribed.map_err(|refusal| errors::forwarded_subscription(refusal, self.owner.name(), self.slot));
-        self.arrived(hop, subscribed.as_ref().err());
+        self.arrived(hop, || subscribed.as_ref().map_or_else(Status::code, |_| Code::Ok));
         subscribed
     }
 
-    fn arrived(&self, hop: Option<Hop>, error: Option<&Status>) {
+    /// Ends the span of the hop, if there is one.
+    fn arrived(self, hop: Option<Hop>, code: impl FnOnce() -> Code) {
         if let Some(hop) = hop {
-            hop.end(self.owner.name(), error.map_or(tonic::Code::Ok, Status::code));
+            hop.end(self.owner.name(), code());
         }
     }
 }

@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame};
@@ -24,6 +24,7 @@ use tower::Service;
 use super::framing::PREFIX_BYTES;
 use super::service::Answer;
 use super::{BrokerService, edge, errors};
+use crate::forward::framed;
 use crate::telemetry::metrics::Method;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -71,16 +72,14 @@ where
             Method::Publish => Call::Unary(Box::pin(async move {
                 let (request, as_sent) = read_request(request, bytes_max).await?;
                 Ok(match service.answer_publish(request, |_| as_sent).await? {
-                    Answer::Here(answer) => framed(answer.encoded_len(), |buffer| {
-                        answer.encode(buffer).expect("there is room: the buffer grows");
-                    }),
+                    Answer::Here(answer) => framed(&answer),
                     Answer::Elsewhere(framed) => framed,
                 })
             })),
             Method::Fetch => Call::Unary(Box::pin(async move {
                 let (request, as_sent) = read_request(request, bytes_max).await?;
                 Ok(match service.answer_fetch(request, |_| as_sent).await? {
-                    Answer::Here(message) => framed(message.len(), |buffer| buffer.put_slice(message.as_bytes())),
+                    Answer::Here(message) => framed(&message),
                     Answer::Elsewhere(framed) => framed,
                 })
             })),
@@ -235,16 +234,6 @@ impl Unfinished {
     }
 }
 
-/// The message of an answer with its prefix.
-fn framed(length: usize, put: impl FnOnce(&mut BytesMut)) -> Bytes {
-    let mut buffer = BytesMut::with_capacity(PREFIX_BYTES + length);
-    buffer.put_u8(0);
-    buffer.put_u32(u32::try_from(length).expect("a body has at most 16 MiB"));
-    put(&mut buffer);
-    debug_assert_eq!(buffer.len(), PREFIX_BYTES + length);
-    buffer.freeze()
-}
-
 fn answered(message: Bytes) -> Response<Body> {
     let mut response = Response::new(Body::new(OneMessage { message: Some(message), ended: false }));
     response.headers_mut().insert(CONTENT_TYPE, CONTENT_TYPE_GRPC);
@@ -315,7 +304,8 @@ mod tests {
 
     fn message(bytes: usize) -> (Vec<u8>, Vec<u8>) {
         let message: Vec<u8> = (0..bytes).map(|at| at as u8).collect();
-        let framed = framed(bytes, |buffer| buffer.put_slice(&message)).to_vec();
+        let prefix = [&[0][..], &u32::try_from(bytes).expect("short").to_be_bytes()].concat();
+        let framed = [&prefix[..], &message].concat();
         (message, framed)
     }
 

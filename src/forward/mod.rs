@@ -8,6 +8,7 @@
 //! Must never: number, log or acknowledge a message, choose an owner (the layout does), or send a publish a second time.
 //! A slow or dead owner must hold up calls to it only.
 
+mod framing;
 mod link;
 mod marker;
 mod owner;
@@ -21,11 +22,12 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
+pub use framing::{PREFIX_BYTES, framed};
 pub use marker::{MARKER, Marker, MarkerError};
 pub use owner::{InFlight, Owner, OwnerHealth};
 pub use publish_stream::{Outcome, Sending, Sent, StreamEnd, StreamHead, Upstream};
 pub use subscribe::{Ask, Config as SubscribeConfig, End, ForwardedSubscription, OWED_AFTER, Refusal, SUBSCRIBED_AT};
-pub use unary::{Call, Reply, framed};
+pub use unary::{Call, Reply};
 
 use crate::cluster::{NotOwner, Ownership};
 use crate::telemetry::metrics::ForwardMetrics;

@@ -33,14 +33,9 @@ const BREAKER_OPEN: Duration = Duration::from_millis(500);
 const METHODS: [&str; 4] =
     ["/broker.Broker/Publish", "/broker.Broker/PublishStream", "/broker.Broker/Subscribe", "/broker.Broker/Fetch"];
 
-/// Another node.
+/// Another node; a clone is the same.
+#[derive(Clone)]
 pub struct Owner(Arc<Inner>);
-
-impl Clone for Owner {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
 
 struct Inner {
     config: Config,

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, TE};
 use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame};
@@ -19,9 +19,6 @@ use crate::telemetry::metrics::Method;
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
-
-/// Before each message of gRPC over HTTP/2: a flag and its length.
-const PREFIX_BYTES: usize = 5;
 
 /// A call that is to be passed on.
 #[derive(Debug)]
@@ -125,16 +122,6 @@ fn timeout(left: Duration) -> HeaderValue {
     let text =
         if micros < 100_000_000 { format!("{micros}u") } else { format!("{}m", left.as_millis().min(99_999_999)) };
     HeaderValue::from_str(&text).expect("digits and a letter")
-}
-
-/// A message with its prefix.
-pub fn framed(message: &impl prost::Message) -> Bytes {
-    let length = message.encoded_len();
-    let mut buffer = BytesMut::with_capacity(PREFIX_BYTES + length);
-    buffer.put_u8(0);
-    buffer.put_u32(u32::try_from(length).expect("a message of the contract has less than 4 GiB"));
-    message.encode_raw(&mut buffer);
-    buffer.freeze()
 }
 
 /// The body of a request that is there already.

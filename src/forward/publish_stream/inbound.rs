@@ -8,7 +8,7 @@ use prost::Message;
 use tonic::Status;
 
 use super::Outcome;
-use super::outbound::PREFIX_BYTES;
+use crate::forward::PREFIX_BYTES;
 use crate::proto::server::PublishStreamResponse;
 
 /// Longest answer to one message: an id has a few bytes, a refusal some hundred.

@@ -22,6 +22,7 @@ use self::inbound::Inbound;
 use self::outbound::Outbound;
 use self::state::Shared;
 use super::ForwardError;
+use super::framing::framed_bytes;
 use super::owner::Owner;
 use super::unary::request;
 use crate::cluster::Slot;
@@ -102,7 +103,7 @@ impl Upstream {
     /// # Errors
     /// [`ForwardError::Busy`] if there are too many calls to the owner for one more.
     pub fn send(&mut self, head: &StreamHead, message: &impl Message, sent: Sent) -> Result<Sending, ForwardError> {
-        let bytes = outbound::framed_bytes(message);
+        let bytes = framed_bytes(message);
         let mut state = self.shared.state.lock();
         if state.call.is_some() {
             return Ok(if state.put(message, bytes, sent) { Sending::Sent } else { Sending::Full });

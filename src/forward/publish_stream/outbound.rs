@@ -6,21 +6,12 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame};
-use prost::Message;
 
 use super::Call;
 use super::state::Shared;
 
-/// In front of each message: whether it is compressed, and its length (gRPC over HTTP/2).
-pub(super) const PREFIX_BYTES: usize = 5;
-
 /// What is handed to the connection at once, and cannot be taken back when the client goes away.
 const CHUNK_BYTES: usize = 64 * 1024;
-
-/// What a message takes with its prefix.
-pub(super) fn framed_bytes(message: &impl Message) -> usize {
-    PREFIX_BYTES + message.encoded_len()
-}
 
 #[derive(Debug)]
 pub(super) struct Outbound {

@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::task::AbortHandle;
 
 use super::{Outcome, Sent, StreamEnd};
+use crate::forward::framing::put_framed;
 use crate::forward::owner::InFlight;
 
 /// Room that is made at once for messages to an owner: some tens of small ones.
@@ -50,13 +51,10 @@ impl State {
         if !call.try_grow(bytes) {
             return false;
         }
-        let length = bytes - super::outbound::PREFIX_BYTES;
         if self.outbound.capacity() - self.outbound.len() < bytes {
             self.outbound.reserve(bytes.max(OUTBOUND_BYTES));
         }
-        self.outbound.put_u8(0);
-        self.outbound.put_u32(u32::try_from(length).expect("a message that was read has less than 4 GiB"));
-        message.encode_raw(&mut self.outbound);
+        put_framed(&mut self.outbound, message, bytes);
         self.unanswered.push_back((sent, bytes));
         self.wake_sending();
         true

@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 use super::End;
 use crate::event::{EncodedMessage, MessageId, Subject};
 use crate::forward::owner::{InFlight, Owner};
-use crate::forward::{ForwardError, unary};
+use crate::forward::{ForwardError, framed, unary};
 use crate::proto::client::SubscribeRequest;
 use crate::telemetry::metrics::Method;
 
@@ -25,7 +25,7 @@ pub const OWED_AFTER: &str = "walcast-owed-after";
 
 /// The messages of one subject as their owner sends them.
 pub(super) struct Upstream {
-    messages: Streaming<EncodedMessage>,
+    messages: Streaming<(MessageId, EncodedMessage)>,
     /// Its place among the calls to the owner.
     _entered: InFlight,
 }
@@ -69,7 +69,7 @@ impl Upstream {
         let mut headers = HeaderMap::new();
         headers.insert(OWED_AFTER, HeaderValue::from(settled));
         let request = SubscribeRequest { subject: subject.as_str().to_owned(), after_id: None };
-        Self::open(owner, headers, None, unary::framed(&request)).await
+        Self::open(owner, headers, None, framed(&request)).await
     }
 }
 
@@ -78,8 +78,7 @@ impl Stream for Upstream {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let item = match ready!(Pin::new(&mut self.messages).poll_next(context)) {
-            Some(Ok(message)) => EncodedMessage::received(message.as_bytes().clone())
-                .ok_or_else(|| End::Contradiction("what the owner sent is no message".to_owned())),
+            Some(Ok(message)) => Ok(message),
             // What the owner says has its reason in the details; what the transport says has none.
             Some(Err(status)) if status.details().is_empty() => Err(End::Lost(status.message().to_owned())),
             Some(Err(status)) => Err(End::Owner(status)),
@@ -93,12 +92,13 @@ impl Stream for Upstream {
 struct AsSent;
 
 impl Decoder for AsSent {
-    type Item = EncodedMessage;
+    type Item = (MessageId, EncodedMessage);
     type Error = Status;
 
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<EncodedMessage>, Status> {
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<(MessageId, EncodedMessage)>, Status> {
         let bytes = buffer.copy_to_bytes(buffer.remaining());
-        let message = EncodedMessage::received(bytes).map(|(_, message)| message);
-        message.map(Some).ok_or_else(|| Status::new(Code::DataLoss, "what the owner sent is no message"))
+        EncodedMessage::received(bytes)
+            .map(Some)
+            .ok_or_else(|| Status::new(Code::DataLoss, "what the owner sent is no message"))
     }
 }
