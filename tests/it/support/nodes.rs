@@ -9,16 +9,15 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 use walcast::cluster::slot_of;
 
-use super::{Broker, Client, Setup};
+use super::{Broker, Client, Setup, programs};
 
 /// Their names.
 pub const NODES: [&str; 3] = ["n0", "n1", "n2"];
 
-/// Ports that were free a moment ago.
+/// Ports that were free a moment ago, and that no client gets: the layout names them before the nodes have them, and a node that
+/// starts again must find its own free.
 pub fn free_ports(count: usize) -> Vec<u16> {
-    let bind = |_| std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let held: Vec<_> = (0..count).map(bind).collect();
-    held.iter().map(|listener| listener.local_addr().expect("bound").port()).collect()
+    (0..count).map(|_| programs::port()).collect()
 }
 
 /// The addresses of a cluster.
