@@ -132,8 +132,12 @@ pub fn invalid_subject(error: SubjectError) -> Status {
 }
 
 /// A subject of another node, in a call that one has passed on, if there is a marker.
-pub fn not_owner(other: &NotOwner<'_>, marker: Option<&Marker>) -> Status {
-    let NotOwner { slot, owner, version, .. } = other;
+///
+/// FAILED_PRECONDITION if the two were configured differently. Else slots have moved and one of them does not know yet: UNAVAILABLE,
+/// with a hint to try again.
+pub fn not_owner(other: &NotOwner, marker: Option<&Marker>) -> Status {
+    let NotOwner { slot, layout, .. } = other;
+    let (owner, version) = (other.owner(), layout.version());
     let mut message =
         format!("slot {slot} of the subject is of node {} at {} (layout {version})", owner.name, owner.address);
     let mut metadata = vec![
@@ -145,6 +149,11 @@ pub fn not_owner(other: &NotOwner<'_>, marker: Option<&Marker>) -> Status {
     if let Some(Marker { node, version, .. }) = marker {
         message = format!("{message}; node {node} passed the call on by its layout {version}");
         metadata.extend([("forwarded_by", node.clone()), ("forwarded_layout_version", version.to_string())]);
+    }
+    if marker.is_some_and(|marker| marker.version.configured == version.configured) {
+        let mut details = ErrorDetails::with_error_info("NOT_OWNER", DOMAIN, owned(&metadata));
+        details.set_retry_info(Some(RETRY_SOON));
+        return status_with(Code::Unavailable, message, details);
     }
     status(Code::FailedPrecondition, "NOT_OWNER", message, &metadata)
 }

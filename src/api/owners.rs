@@ -59,8 +59,9 @@ impl BrokerService {
         let Some(forward) = &self.forward else { return Err(errors::not_in_a_cluster()) };
         let marker = marker.to_str().unwrap_or_default().parse::<Marker>();
         let marker = marker.map_err(|error| errors::malformed(&error.to_string()))?;
-        if marker.contradicts(forward.layout()) {
-            return Err(errors::layouts_differ(&marker, forward.layout()));
+        let layout = forward.layout();
+        if marker.contradicts(&layout) {
+            return Err(errors::layouts_differ(&marker, &layout));
         }
         Ok(Some(marker))
     }

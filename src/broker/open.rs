@@ -3,7 +3,9 @@
 mod replay;
 mod store;
 
-pub use store::{StoreOf, cassandra_config, open as open_store};
+#[expect(unused_imports, reason = "used by what moves slots")]
+pub(super) use store::membership;
+pub use store::{StoreOf, cassandra_config};
 
 use std::io;
 use std::path::PathBuf;
@@ -245,7 +247,8 @@ pub async fn open(settings: &Settings) -> Result<OpenData, OpenDataError> {
         let (path, trimmed) = (settings.ids_dir(), log.trimmed());
         return Err(OpenDataError::IdsMissing { path, checkpoint: checkpointed, trimmed });
     }
-    let later = || store.unwrap_or_else(|| store::open(settings, StoreOf::log(&log), Opening::Take));
+    let layout = claim.as_ref().map(Claim::layout);
+    let later = || store.unwrap_or_else(|| store::open(settings, layout, StoreOf::log(&log), Opening::Take));
     let (ids_dir, window) = (settings.ids_dir(), Window::new(window_config(settings)));
     let replay = || replay::replay((&*files, &ids_dir), &log, &subjects, checkpointed, window);
     let (replayed, store) = beside(replay, later);
@@ -278,6 +281,16 @@ pub async fn open(settings: &Settings) -> Result<OpenData, OpenDataError> {
         ownership,
         checkpoint_bytes: checkpoint.map_or(0, |checkpoint| checkpoint.bytes) + keys_bytes,
     })
+}
+
+/// Opens the store of a data directory whose broker is stopped, as the broker would.
+///
+/// # Errors
+/// [`OpenDataError`] if a local one does not open, the settings of a remote one do not read, or the layout does not fit.
+pub fn open_store(settings: &Settings, of: StoreOf, opening: Opening) -> Result<Arc<dyn Store>, OpenDataError> {
+    let files: Arc<dyn FileSystem> = Arc::new(DiskFileSystem);
+    let claim = claim(settings, &files)?;
+    store::open(settings, claim.as_ref().map(Claim::layout), of, opening)
 }
 
 /// What this node claims of the cluster; None if it is alone. Refused before anything of the data directory is touched.
@@ -339,7 +352,8 @@ fn open_log_and_ids(
             return Sequence::ZERO;
         }
         let of = StoreOf { log_id, epoch: 0, durable: Durable::default() };
-        let opened = store.insert(store::open(settings, of, Opening::Take));
+        // Its own alone: it asks nobody who owns what.
+        let opened = store.insert(store::open(settings, None, of, Opening::Take));
         // A local store knows at once. An error is told once the log is open.
         let projected = opened.as_ref().ok().and_then(|store| store.projected().now_or_never());
         projected.and_then(Result::ok).unwrap_or_default().sequence()

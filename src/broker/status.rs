@@ -103,11 +103,12 @@ fn cluster(forward: &Forward) -> Value {
     let layout = forward.layout();
     let node = |(at, node): (usize, &Node)| {
         let unreachable = forward.health(at) == Some(OwnerHealth::Unreachable);
-        json!({ "name": node.name, "address": node.address, "slots": layout.slots(at), "unreachable": unreachable })
+        json!({ "name": node.name, "address": node.address, "slots": layout.slots(at).to_string(), "unreachable": unreachable })
     };
     json!({
         "node": forward.node(),
-        "version": layout.version(),
+        "version": layout.version().configured,
+        "moves": layout.version().moves,
         "digest": format!("{:016x}", layout.digest()),
         "nodes": layout.nodes().iter().enumerate().map(node).collect::<Vec<_>>(),
     })

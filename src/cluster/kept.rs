@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::layout::Layout;
+use super::moves::Moved;
+use super::slot_set::SlotSet;
 use crate::wal::{FileSystem, read_full, write_atomically};
 
 const FILE_NAME: &str = "layout";
@@ -45,8 +47,12 @@ pub enum KeptError {
 pub(super) struct Kept {
     /// The node whose data directory it is.
     pub node: String,
-    /// The layout that it last started with.
+    /// The layout that it last started with, and what has moved since.
     pub layout: Layout,
+    /// Slots that others own and that the log or the marks may have subjects of: given away, or about to be taken over.
+    pub copies: SlotSet,
+    /// What was handed over to this node as a whole: it owns these slots as soon as it learns that they have moved so.
+    pub ready: Vec<Moved>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -55,6 +61,32 @@ struct Written {
     version: u64,
     nodes: BTreeMap<String, String>,
     slots: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    moved: Vec<WrittenMove>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    copies: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ready: Vec<WrittenMove>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WrittenMove {
+    slots: String,
+    to: String,
+    number: u32,
+}
+
+impl From<&Moved> for WrittenMove {
+    fn from(Moved { slots, to, number }: &Moved) -> Self {
+        Self { slots: slots.to_string(), to: to.clone(), number: *number }
+    }
+}
+
+impl WrittenMove {
+    fn read(self) -> Result<Moved, String> {
+        let Self { slots, to, number } = self;
+        Ok(Moved { slots: slots.parse().map_err(|error: super::SlotSetError| error.to_string())?, to, number })
+    }
 }
 
 /// Reads it; None if this was never the data directory of a cluster's node.
@@ -81,9 +113,13 @@ fn parse(bytes: &[u8]) -> Result<Kept, String> {
     if sum != checksum(body) {
         return Err("its checksum is another one".to_owned());
     }
-    let Written { node, version, nodes, slots } = serde_json::from_str(body).map_err(|error| error.to_string())?;
+    let written: Written = serde_json::from_str(body).map_err(|error| error.to_string())?;
+    let Written { node, version, nodes, slots, moved, copies, ready } = written;
+    let moves = |written: Vec<WrittenMove>| written.into_iter().map(WrittenMove::read).collect::<Result<Vec<_>, _>>();
     let layout = Layout::new(version, &nodes, &slots).map_err(|error| error.to_string())?;
-    Ok(Kept { node, layout })
+    let layout = layout.with_moves(&moves(moved)?).map_err(|error| error.to_string())?;
+    let copies = copies.parse().map_err(|error: super::SlotSetError| error.to_string())?;
+    Ok(Kept { node, layout, copies, ready: moves(ready)? })
 }
 
 fn checksum(body: &str) -> String {
@@ -92,15 +128,18 @@ fn checksum(body: &str) -> String {
 
 /// Writes it in place of the one before, crash-safe.
 pub(super) fn write(files: &dyn FileSystem, directory: &Path, kept: &Kept) -> Result<(), KeptError> {
-    let Kept { node, layout } = kept;
+    let Kept { node, layout, copies, ready } = kept;
     let with = |value: &dyn Fn(usize) -> String| {
         layout.nodes().iter().enumerate().map(|(at, node)| (node.name.clone(), value(at))).collect()
     };
     let written = Written {
         node: node.clone(),
-        version: layout.version(),
+        version: layout.version().configured,
         nodes: with(&|at| layout.nodes()[at].address.clone()),
-        slots: with(&|at| layout.slots(at)),
+        slots: with(&|at| layout.configured_slots(at).to_string()),
+        moved: layout.moved().iter().map(WrittenMove::from).collect(),
+        copies: copies.to_string(),
+        ready: ready.iter().map(WrittenMove::from).collect(),
     };
     let failed = |source| KeptError::Io { action: "write", path: directory.join(FILE_NAME), source };
     let mut body = serde_json::to_string(&written).map_err(|error| failed(error.into()))?;
@@ -118,7 +157,18 @@ mod tests {
     fn kept() -> Kept {
         let nodes = [("a", "h:1"), ("b", "h:2")].map(|(name, address)| (name.to_owned(), address.to_owned()));
         let layout = Layout::new(7, &BTreeMap::from(nodes), &BTreeMap::new()).expect("a layout");
-        Kept { node: "b".to_owned(), layout }
+        Kept { node: "b".to_owned(), layout, copies: SlotSet::default(), ready: Vec::new() }
+    }
+
+    fn slots(text: &str) -> SlotSet {
+        text.parse().expect("slots")
+    }
+
+    /// With everything in it.
+    fn moved() -> Kept {
+        let layout = kept().layout.after_move(&slots("0-9+1023"), 1).after_move(&slots("5-6"), 0);
+        let ready = Moved { slots: slots("12"), to: "b".to_owned(), number: 1 };
+        Kept { layout, copies: slots("5-6+12"), ready: vec![ready], ..kept() }
     }
 
     #[test]
@@ -131,12 +181,21 @@ mod tests {
             write(&DiskFileSystem, &path, &kept).expect("written");
             assert_eq!(read(&DiskFileSystem, &path).expect("readable"), Some(kept));
         }
+        write(&DiskFileSystem, &path, &moved()).expect("written");
+        assert_eq!(read(&DiskFileSystem, &path).expect("readable"), Some(moved()));
+    }
+
+    #[test]
+    fn one_of_before_slots_could_move_is_read() {
+        let body = "{\"node\":\"b\",\"version\":7,\"nodes\":{\"a\":\"h:1\",\"b\":\"h:2\"},\"slots\":{\"a\":\"0-511\",\"b\":\"512-1023\"}}\n";
+        let text = format!("{HEAD}{}\n{body}", checksum(body));
+        assert_eq!(parse(text.as_bytes()), Ok(kept()));
     }
 
     #[test]
     fn every_flipped_bit_and_every_cut_is_noticed() {
         let directory = tempfile::tempdir().expect("a directory");
-        write(&DiskFileSystem, directory.path(), &kept()).expect("written");
+        write(&DiskFileSystem, directory.path(), &moved()).expect("written");
         let good = std::fs::read(directory.path().join(FILE_NAME)).expect("there");
         for bit in 0..good.len() * 8 {
             let mut bytes = good.clone();
@@ -146,6 +205,6 @@ mod tests {
         for length in 0..good.len() {
             assert!(parse(&good[..length]).is_err(), "cut at {length}");
         }
-        assert_eq!(parse(&good), Ok(kept()));
+        assert_eq!(parse(&good), Ok(moved()));
     }
 }

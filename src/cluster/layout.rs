@@ -1,9 +1,14 @@
 //! The layout: a version, the nodes with their addresses, and the owner of each slot.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::num::ParseIntError;
+use std::str::FromStr;
 
 use xxhash_rust::xxh3::Xxh3Default;
 
+use super::moves::{Moved, NodeUnknown};
+use super::slot_set::{SlotSet, SlotSetError};
 use super::slots::{SLOTS, Slot};
 
 /// Bytes of a node's name at most: that of a DNS label, as the pods of a StatefulSet have it.
@@ -18,14 +23,45 @@ pub struct Node {
     pub address: String,
 }
 
-/// Who owns which slot.
+/// Who owns which slot: as the settings say, and as slots have moved since ([`Moved`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     version: u64,
     /// By name.
-    nodes: Vec<Node>,
-    /// The owner of each slot, as a place in `nodes`.
-    owners: Vec<usize>,
+    pub(super) nodes: Vec<Node>,
+    /// The owner of each slot in the settings, as a place in `nodes`.
+    configured: Vec<usize>,
+    /// Its owner now.
+    pub(super) owners: Vec<usize>,
+    /// How often it has moved.
+    pub(super) moves: Vec<u32>,
+}
+
+/// The version of a layout: that of the settings, and how many times a slot has moved since there is the cluster. `3`, or `3.512`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LayoutVersion {
+    /// `cluster.version`.
+    pub configured: u64,
+    /// Of all slots together.
+    pub moves: u64,
+}
+
+impl fmt::Display for LayoutVersion {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self { configured, moves: 0 } => write!(formatter, "{configured}"),
+            Self { configured, moves } => write!(formatter, "{configured}.{moves}"),
+        }
+    }
+}
+
+impl FromStr for LayoutVersion {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        let (configured, moves) = text.split_once('.').unwrap_or((text, "0"));
+        Ok(Self { configured: configured.parse()?, moves: moves.parse()? })
+    }
 }
 
 /// Why nodes and slots make no layout.
@@ -62,12 +98,12 @@ pub enum LayoutError {
         name: String,
     },
     /// Slots that are none.
-    #[error("{part:?} of cluster.slots ({name}) is not a slot or a range such as 0-341, up to {}", SLOTS - 1)]
+    #[error("cluster.slots ({name}): {error}")]
     Range {
         /// The node.
         name: String,
         /// What was read.
-        part: String,
+        error: SlotSetError,
     },
     /// A slot of two nodes.
     #[error("cluster.slots gives slot {slot} to {first} and to {second}; a slot has one owner")]
@@ -113,12 +149,27 @@ impl Layout {
         } else {
             given(&known, slots)?
         };
-        Ok(Self { version, nodes: known, owners })
+        Ok(Self { version, nodes: known, configured: owners.clone(), owners, moves: vec![0; usize::from(SLOTS)] })
+    }
+
+    /// The same with slots that have moved.
+    ///
+    /// # Errors
+    /// [`NodeUnknown`].
+    pub fn with_moves(mut self, moves: &[Moved]) -> Result<Self, NodeUnknown> {
+        for moved in moves {
+            let to = self.find(&moved.to).ok_or_else(|| NodeUnknown(moved.clone()))?;
+            for slot in moved.slots.iter() {
+                (self.owners[slot.index()], self.moves[slot.index()]) = (to, moved.number);
+            }
+        }
+        Ok(self)
     }
 
     /// Its version.
-    pub fn version(&self) -> u64 {
-        self.version
+    pub fn version(&self) -> LayoutVersion {
+        let moves = self.moves.iter().map(|moves| u64::from(*moves)).sum();
+        LayoutVersion { configured: self.version, moves }
     }
 
     /// The nodes, by name.
@@ -141,10 +192,9 @@ impl Layout {
         &self.nodes[self.owner_at(slot)]
     }
 
-    /// The slots of the node at this place, as `cluster.slots` has them: `0-341+400`; empty for none.
-    pub fn slots(&self, at: usize) -> String {
-        let own: Vec<u16> = Slot::all().filter(|slot| self.owner_at(*slot) == at).map(Slot::number).collect();
-        ranges(&own)
+    /// The slots of the node at this place.
+    pub fn slots(&self, at: usize) -> SlotSet {
+        Slot::all().filter(|slot| self.owner_at(*slot) == at).collect()
     }
 
     /// The whole of `cluster.slots`: `a=0-511,b=512-1023`.
@@ -153,28 +203,20 @@ impl Layout {
         self.nodes.iter().enumerate().map(of).collect::<Vec<_>>().join(",")
     }
 
-    /// A number that tells layouts apart: by version, names and owners, not by addresses.
+    /// What `cluster.slots` says of the node at this place.
+    pub fn configured_slots(&self, at: usize) -> SlotSet {
+        Slot::all().filter(|slot| self.configured[slot.index()] == at).collect()
+    }
+
+    /// A number that tells apart what nodes were configured with: by version, names and owners, not by addresses, nor by what has moved.
     pub fn digest(&self) -> u64 {
         let mut hash = Xxh3Default::new();
         hash.update(&self.version.to_le_bytes());
         for at in 0..self.nodes.len() {
-            hash.update(format!("{}={};", self.nodes[at].name, self.slots(at)).as_bytes());
+            hash.update(format!("{}={};", self.nodes[at].name, self.configured_slots(at)).as_bytes());
         }
         hash.digest()
     }
-}
-
-/// Numbers in order as ranges.
-pub(super) fn ranges(numbers: &[u16]) -> String {
-    let mut found: Vec<(u16, u16)> = Vec::new();
-    for &number in numbers {
-        match found.last_mut() {
-            Some((_, last)) if *last + 1 == number => *last = number,
-            _ => found.push((number, number)),
-        }
-    }
-    let shown = |&(first, last): &(u16, u16)| if first == last { first.to_string() } else { format!("{first}-{last}") };
-    found.iter().map(shown).collect::<Vec<_>>().join("+")
 }
 
 fn check_node(name: &str, address: &str) -> Result<(), LayoutError> {
@@ -200,25 +242,17 @@ fn given(nodes: &[Node], slots: &BTreeMap<String, String>) -> Result<Vec<usize>,
     for (name, text) in slots {
         let found = nodes.iter().position(|node| node.name == *name);
         let at = found.ok_or_else(|| LayoutError::UnknownNode { name: name.clone() })?;
-        for part in text.split('+').filter(|part| !part.is_empty()) {
-            let range = range(part).ok_or_else(|| LayoutError::Range { name: name.clone(), part: part.to_owned() })?;
-            for slot in range {
-                if let Some(first) = owners[usize::from(slot)].replace(at) {
-                    let first = nodes[first].name.clone();
-                    return Err(LayoutError::TwoOwners { slot, first, second: name.clone() });
-                }
+        let slots: SlotSet = text.parse().map_err(|error| LayoutError::Range { name: name.clone(), error })?;
+        for slot in slots.iter() {
+            if let Some(first) = owners[slot.index()].replace(at) {
+                let first = nodes[first].name.clone();
+                return Err(LayoutError::TwoOwners { slot: slot.number(), first, second: name.clone() });
             }
         }
     }
     let whole: Result<Vec<usize>, LayoutError> =
         owners.iter().zip(0..).map(|(owner, slot)| owner.ok_or(LayoutError::NoOwner { slot })).collect();
     whole
-}
-
-fn range(part: &str) -> Option<std::ops::RangeInclusive<u16>> {
-    let (first, last) = part.split_once('-').unwrap_or((part, part));
-    let (first, last) = (first.parse().ok()?, last.parse().ok()?);
-    (first <= last && last < SLOTS).then_some(first..=last)
 }
 
 #[cfg(test)]

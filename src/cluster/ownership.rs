@@ -1,65 +1,285 @@
-//! What this node owns, asked for each call.
+//! What this node owns, asked for each call; it changes when slots move.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::layout::{Layout, Node};
-use super::slots::{Slot, slot_of};
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 
-/// A layout as one of its nodes sees it. A clone shares it.
+use super::kept::{self, Kept, KeptError};
+use super::layout::{Layout, Node};
+use super::moves::{LearnError, Moved};
+use super::slot_set::SlotSet;
+use super::slots::{Slot, slot_of};
+use crate::wal::FileSystem;
+
+/// The layout as one of its nodes sees it. A clone is the same. Every change is durable in the data directory before it is seen.
 #[derive(Debug, Clone)]
-pub struct Ownership {
-    layout: Arc<Layout>,
+pub struct Ownership(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    files: Arc<dyn FileSystem>,
+    directory: PathBuf,
+    /// This node, a place in the layout's nodes, which stay the same while it runs.
     own: usize,
+    layout: ArcSwap<Layout>,
+    /// What is on the disk. Held while it is written.
+    kept: Mutex<Kept>,
 }
 
 /// A subject of another node.
-#[derive(Debug, Clone, Copy)]
-pub struct NotOwner<'a> {
+#[derive(Debug, Clone)]
+pub struct NotOwner {
     /// Its slot.
     pub slot: Slot,
     /// The owner's place in [`Layout::nodes`].
     pub at: usize,
+    /// The layout that says so.
+    pub layout: Arc<Layout>,
+}
+
+impl NotOwner {
     /// Who owns it.
-    pub owner: &'a Node,
-    /// Version of the layout that says so.
-    pub version: u64,
+    pub fn owner(&self) -> &Node {
+        &self.layout.nodes()[self.at]
+    }
+}
+
+/// Why the layout stays as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// It contradicts what is known here.
+    #[error(transparent)]
+    Learn(#[from] LearnError),
+    /// It cannot be written.
+    #[error(transparent)]
+    Kept(#[from] KeptError),
+    /// Slots without their data.
+    #[error("slots {slots} have moved to this node, which was not given their data: its data directory is new, or was set back; restore it from its volume")]
+    NotReady {
+        /// The slots.
+        slots: SlotSet,
+    },
+}
+
+/// What a newer layout changes for this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Change {
+    /// Slots that it gets.
+    pub gained: SlotSet,
+    /// Slots that it has no longer.
+    pub lost: SlotSet,
 }
 
 impl Ownership {
-    pub(super) fn new(layout: Layout, own: usize) -> Self {
-        Self { layout: Arc::new(layout), own }
+    pub(super) fn new(files: Arc<dyn FileSystem>, directory: PathBuf, kept: Kept, own: usize) -> Self {
+        let layout = ArcSwap::from_pointee(kept.layout.clone());
+        Self(Arc::new(Shared { files, directory, own, layout, kept: Mutex::new(kept) }))
     }
 
-    /// The layout.
-    pub fn layout(&self) -> &Layout {
-        &self.layout
+    /// The layout now.
+    pub fn layout(&self) -> Arc<Layout> {
+        self.0.layout.load_full()
     }
 
-    /// This node.
-    pub fn node(&self) -> &Node {
-        &self.layout.nodes()[self.own]
+    /// This node's place in the layout's nodes.
+    pub fn own(&self) -> usize {
+        self.0.own
     }
 
-    /// Its slots, as `cluster.slots` has them.
-    pub fn slots(&self) -> String {
-        self.layout.slots(self.own)
+    /// Name of this node.
+    pub fn node(&self) -> String {
+        self.0.layout.load().nodes()[self.0.own].name.clone()
+    }
+
+    /// Its slots.
+    pub fn slots(&self) -> SlotSet {
+        self.0.layout.load().slots(self.0.own)
     }
 
     /// Whether the slot is this node's.
     pub fn owns(&self, slot: Slot) -> bool {
-        self.layout.owner_at(slot) == self.own
+        self.0.layout.load().owner_at(slot) == self.0.own
     }
 
     /// Checks that the subject is this node's.
     ///
     /// # Errors
     /// [`NotOwner`] says whose it is.
-    pub fn check(&self, subject: &str) -> Result<(), NotOwner<'_>> {
+    pub fn check(&self, subject: &str) -> Result<(), NotOwner> {
         let slot = slot_of(subject.as_bytes());
-        if self.owns(slot) {
+        let layout = self.0.layout.load();
+        let at = layout.owner_at(slot);
+        if at == self.0.own {
             return Ok(());
         }
-        let at = self.layout.owner_at(slot);
-        Err(NotOwner { slot, at, owner: &self.layout.nodes()[at], version: self.layout.version() })
+        Err(NotOwner { slot, at, layout: Arc::clone(&layout) })
+    }
+
+    /// Notes that records of these slots of another node may come into the log. A start accepts them from then on.
+    ///
+    /// # Errors
+    /// [`KeptError`]; nothing has changed.
+    pub fn expect_copies(&self, slots: &SlotSet) -> Result<(), KeptError> {
+        self.change(|kept| kept.copies = kept.copies.union(slots))
+    }
+
+    /// Notes that these slots were handed over as a whole: everything of them is durable here. They become this node's when it
+    /// learns that they have moved so.
+    ///
+    /// # Errors
+    /// [`KeptError`]; nothing has changed.
+    pub fn is_ready_for(&self, moved: &[Moved]) -> Result<(), KeptError> {
+        self.change(|kept| {
+            let slots = moved.iter().fold(SlotSet::default(), |slots, moved| slots.union(&moved.slots));
+            forget(&mut kept.ready, &slots);
+            kept.ready.extend_from_slice(moved);
+        })
+    }
+
+    /// Gives slots of this node to the one at this place: from the moment that this is on the disk, that one is their owner, whether it
+    /// knows or not.
+    ///
+    /// # Errors
+    /// [`KeptError`]; it may be on the disk or not, so the node must end: its next start reads whose they are.
+    pub fn give(&self, slots: &SlotSet, to: usize) -> Result<(), KeptError> {
+        self.change(|kept| {
+            kept.layout = kept.layout.after_move(slots, to);
+            kept.copies = kept.copies.union(slots);
+        })
+    }
+
+    /// What would change if this node knew what another one does.
+    ///
+    /// # Errors
+    /// [`ChangeError::Learn`], [`ChangeError::NotReady`].
+    pub fn would_change(&self, theirs: &[Moved]) -> Result<Option<Change>, ChangeError> {
+        let kept = self.0.kept.lock();
+        let Some(learnt) = kept.layout.learnt(theirs)? else { return Ok(None) };
+        change(&kept, &learnt, self.0.own).map(Some)
+    }
+
+    /// Takes over what another node knows better. A node that has lost slots of its own so, which it did not give away, was set back: the
+    /// slots are the other's.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; nothing has changed, unless it is [`ChangeError::Kept`]: then it may be on the disk or not.
+    pub fn learn(&self, theirs: &[Moved]) -> Result<Change, ChangeError> {
+        let mut kept = self.0.kept.lock();
+        let Some(learnt) = kept.layout.learnt(theirs)? else { return Ok(Change::default()) };
+        let found = change(&kept, &learnt, self.0.own)?;
+        let mut next = kept.clone();
+        next.layout = learnt;
+        forget(&mut next.ready, &found.gained);
+        next.copies = next.copies.minus(&found.gained).union(&found.lost);
+        self.put(&mut kept, next)?;
+        Ok(found)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Kept)) -> Result<(), KeptError> {
+        let mut kept = self.0.kept.lock();
+        let mut next = kept.clone();
+        change(&mut next);
+        self.put(&mut kept, next)
+    }
+
+    fn put(&self, kept: &mut Kept, next: Kept) -> Result<(), KeptError> {
+        if *kept != next {
+            kept::write(&*self.0.files, &self.0.directory, &next)?;
+            *kept = next;
+            self.0.layout.store(Arc::new(kept.layout.clone()));
+        }
+        Ok(())
+    }
+}
+
+/// What this node gets and loses; only what was handed over to it as a whole can it get.
+fn change(kept: &Kept, learnt: &Layout, own: usize) -> Result<Change, ChangeError> {
+    let (before, after) = (kept.layout.slots(own), learnt.slots(own));
+    let gained = after.minus(&before);
+    let is_ready = |slot: &Slot| {
+        let number = learnt.moves[slot.index()];
+        kept.ready.iter().any(|ready| ready.number == number && ready.slots.contains(*slot))
+    };
+    let slots: SlotSet = gained.iter().filter(|slot| !is_ready(slot)).collect();
+    if !slots.is_empty() {
+        return Err(ChangeError::NotReady { slots });
+    }
+    Ok(Change { gained, lost: before.minus(&after) })
+}
+
+fn forget(moves: &mut Vec<Moved>, slots: &SlotSet) {
+    moves.iter_mut().for_each(|moved| moved.slots = moved.slots.minus(slots));
+    moves.retain(|moved| !moved.slots.is_empty());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::Claim;
+    use crate::wal::DiskFileSystem;
+
+    fn layout() -> Layout {
+        let nodes = ["a", "b"].map(|name| (name.to_owned(), format!("{name}:1")));
+        Layout::new(1, &nodes.into(), &std::collections::BTreeMap::new()).expect("a layout")
+    }
+
+    fn start(directory: &std::path::Path, node: &str) -> Ownership {
+        let claim = Claim::new(Arc::new(DiskFileSystem), directory.join(node), node, layout()).expect("claims");
+        claim.prove(|_visit| ()).expect("proves")
+    }
+
+    fn set(text: &str) -> SlotSet {
+        text.parse().expect("slots")
+    }
+
+    /// Each step is on the disk before it is seen, and a start goes on from there.
+    #[test]
+    fn slots_move_and_a_start_knows_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (a, b) = (start(directory.path(), "a"), start(directory.path(), "b"));
+        let slots = set("10-19");
+        let after = a.layout().after_move(&slots, 1).moved();
+        b.expect_copies(&slots).expect("written");
+        b.is_ready_for(&after).expect("written");
+        assert_eq!(b.slots(), set("512-1023"), "ready is not owner");
+        assert_eq!(start(directory.path(), "a").slots(), set("0-511"), "nothing was given");
+        a.give(&slots, 1).expect("written");
+        let again = start(directory.path(), "a");
+        assert_eq!((a.slots(), again.slots()), (set("0-9+20-511"), set("0-9+20-511")));
+        let b = {
+            drop(b);
+            start(directory.path(), "b")
+        };
+        let change = Change { gained: slots, lost: SlotSet::default() };
+        assert_eq!(b.would_change(&again.layout().moved()).expect("ready"), Some(change));
+        assert_eq!(b.learn(&again.layout().moved()).expect("ready"), change);
+        assert_eq!(b.learn(&again.layout().moved()).expect("ready"), Change::default(), "nothing new");
+        assert_eq!(start(directory.path(), "b").slots(), set("10-19+512-1023"));
+        assert_eq!(b.layout().version().to_string(), "1.10");
+    }
+
+    #[test]
+    fn a_node_takes_no_slots_without_their_data() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let b = start(directory.path(), "b");
+        let once = b.layout().after_move(&set("10-19"), 1);
+        let refused = |moved: &[Moved]| b.learn(moved).expect_err("refused").to_string();
+        assert!(refused(&once.moved()).contains("slots 10-19 have moved to this node"));
+        b.is_ready_for(&[Moved { slots: set("10-14"), to: "b".to_owned(), number: 1 }]).expect("written");
+        assert!(refused(&once.moved()).contains("slots 15-19 have moved"), "a part only");
+        let again = once.after_move(&set("10-14"), 0).after_move(&set("10-14"), 1);
+        assert!(refused(&again.moved()).contains("slots 10-19 have moved"), "that was another time");
+        assert_eq!(b.slots(), set("512-1023"));
+    }
+
+    #[test]
+    fn who_was_set_back_loses_what_it_had_given_away() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (a, elsewhere) = (start(directory.path(), "a"), layout().after_move(&set("5"), 1));
+        let change = a.learn(&elsewhere.moved()).expect("the other knows more");
+        assert_eq!(change.lost, set("5"));
+        assert!(!a.owns(Slot::new(5).expect("a slot")));
     }
 }

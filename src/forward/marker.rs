@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::cluster::{Layout, Ownership};
+use crate::cluster::{Layout, LayoutVersion, Ownership};
 
 /// The metadata that a call carries from one node to another.
 pub const MARKER: &str = "walcast-forwarded";
@@ -14,7 +14,7 @@ pub struct Marker {
     /// Name of the node.
     pub node: String,
     /// Version of its layout.
-    pub version: u64,
+    pub version: LayoutVersion,
     /// [`Layout::digest`].
     pub digest: u64,
 }
@@ -28,13 +28,13 @@ impl Marker {
     /// Of calls that this node passes on.
     pub fn of(ownership: &Ownership) -> Self {
         let layout = ownership.layout();
-        Self { node: ownership.node().name.clone(), version: layout.version(), digest: layout.digest() }
+        Self { node: ownership.node(), version: layout.version(), digest: layout.digest() }
     }
 
-    /// Whether its layout has the version of this one and says something else. Two nodes must then not work together: each
-    /// may take the other's subjects for its own.
+    /// Whether its node was configured with another layout of the same version. The two must then not work together: each may take the
+    /// other's subjects for its own. What has moved since may be known to one of them only.
     pub fn contradicts(&self, layout: &Layout) -> bool {
-        self.version == layout.version() && self.digest != layout.digest()
+        self.version.configured == layout.version().configured && self.digest != layout.digest()
     }
 }
 
@@ -65,10 +65,14 @@ mod tests {
 
     #[test]
     fn a_marker_reads_as_it_is_written() {
-        let marker = Marker { node: "walcast-0".to_owned(), version: 3, digest: 0xabc };
+        let version = LayoutVersion { configured: 3, moves: 0 };
+        let marker = Marker { node: "walcast-0".to_owned(), version, digest: 0xabc };
         assert_eq!(marker.to_string(), "walcast-0;3;0000000000000abc");
-        assert_eq!(marker.to_string().parse(), Ok(marker));
-        for text in ["", "a", "a;1", "a;1;x", "a;-1;0", "a;1;0;0"] {
+        assert_eq!(marker.to_string().parse().as_ref(), Ok(&marker));
+        let moved = Marker { version: LayoutVersion { moves: 12, ..version }, ..marker };
+        assert_eq!(moved.to_string(), "walcast-0;3.12;0000000000000abc");
+        assert_eq!(moved.to_string().parse(), Ok(moved));
+        for text in ["", "a", "a;1", "a;1;x", "a;-1;0", "a;1;0;0", "a;1.;0", "a;1.2.3;0"] {
             assert_eq!(text.parse::<Marker>(), Err(MarkerError), "{text}");
         }
     }
@@ -77,7 +81,8 @@ mod tests {
     fn only_another_layout_of_the_same_version_contradicts() {
         let nodes = [("a".to_owned(), "h:1".to_owned()), ("b".to_owned(), "h:2".to_owned())].into();
         let layout = Layout::new(3, &nodes, &std::collections::BTreeMap::new()).expect("a layout");
-        let marker = |version, digest| Marker { node: "a".to_owned(), version, digest };
+        let version = |configured| LayoutVersion { configured, moves: 0 };
+        let marker = |configured, digest| Marker { node: "a".to_owned(), version: version(configured), digest };
         assert!(!marker(3, layout.digest()).contradicts(&layout));
         assert!(marker(3, 0).contradicts(&layout));
         assert!(!marker(2, 0).contradicts(&layout), "a layout is changed node by node");

@@ -20,6 +20,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::HeaderValue;
 
 pub use framing::{PREFIX_BYTES, framed};
@@ -79,7 +80,14 @@ struct Nodes {
     ownership: Ownership,
     /// As the layout has them; none at this node's place.
     owners: Vec<Option<Owner>>,
+    /// What calls carry that are passed on.
+    marker: Arc<ArcSwap<HeaderValue>>,
     subscriptions: Arc<Subscriptions>,
+}
+
+fn marker_of(ownership: &Ownership) -> HeaderValue {
+    HeaderValue::from_str(&Marker::of(ownership).to_string())
+        .expect("a node's name has letters, digits, `-`, `.` and `_` only, and the rest are numbers")
 }
 
 impl fmt::Debug for Forward {
@@ -91,26 +99,30 @@ impl fmt::Debug for Forward {
 impl Forward {
     /// To the other nodes of the layout. Nothing is connected before the first call.
     pub fn new(config: &Config, ownership: Ownership, metrics: &ForwardMetrics) -> Self {
-        let marker = HeaderValue::from_str(&Marker::of(&ownership).to_string())
-            .expect("a node's name has letters, digits, `-`, `.` and `_` only, and the rest are numbers");
-        let own = ownership.node().name.clone();
-        let owner = |node: &crate::cluster::Node| {
-            (node.name != own).then(|| Owner::new(config.clone(), node, marker.clone(), metrics.clone()))
+        let marker = Arc::new(ArcSwap::from_pointee(marker_of(&ownership)));
+        let layout = ownership.layout();
+        let owner = |(at, node): (usize, &crate::cluster::Node)| {
+            (at != ownership.own()).then(|| Owner::new(config.clone(), node, Arc::clone(&marker), metrics.clone()))
         };
-        let owners = ownership.layout().nodes().iter().map(owner).collect();
+        let owners = layout.nodes().iter().enumerate().map(owner).collect();
         let subscriptions = Subscriptions::new(config.subscribe.clone(), metrics.clone());
-        Self(Arc::new(Nodes { ownership, owners, subscriptions }))
+        Self(Arc::new(Nodes { ownership, owners, marker, subscriptions }))
     }
 
     /// The owner that a subject has instead of this node; None if this node is.
-    pub fn elsewhere(&self, subject: &str) -> Option<(&Owner, NotOwner<'_>)> {
+    pub fn elsewhere(&self, subject: &str) -> Option<(&Owner, NotOwner)> {
         let other = self.0.ownership.check(subject).err()?;
         self.0.owners[other.at].as_ref().map(|owner| (owner, other))
     }
 
-    /// The layout.
-    pub fn layout(&self) -> &crate::cluster::Layout {
+    /// The layout now.
+    pub fn layout(&self) -> Arc<crate::cluster::Layout> {
         self.0.ownership.layout()
+    }
+
+    /// The layout has changed: calls that are passed on from now on say so.
+    pub fn layout_changed(&self) {
+        self.0.marker.store(Arc::new(marker_of(&self.0.ownership)));
     }
 
     /// Subscribes at the owner of a subject. Once this returns, everything that is published on it is delivered.
@@ -127,8 +139,8 @@ impl Forward {
     }
 
     /// Name of this node.
-    pub fn node(&self) -> &str {
-        &self.0.ownership.node().name
+    pub fn node(&self) -> String {
+        self.0.ownership.node()
     }
 
     /// How the node at this place of the layout was found last; None for this one.

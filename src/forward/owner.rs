@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::{HeaderValue, Request, Response, Uri};
 use hyper::body::Incoming;
 use recloser::{AsyncRecloser, Error as BreakerError, Recloser};
@@ -43,7 +44,7 @@ struct Inner {
     address: String,
     /// Of each method, with the address in `:authority`.
     uris: [Uri; METHODS.len()],
-    marker: HeaderValue,
+    marker: Arc<ArcSwap<HeaderValue>>,
     /// One for each thread of connections, so that a call and its answer stay on theirs.
     links: Box<[Link]>,
     breaker: AsyncRecloser,
@@ -70,7 +71,7 @@ impl fmt::Debug for Owner {
 }
 
 impl Owner {
-    pub(super) fn new(config: Config, node: &Node, marker: HeaderValue, metrics: ForwardMetrics) -> Self {
+    pub(super) fn new(config: Config, node: &Node, marker: Arc<ArcSwap<HeaderValue>>, metrics: ForwardMetrics) -> Self {
         let target = Target {
             address: node.address.as_str().into(),
             connect_timeout: config.owner_timeout,
@@ -148,7 +149,7 @@ impl Owner {
         mut request: Request<Body>,
     ) -> Result<Response<Incoming>, ForwardError> {
         let inner = &self.0;
-        request.headers_mut().insert(MARKER, inner.marker.clone());
+        request.headers_mut().insert(MARKER, HeaderValue::clone(&inner.marker.load()));
         *request.uri_mut() = inner.uris.get(method as usize).cloned().unwrap_or_default();
         let link = &inner.links[seat() % inner.links.len()];
         let sent = inner.breaker.call(link.send(request)).await;

@@ -21,16 +21,84 @@ const NAMED_MAX: usize = 8;
 pub struct Membership {
     /// Its name: `cluster.node`.
     pub node: String,
-    /// The version of its layout.
+    /// The version of its layout as configured.
     pub version: u64,
     /// Every node of that layout with its slots, as `cluster.slots` has them: `0-341+400`, or nothing.
     pub slots: BTreeMap<String, String>,
+    /// What has moved since.
+    pub moved: Vec<MovedSlots>,
+}
+
+/// Slots that have changed hands. Of two accounts of a slot the one with the higher number is the newer one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MovedSlots {
+    /// Which: `0-341+400`.
+    pub slots: String,
+    /// The node that has them since.
+    pub to: String,
+    /// How often each of them has moved, at least 1.
+    pub number: u32,
+}
+
+/// Whose each slot is, and how often it has moved.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Owners(BTreeMap<u16, (String, u32)>);
+
+impl Owners {
+    fn of(configured: &BTreeMap<String, String>, moved: &[MovedSlots]) -> Result<Self, String> {
+        let mut owners = Self::default();
+        for (node, slots) in configured {
+            owners.0.extend(numbers(slots)?.into_iter().map(|slot| (slot, (node.clone(), 0))));
+        }
+        owners.learn(moved)?;
+        Ok(owners)
+    }
+
+    fn learn(&mut self, moved: &[MovedSlots]) -> Result<(), String> {
+        for MovedSlots { slots, to, number } in moved {
+            for slot in numbers(slots)? {
+                match self.0.get(&slot) {
+                    Some((_, known)) if known > number => {}
+                    Some((owner, known)) if known == number && owner != to => {
+                        return Err(format!(
+                            "slot {slot} is one of {owner} there and one of {to} here after {number} moves: it is the database of \
+                             another cluster, or one of the two has a copy of a data directory"
+                        ));
+                    }
+                    _ => drop(self.0.insert(slot, (to.clone(), *number))),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn number(&self, slot: u16) -> u32 {
+        self.0.get(&slot).map_or(0, |(_, number)| *number)
+    }
+
+    fn slots(&self, node: &str) -> BTreeSet<u16> {
+        self.0.iter().filter(|(_, (owner, _))| owner == node).map(|(slot, _)| *slot).collect()
+    }
+
+    fn moved(&self) -> Vec<MovedSlots> {
+        let mut moved: BTreeMap<(&str, u32), BTreeSet<u16>> = BTreeMap::new();
+        for (slot, (owner, number)) in self.0.iter().filter(|(_, (_, number))| *number > 0) {
+            moved.entry((owner, *number)).or_default().insert(*slot);
+        }
+        let of = |((to, number), slots): ((&str, u32), BTreeSet<u16>)| MovedSlots {
+            slots: ranges(&slots),
+            to: to.to_owned(),
+            number,
+        };
+        moved.into_iter().map(of).collect()
+    }
 }
 
 impl Membership {
-    /// Its own slots.
-    fn own(&self) -> &str {
-        self.slots.get(&self.node).map_or("", String::as_str)
+    /// What it owns by its own account.
+    fn owners(&self) -> Result<Owners, String> {
+        Owners::of(&self.slots, &self.moved)
     }
 
     /// Whether it is the first node of its layout, which makes what only one may make.
@@ -52,6 +120,9 @@ pub(super) struct Members {
     /// The newest layout that a node has come with.
     version: u64,
     slots: BTreeMap<String, String>,
+    /// What has moved since, by the accounts of all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    moved: Vec<MovedSlots>,
     /// By node.
     logs: BTreeMap<String, Member>,
 }
@@ -99,24 +170,33 @@ impl Members {
 /// # Errors
 /// Why it may not, and what to do.
 pub(super) fn admit(there: Option<&Members>, log_id: &str, me: &Membership) -> Result<Members, String> {
-    let nobody = || Members { version: me.version, slots: me.slots.clone(), logs: BTreeMap::new() };
+    let nobody =
+        || Members { version: me.version, slots: me.slots.clone(), moved: Vec::new(), logs: BTreeMap::new() };
     let mut members = there.cloned().unwrap_or_else(nobody);
-    is_the_same_cluster(&members, log_id, me)?;
-    let own = numbers(me.own())?;
-    for (node, member) in members.logs.iter().filter(|(node, _)| **node != me.node) {
-        let both: Vec<u16> = numbers(&member.slots)?.intersection(&own).copied().take(NAMED_MAX).collect();
-        if let Some(slot) = both.first() {
+    let before = Owners::of(&members.slots, &members.moved)?;
+    is_the_same_cluster(&members, &before, log_id, me)?;
+    let mine = me.owners()?;
+    let own = mine.slots(&me.node);
+    for (node, member) in members.logs.iter_mut().filter(|(node, _)| **node != me.node) {
+        let theirs = numbers(&member.slots)?;
+        // What was given to this node since is its own, whether who gave it has said so here or not.
+        let is_given = |slot: &&u16| mine.number(**slot) > before.number(**slot);
+        if let Some(slot) = theirs.intersection(&own).find(|slot| !is_given(slot)) {
             return Err(format!(
                 "slot {slot} of {} is one of node {node} there (log {}): it is the database of another cluster, or {node} has to \
                  start with the layout that takes this slot away from it first",
                 me.node, member.log_id
             ));
         }
+        member.slots = ranges(&theirs.difference(&own).copied().collect());
     }
-    members.logs.insert(me.node.clone(), Member { log_id: log_id.to_owned(), slots: me.own().to_owned() });
+    members.logs.insert(me.node.clone(), Member { log_id: log_id.to_owned(), slots: ranges(&own) });
     if me.version > members.version {
         (members.version, members.slots) = (me.version, me.slots.clone());
     }
+    let mut owners = Owners::of(&members.slots, &members.moved)?;
+    owners.learn(&me.moved)?;
+    members.moved = owners.moved();
     // Who has no slots and is in no layout any more has left.
     let layout = &members.slots;
     members.logs.retain(|node, member| !member.slots.is_empty() || layout.contains_key(node) || *node == me.node);
@@ -124,7 +204,7 @@ pub(super) fn admit(there: Option<&Members>, log_id: &str, me: &Membership) -> R
 }
 
 /// Whether names, logs and layouts can be those of one cluster.
-fn is_the_same_cluster(members: &Members, log_id: &str, me: &Membership) -> Result<(), String> {
+fn is_the_same_cluster(members: &Members, owners: &Owners, log_id: &str, me: &Membership) -> Result<(), String> {
     let node = &me.node;
     let another = "point the store at another database, or give the node the data directory that it had";
     // One without slots has given its rows away, and may begin anew.
@@ -158,9 +238,10 @@ fn is_the_same_cluster(members: &Members, log_id: &str, me: &Membership) -> Resu
             None => Ok(()),
         };
     }
-    // A layout that was replaced is good as long as its slots are still this node's.
-    let now = numbers(members.slots.get(node).map_or("", String::as_str))?;
-    match numbers(me.own())?.difference(&now).next() {
+    // A layout that was replaced is good as long as its slots are still this node's, or were given to it since.
+    let (mine, now) = (me.owners()?, owners.slots(node));
+    let is_stale = |slot: &u16| !now.contains(slot) && mine.number(*slot) <= owners.number(*slot);
+    match mine.slots(node).into_iter().find(is_stale) {
         Some(slot) => Err(format!(
             "slot {slot} is not one of {node} in layout {}, the newest that nodes have come with, and this node has layout {}: \
              configure the newest, or another database if it is that of another cluster",
@@ -176,6 +257,19 @@ fn shown(slots: &BTreeMap<String, String>) -> String {
         shown.push("...".to_owned());
     }
     shown.join(",")
+}
+
+/// Numbers in order as `0-341+400`.
+fn ranges(slots: &BTreeSet<u16>) -> String {
+    let mut found: Vec<(u16, u16)> = Vec::new();
+    for &slot in slots {
+        match found.last_mut() {
+            Some((_, last)) if *last + 1 == slot => *last = slot,
+            _ => found.push((slot, slot)),
+        }
+    }
+    let shown = |&(first, last): &(u16, u16)| if first == last { first.to_string() } else { format!("{first}-{last}") };
+    found.iter().map(shown).collect::<Vec<_>>().join("+")
 }
 
 /// The slots of `0-341+400`.
@@ -198,7 +292,17 @@ mod tests {
     fn node(node: &str, version: u64, slots: &str) -> Membership {
         let slots = slots.split(',').filter_map(|part| part.split_once('='));
         let slots = slots.map(|(name, slots)| (name.to_owned(), slots.to_owned())).collect();
-        Membership { node: node.to_owned(), version, slots }
+        Membership { node: node.to_owned(), version, slots, moved: Vec::new() }
+    }
+
+    /// The same, and these slots have moved.
+    fn after(me: Membership, moved: &[(&str, &str, u32)]) -> Membership {
+        let moved = moved.iter().map(|(slots, to, number)| MovedSlots {
+            slots: (*slots).to_owned(),
+            to: (*to).to_owned(),
+            number: *number,
+        });
+        Membership { moved: moved.collect(), ..me }
     }
 
     const LAYOUT: &str = "a=0-341,b=342-682,c=683-1023";
@@ -270,6 +374,29 @@ mod tests {
         admit(Some(&members), "09", &node("c", 2, two)).expect("with a new log");
         let members = admit(Some(&members), "01", &node("a", 3, "a=0-341+683-1023,b=342-682")).expect("newer");
         assert_eq!(members.logs.keys().collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[test]
+    fn slots_move_whoever_says_so_first() {
+        let members = of_three();
+        let given = [("0-99", "c", 1)];
+        let (a, c) = (after(node("a", 1, LAYOUT), &given), after(node("c", 1, LAYOUT), &given));
+        let giver_first = admit(Some(&admit(Some(&members), "01", &a).expect("gives")), "03", &c).expect("takes");
+        let taker_first = admit(Some(&admit(Some(&members), "03", &c).expect("takes")), "01", &a).expect("gives");
+        assert_eq!(giver_first, taker_first);
+        assert_eq!((&*giver_first.logs["a"].slots, &*giver_first.logs["c"].slots), ("100-341", "0-99+683-1023"));
+        assert_eq!(Members::read("test", &giver_first.text()).expect("reads"), giver_first);
+        admit(Some(&giver_first), "02", &node("b", 1, LAYOUT)).expect("who has not heard of it, and has nothing to do with it");
+        let said = refused(&giver_first, "01", &node("a", 1, LAYOUT));
+        assert!(said.contains("slot 0 is not one of a"), "set back to before it gave them away: {said}");
+        let said = refused(&giver_first, "02", &after(node("b", 1, LAYOUT), &[("5", "b", 1)]));
+        assert!(said.contains("slot 5"), "two that say it is theirs: {said}");
+        // And back.
+        let back = [("0-99", "a", 2)];
+        let a_again = after(node("a", 1, LAYOUT), &back);
+        let members = admit(Some(&giver_first), "01", &a_again).expect("takes them back");
+        assert_eq!((&*members.logs["a"].slots, &*members.logs["c"].slots), ("0-341", "683-1023"));
+        refused(&members, "03", &c);
     }
 
     #[test]

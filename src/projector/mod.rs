@@ -29,7 +29,7 @@ pub use batch::BatchBuilder;
 pub use cassandra::{CassandraStore, ConfigError as CassandraConfigError};
 pub use dead_letters::{DeadLetter, DeadLetterError, DeadLetters, FileError, LetterBounds};
 pub use embedded::{EmbeddedStore, OpenStoreError};
-pub use members::Membership;
+pub use members::{Membership, MovedSlots};
 pub use none::NoneStore;
 pub use pipeline::{Config, Progress, ProjectionSink, Projector, ProjectorError, ProjectorHandle};
 pub use postgres::{PostgresConfigError, PostgresStore};

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::OpenDataError;
-use crate::cluster::{ClaimError, Layout, LayoutError};
+use crate::cluster::{Layout, LayoutError};
 use crate::config::{PostgresSettings, Settings, StoreKind};
 use crate::event::{Durable, Projected};
 use crate::projector::{
-    CassandraConfigError, CassandraStore, EmbeddedStore, Membership, NoneStore, Opening, PostgresConfigError,
+    CassandraConfigError, CassandraStore, EmbeddedStore, Membership, MovedSlots, NoneStore, Opening, PostgresConfigError,
     PostgresStore, Store, StoreError, cassandra, embedded, postgres,
 };
 use crate::wal::{Log, LogId};
@@ -32,12 +32,18 @@ impl StoreOf {
     }
 }
 
-/// Opens the store that the settings name. Waits for no server. A local one is always taken: a lock keeps others from it.
+/// Opens the store that the settings name, for a node of the layout if there is one. Waits for no server. A local one is always taken: a lock keeps others from it.
 ///
 /// # Errors
 /// [`OpenDataError`] if a local one does not open, or the settings of a remote one do not read.
-pub fn open(settings: &Settings, of: StoreOf, opening: Opening) -> Result<Arc<dyn Store>, OpenDataError> {
+pub fn open(
+    settings: &Settings,
+    layout: Option<&Layout>,
+    of: StoreOf,
+    opening: Opening,
+) -> Result<Arc<dyn Store>, OpenDataError> {
     let log_id = u128::from_be_bytes(*of.log_id.as_bytes());
+    let membership = settings.cluster.node.as_ref().zip(layout).map(|(node, layout)| membership(node, layout));
     match settings.store.kind {
         StoreKind::Embedded => {
             let config = embedded::Config {
@@ -49,14 +55,14 @@ pub fn open(settings: &Settings, of: StoreOf, opening: Opening) -> Result<Arc<dy
         }
         StoreKind::Postgres => {
             let store = open_postgres(&settings.store.postgres, log_id, of.epoch, opening)?;
-            Ok(match membership(settings)? {
+            Ok(match membership {
                 Some(membership) => Arc::new(store.shared_by(membership)),
                 None => Arc::new(store),
             })
         }
         StoreKind::Cassandra => {
             let store = open_cassandra(settings, log_id, of.epoch, opening)?;
-            Ok(match membership(settings)? {
+            Ok(match membership {
                 Some(membership) => Arc::new(store.shared_by(membership)),
                 None => Arc::new(store),
             })
@@ -71,12 +77,16 @@ pub(super) fn layout(settings: &Settings) -> Result<Layout, LayoutError> {
     Layout::new(settings.cluster.version, &settings.cluster.nodes, &settings.cluster.slots)
 }
 
-/// What this node says of itself to a database that all nodes share; None without a cluster.
-fn membership(settings: &Settings) -> Result<Option<Membership>, ClaimError> {
-    let Some(node) = &settings.cluster.node else { return Ok(None) };
-    let layout = layout(settings)?;
-    let slots = layout.nodes().iter().enumerate().map(|(at, node)| (node.name.clone(), layout.slots(at)));
-    Ok(Some(Membership { node: node.clone(), version: layout.version(), slots: slots.collect() }))
+/// What a node of this layout says of itself to a database that all nodes share.
+pub fn membership(node: &str, layout: &Layout) -> Membership {
+    let slots = layout.nodes().iter().enumerate();
+    let slots = slots.map(|(at, node)| (node.name.clone(), layout.configured_slots(at).to_string())).collect();
+    let moved = layout.moved().into_iter().map(|moved| MovedSlots {
+        slots: moved.slots.to_string(),
+        to: moved.to,
+        number: moved.number,
+    });
+    Membership { node: node.to_owned(), version: layout.version().configured, slots, moved: moved.collect() }
 }
 
 fn open_postgres(

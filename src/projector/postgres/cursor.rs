@@ -304,7 +304,7 @@ mod tests {
 
     fn node() -> Membership {
         let slots = BTreeMap::from([("a".to_owned(), "0-1023".to_owned())]);
-        Membership { node: "a".to_owned(), version: 1, slots }
+        Membership { node: "a".to_owned(), version: 1, slots, moved: Vec::new() }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
+use walcast::cluster::LayoutVersion;
 use walcast::forward::{MARKER, Marker};
 use walcast::proto::client::PublishRequest;
 
@@ -104,9 +105,9 @@ async fn a_call_goes_over_one_hop_only() {
     let client = nodes[0].client().await;
     let status: serde_json::Value = nodes[0].get("/status").await.expect("it answers").json();
     let digest = u64::from_str_radix(status["cluster"]["digest"].as_str().expect("a digest"), 16).expect("hexadecimal");
-    let marked = |subject: &str, version, digest| {
+    let marked = |subject: &str, version: u64, digest| {
         let mut request = request(subject, "body");
-        let marker = Marker { node: "n2".to_owned(), version, digest }.to_string();
+        let marker = Marker { node: "n2".to_owned(), version: LayoutVersion { configured: version, moves: 0 }, digest }.to_string();
         request.metadata_mut().insert(MARKER, marker.parse().expect("ASCII"));
         request
     };

@@ -1,0 +1,133 @@
+//! Slots that have moved: who gave them to whom, and which of two accounts is the newer one.
+//!
+//! Only the owner of a slot gives it away, and counts up the slot's number with it. So of two layouts the one with the higher number
+//! knows more of the slot, whatever else they know, and nobody has to be asked who was first.
+
+use super::layout::Layout;
+use super::slot_set::SlotSet;
+use super::slots::Slot;
+
+/// Slots that have moved together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moved {
+    /// Which.
+    pub slots: SlotSet,
+    /// Who owns them since: the name of a node.
+    pub to: String,
+    /// How often each of them has moved, at least 1.
+    pub number: u32,
+}
+
+/// A slot has moved to a node that the layout does not know.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("slots {} have moved to node {}, which is not in cluster.nodes; add it there with its address", .0.slots, .0.to)]
+pub struct NodeUnknown(pub Moved);
+
+/// Why what another node knows cannot be learnt.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LearnError {
+    /// A node that the settings do not have.
+    #[error(transparent)]
+    NodeUnknown(#[from] NodeUnknown),
+    /// The same number, and two owners: only one of them was given the slot by who owned it.
+    #[error("slot {slot} has two owners after {number} moves: {ours} here, {theirs} there; one of the two nodes has the data directory of another cluster, or a copy")]
+    TwoOwners {
+        /// The slot.
+        slot: Slot,
+        /// How often it has moved.
+        number: u32,
+        /// Its owner here.
+        ours: String,
+        /// Its owner there.
+        theirs: String,
+    },
+}
+
+impl Layout {
+    /// What has moved since the settings, in order of the slots.
+    pub fn moved(&self) -> Vec<Moved> {
+        let mut all: Vec<Moved> = Vec::new();
+        for slot in Slot::all().filter(|slot| self.moves[slot.index()] > 0) {
+            let (to, number) = (&self.owner(slot).name, self.moves[slot.index()]);
+            match all.iter_mut().find(|moved| moved.to == *to && moved.number == number) {
+                Some(moved) => moved.slots.insert(slot),
+                None => all.push(Moved { slots: SlotSet::from_iter([slot]), to: to.clone(), number }),
+            }
+        }
+        all
+    }
+
+    /// This layout once its owners have given these slots to the node at this place.
+    #[must_use]
+    pub fn after_move(&self, slots: &SlotSet, to: usize) -> Self {
+        let mut after = self.clone();
+        for slot in slots.iter() {
+            after.owners[slot.index()] = to;
+            after.moves[slot.index()] += 1;
+        }
+        after
+    }
+
+    /// This layout with what another one knows better; None if that is nothing.
+    ///
+    /// # Errors
+    /// [`LearnError`].
+    pub fn learnt(&self, theirs: &[Moved]) -> Result<Option<Self>, LearnError> {
+        let mut learnt = self.clone();
+        for moved in theirs {
+            let to = self.find(&moved.to).ok_or_else(|| NodeUnknown(moved.clone()))?;
+            for slot in moved.slots.iter() {
+                let (number, at) = (self.moves[slot.index()], slot.index());
+                if moved.number > number {
+                    (learnt.owners[at], learnt.moves[at]) = (to, moved.number);
+                } else if moved.number == number && self.owners[at] != to {
+                    let (ours, theirs) = (self.owner(slot).name.clone(), moved.to.clone());
+                    return Err(LearnError::TwoOwners { slot, number, ours, theirs });
+                }
+            }
+        }
+        Ok((learnt != *self).then_some(learnt))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout() -> Layout {
+        let nodes = ["a", "b", "c"].map(|name| (name.to_owned(), format!("{name}:1")));
+        let slots = [("a", "0-511"), ("b", "512-1023"), ("c", "")];
+        let slots = slots.map(|(name, slots)| (name.to_owned(), slots.to_owned()));
+        Layout::new(1, &nodes.into(), &slots.into()).expect("a layout")
+    }
+
+    fn set(text: &str) -> SlotSet {
+        text.parse().expect("slots")
+    }
+
+    #[test]
+    fn moves_of_two_owners_come_together_in_any_order() {
+        let of_a = layout().after_move(&set("0-99"), 2);
+        let of_b = layout().after_move(&set("600-609"), 2);
+        let both = of_a.learnt(&of_b.moved()).expect("no contradiction").expect("news");
+        assert_eq!(both.all_slots(), "a=100-511,b=512-599+610-1023,c=0-99+600-609");
+        assert_eq!(Ok(Some(both.clone())), of_b.learnt(&of_a.moved()));
+        assert_eq!(both.learnt(&of_a.moved()), Ok(None), "nothing new");
+        assert_eq!((both.version().to_string(), both.digest()), ("1.110".to_owned(), layout().digest()));
+        assert_eq!(layout().with_moves(&both.moved()), Ok(both.clone()));
+        // Back to where they came from, and on.
+        let back = both.after_move(&set("0-49"), 0);
+        assert_eq!(both.learnt(&back.moved()).expect("newer").expect("news").all_slots(), back.all_slots());
+        assert_eq!(back.learnt(&both.moved()), Ok(None), "older");
+    }
+
+    #[test]
+    fn two_owners_of_one_number_and_strangers_are_refused() {
+        let (to_b, to_c) = (layout().after_move(&set("7"), 1), layout().after_move(&set("7"), 2));
+        let error = to_b.learnt(&to_c.moved()).expect_err("two owners");
+        assert!(error.to_string().contains("slot 7 has two owners after 1 moves: b here, c there"), "{error}");
+        let stranger = Moved { slots: set("7"), to: "d".to_owned(), number: 9 };
+        let error = to_b.learnt(std::slice::from_ref(&stranger)).expect_err("unknown");
+        assert_eq!(error, LearnError::NodeUnknown(NodeUnknown(stranger)));
+    }
+}
