@@ -6,19 +6,37 @@
 //!
 //! Version 0 has no fields: [`LOST`] stands where a record was until its bytes were damaged and a repair of the log
 //! gave it up, so that sequences stay dense. Only a repair writes it.
+//!
+//! Versions 3 and 4 are no messages either: they hold what a node took over of the slots of another one
+//! ([`TakenOver`]).
+
+mod taken_over;
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use bytes::Bytes;
 
 use super::limits::{BODY_BYTES_CEILING, RECORD_HEAD_BYTES_MAX};
 use super::{Expiration, IdempotencyKey, Message, MessageId, Subject, Traceparent, UnixMicros};
+pub use taken_over::{
+    KEYS_IN_RECORD_MAX, KeyEntry, Keys, MARKS_IN_RECORD_MAX, Marks, TAKEN_OVER_BYTES_MAX, TakenOver, encode_keys,
+    encode_marks,
+};
 
 /// The newest version that this build writes and reads.
-pub const RECORD_VERSION: u8 = 2;
+pub const RECORD_VERSION: u8 = KEYS_VERSION;
 
 /// The version of a record with neither idempotency key nor traceparent: it costs no byte more than before there were
 /// any, and older builds read it.
 const PLAIN_VERSION: u8 = 1;
+
+/// The version of a record with one of them.
+const FULL_VERSION: u8 = 2;
+
+/// The version of high-water marks that were taken over.
+const MARKS_VERSION: u8 = 3;
+
+/// The version of idempotency keys that were taken over.
+const KEYS_VERSION: u8 = 4;
 
 /// The whole record that stands in the place of a lost one.
 pub const LOST: &[u8] = &[0];
@@ -85,6 +103,9 @@ pub enum Logged<'a> {
     Message(Record<'a>),
     /// A message was here; it was lost, and a repair of the log put [`LOST`] in its place. Nothing is known of it.
     Lost,
+    /// What a node took over of the slots of another one, beside their messages, which are records of their own. No
+    /// message, and nothing was lost.
+    TakenOver(TakenOver<'a>),
 }
 
 /// Why bytes of the log are not a record that this build understands.
@@ -116,7 +137,7 @@ pub fn encode(record: &Record<'_>, buffer: &mut Vec<u8>) -> Result<(), RecordErr
         buffer.push(PLAIN_VERSION);
         bincode::encode_into_std_write(fields_v1(record), buffer, PLAIN_LAYOUT)
     } else {
-        buffer.push(RECORD_VERSION);
+        buffer.push(FULL_VERSION);
         bincode::encode_into_std_write(fields_v2(record), buffer, LAYOUT)
     };
     written.map(drop).map_err(|error| malformed(&error))
@@ -152,7 +173,7 @@ pub fn crc(record: &Record<'_>) -> u32 {
         head[0] = PLAIN_VERSION;
         bincode::encode_into_slice(fields_v1(&without_body), &mut head[1..], PLAIN_LAYOUT)
     } else {
-        head[0] = RECORD_VERSION;
+        head[0] = FULL_VERSION;
         bincode::encode_into_slice(fields_v2(&without_body), &mut head[1..], LAYOUT)
     };
     let used = 1 + encoded.expect("valid fields take no more than the head of the largest record");
@@ -171,11 +192,12 @@ pub fn decode(bytes: &[u8]) -> Result<Logged<'_>, RecordError> {
     }
     let (version, fields) = bytes.split_first().ok_or(RecordError::Empty)?;
     match *version {
-        PLAIN_VERSION => decode_v1(fields),
-        RECORD_VERSION => decode_v2(fields),
+        PLAIN_VERSION => decode_v1(fields).map(Logged::Message),
+        FULL_VERSION => decode_v2(fields).map(Logged::Message),
+        MARKS_VERSION => Marks::decode(fields).map(TakenOver::Marks).map(Logged::TakenOver),
+        KEYS_VERSION => Keys::decode(fields).map(TakenOver::Keys).map(Logged::TakenOver),
         version => Err(RecordError::UnknownVersion { version }),
     }
-    .map(Logged::Message)
 }
 
 fn decode_v1(fields: &[u8]) -> Result<Record<'_>, RecordError> {
@@ -373,8 +395,8 @@ mod tests {
             let mut extra = bytes.clone();
             extra.push(0);
             assert!(matches!(decode(&extra), Err(RecordError::Malformed { .. })));
-            bytes[0] = 3;
-            assert_eq!(decode(&bytes), Err(RecordError::UnknownVersion { version: 3 }));
+            bytes[0] = 5;
+            assert_eq!(decode(&bytes), Err(RecordError::UnknownVersion { version: 5 }));
         }
     }
 }

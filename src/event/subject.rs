@@ -36,6 +36,15 @@ impl Subject {
     /// # Errors
     /// [`SubjectError`] names the first rule that it breaks.
     pub fn new(subject: String) -> Result<Self, SubjectError> {
+        Self::check(&subject)?;
+        Ok(Self(subject))
+    }
+
+    /// Whether [`Self::new`] takes this text.
+    ///
+    /// # Errors
+    /// [`SubjectError`] names the first rule that it breaks.
+    pub fn check(subject: &str) -> Result<(), SubjectError> {
         if subject.is_empty() {
             return Err(SubjectError::Empty);
         }
@@ -48,7 +57,7 @@ impl Subject {
         {
             return Err(SubjectError::ControlCharacter { code: u32::from(found), offset });
         }
-        Ok(Self(subject))
+        Ok(())
     }
 
     /// The subject's text.

@@ -160,6 +160,12 @@ fn look(index: &Index, ask: &Ask) -> Result<Answer, HistoryError> {
         RunRead::Messages(_) => {}
     }
     if let Some(missing) = run.missing
+        && index.taken_over_records() > 0
+    {
+        // Another node had the subject meanwhile: the store may have what this log has not.
+        chunk.messages.retain(|(id, _)| id.get() < missing);
+        run.last = missing - 1;
+    } else if let Some(missing) = run.missing
         && index.lost_records() == 0
     {
         let subject = ask.subject.as_str();
@@ -174,7 +180,7 @@ fn look(index: &Index, ask: &Ask) -> Result<Answer, HistoryError> {
     Ok(Answer::Read(FromLog::Chunk(chunk)))
 }
 
-/// The ids that the log has, which are dense unless records were lost.
+/// The ids that the log has, which are dense unless records were lost, or another node had the subject meanwhile.
 #[derive(Debug, Default)]
 struct Run {
     first: u32,

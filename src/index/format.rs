@@ -21,8 +21,9 @@
 //! | 72 | 4 | entries |
 //! | 76 | 4 | subjects |
 //! | 80 | 4 | bytes of the filter |
-//! | 84 | 4 | records that are covered and lost; with the entries they are all of the run |
-//! | 88 | 4004 | zeros |
+//! | 84 | 4 | records that are covered and lost; with the entries and the next field they are all of the run |
+//! | 88 | 4 | records that are covered and hold what was taken over from another node |
+//! | 92 | 4000 | zeros |
 //! | 4092 | 4 | CRC32C of bytes 0 to 4091 |
 //!
 //! An entry is a message: its id (4), its sequence counted from the first that is covered (4), and of its record the
@@ -59,8 +60,10 @@ pub(super) struct Header {
     pub entries: u32,
     pub subjects: u32,
     pub filter_bytes: u32,
-    /// Records of the run that are no messages: they were lost in a repair of the log.
+    /// Records of the run that were lost in a repair of the log.
     pub lost: u32,
+    /// Records of the run that hold what was taken over from another node.
+    pub taken_over: u32,
     /// CRC32C of fences and filter.
     pub resident_crc: u32,
 }
@@ -91,6 +94,7 @@ impl Header {
         page[76..80].copy_from_slice(&self.subjects.to_le_bytes());
         page[80..84].copy_from_slice(&self.filter_bytes.to_le_bytes());
         page[84..88].copy_from_slice(&self.lost.to_le_bytes());
+        page[88..92].copy_from_slice(&self.taken_over.to_le_bytes());
         seal(&mut page);
         page
     }
@@ -108,12 +112,14 @@ impl Header {
             subjects: u32_at(page, 76),
             filter_bytes: u32_at(page, 80),
             lost: u32_at(page, 84),
+            taken_over: u32_at(page, 88),
             resident_crc: u32_at(page, 12),
         };
         let run = &header.run;
         let sound = run.segment <= run.first
             && run.first <= run.last
-            && u64::from(header.entries) + u64::from(header.lost) == run.records()
+            && [header.entries, header.lost, header.taken_over].into_iter().map(u64::from).sum::<u64>()
+                == run.records()
             && header.subjects <= header.entries;
         sound.then_some(header)
     }

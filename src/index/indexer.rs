@@ -178,10 +178,13 @@ impl Indexer {
             if sequence > gap.last || index >= PART_RECORDS_MAX as u64 {
                 break;
             }
-            let logged = record::decode(&bytes).map_err(|source| IndexerError::Record { sequence, source })?;
-            let Logged::Message(record) = logged else {
-                *lost += 1;
-                continue;
+            let record = match record::decode(&bytes).map_err(|source| IndexerError::Record { sequence, source })? {
+                Logged::Message(record) => record,
+                Logged::TakenOver(_) => continue,
+                Logged::Lost => {
+                    *lost += 1;
+                    continue;
+                }
             };
             let hash = self.shared.hasher.hash(record.subject);
             let index = index as u32;

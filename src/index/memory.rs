@@ -36,6 +36,12 @@ impl MemoryPart {
         Self { run, chunks: vec![entries.into_boxed_slice()], current: Vec::new() }
     }
 
+    /// Records that are no messages: none is lost, so they hold what was taken over from another node.
+    pub fn taken_over(&self) -> u64 {
+        let messages = self.chunks.iter().map(|chunk| chunk.len()).sum::<usize>() + self.current.len();
+        self.run.records() - messages as u64
+    }
+
     pub fn is_full(&self) -> bool {
         self.run.records() >= PART_RECORDS_MAX as u64
     }
@@ -50,6 +56,11 @@ impl MemoryPart {
             chunk.sort_unstable();
             self.chunks.push(chunk.into_boxed_slice());
         }
+    }
+
+    /// Passes over the next record, which is no message.
+    pub fn pass(&mut self) {
+        self.run.last = self.run.last.next();
     }
 
     /// The message; more than one only if hashes collide.

@@ -182,6 +182,12 @@ impl Parts {
         self.files.iter().map(|part| u64::from(part.header.lost)).sum()
     }
 
+    /// Records that are covered and hold what was taken over from another node.
+    pub fn taken_over_records(&self) -> u64 {
+        let in_files: u64 = self.files.iter().map(|part| u64::from(part.header.taken_over)).sum();
+        in_files + self.in_memory().map(MemoryPart::taken_over).sum::<u64>()
+    }
+
     /// Records that no part covers.
     pub fn gap_records(&self) -> u64 {
         self.gaps.iter().map(Run::records).sum()

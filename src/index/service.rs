@@ -109,14 +109,26 @@ impl Index {
 
     /// Adds the messages of a durable frame: each record after the last one that was added, and all of one segment.
     pub fn append<'a>(&self, messages: impl Iterator<Item = Appended<'a>>) {
+        self.add(|parts| {
+            for Appended { subject, id, sequence, place } in messages {
+                let hash = self.shared.hasher.hash(subject);
+                let entry = Entry { hash, id: id.get(), index: 0, offset: place.offset, crc: place.crc };
+                parts.active_for(sequence, &place).push(entry);
+            }
+        });
+    }
+
+    /// Passes over a durable record that holds what was taken over from another node: the one after the last that was
+    /// added.
+    pub fn append_taken_over(&self, sequence: Sequence, place: &Place) {
+        self.add(|parts| parts.active_for(sequence, place).pass());
+    }
+
+    fn add(&self, add: impl FnOnce(&mut Parts)) {
         let mut parts = self.shared.parts.write();
         let sealed = parts.sealed.len();
         let gaps = parts.gaps.len();
-        for Appended { subject, id, sequence, place } in messages {
-            let hash = self.shared.hasher.hash(subject);
-            let entry = Entry { hash, id: id.get(), index: 0, offset: place.offset, crc: place.crc };
-            parts.active_for(sequence, &place).push(entry);
-        }
+        add(&mut parts);
         let changed = (sealed, gaps) != (parts.sealed.len(), parts.gaps.len());
         drop(parts);
         if changed {
@@ -218,6 +230,12 @@ impl Index {
     /// Records of the log that are indexed and lost: where they stand, ids of any subject may be missing.
     pub fn lost_records(&self) -> u64 {
         self.shared.parts.read().lost_records()
+    }
+
+    /// Records of the log that are indexed and hold what was taken over from another node: a subject may begin with any id
+    /// behind one, and lack ids before it.
+    pub fn taken_over_records(&self) -> u64 {
+        self.shared.parts.read().taken_over_records()
     }
 
     /// Records of the log that are not indexed yet.

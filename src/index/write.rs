@@ -18,7 +18,7 @@ pub(super) struct Identity {
     /// Of the segment.
     pub salt: [u8; 16],
     pub run: Run,
-    /// Records of the run that are no messages.
+    /// Records of the run that are lost. All others without an entry hold what was taken over from another node.
     pub lost: u32,
 }
 
@@ -54,6 +54,7 @@ fn write_to(writer: &mut dyn Write, identity: Identity, entries: &[Entry]) -> io
         subjects: subjects.len() as u32,
         filter_bytes: filter.bytes().len() as u32,
         lost,
+        taken_over: (run.records() - entries.len() as u64) as u32 - lost,
         resident_crc: crc32c::crc32c(&resident),
     };
     writer.write_all(&header.encode())?;

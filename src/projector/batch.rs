@@ -53,6 +53,7 @@ impl BatchBuilder {
         let logged = record::decode(bytes)?;
         self.records += 1;
         self.bytes += bytes.len();
+        // Nothing of it is a row: it was lost, or the store has what was taken over from the node that had it.
         let Logged::Message(record) = logged else { return Ok(()) };
         self.oldest.get_or_insert(record.published_at);
         self.newest = Some(record.published_at);
@@ -93,7 +94,7 @@ impl BatchBuilder {
         }
     }
 
-    /// Records that were added, lost ones included.
+    /// Records that were added, also those that are no messages.
     pub fn records(&self) -> usize {
         self.records
     }
@@ -103,12 +104,12 @@ impl BatchBuilder {
         self.bytes
     }
 
-    /// When the first message was published; None if all records are lost.
+    /// When the first message was published; None if no record is a message.
     pub fn oldest(&self) -> Option<UnixMicros> {
         self.oldest
     }
 
-    /// When the last message was published; None if all records are lost.
+    /// When the last message was published; None if no record is a message.
     pub fn newest(&self) -> Option<UnixMicros> {
         self.newest
     }

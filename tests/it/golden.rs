@@ -34,7 +34,7 @@ pub fn manifest(log: &str, kind: &str) -> Vec<Value> {
 fn message(bytes: &[u8]) -> Record<'_> {
     match record::decode(bytes).expect("a record of a known version") {
         Logged::Message(record) => record,
-        Logged::Lost => panic!("a message was here"),
+        other => panic!("a message was here: {other:?}"),
     }
 }
 

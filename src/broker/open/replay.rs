@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use super::OpenDataError;
-use crate::event::record::{self, Logged, Record};
-use crate::event::{Sequence, clock};
+use crate::event::record::{self, Logged, Record, TakenOver};
+use crate::event::{MessageId, Sequence, clock};
 use crate::ingest::{IdsExhausted, Keys, SubjectKey, SubjectTable, Window, restore_keys};
 use crate::wal::{FileSystem, Log};
 
@@ -48,10 +48,12 @@ pub(super) fn replay(
             if sequence > marked {
                 marks.raise(&logged)?;
             }
-            if let Logged::Message(record) = &logged
-                && sequence > keyed
-            {
-                window.replay(sequence, record, now);
+            if sequence > keyed {
+                match &logged {
+                    Logged::Message(record) => window.replay(sequence, record, now),
+                    Logged::TakenOver(TakenOver::Keys(keys)) => window.replay_taken_over(sequence, keys.iter(), now),
+                    Logged::TakenOver(TakenOver::Marks(_)) | Logged::Lost => {}
+                }
             }
         }
     }
@@ -64,7 +66,8 @@ pub(super) fn replay(
 ///
 /// A record that was lost there may have had the next id of any subject. A subject whose records go on behind it says so
 /// itself; of every other the ids that may be lost are passed over, so that none is given twice. One limit stays: a
-/// subject of which no record and no mark is left starts at 1 again.
+/// subject of which no record and no mark is left starts at 1 again. One that was taken over from another node is such a
+/// one if the record with its mark is lost before a checkpoint has it.
 struct Marks<'a> {
     subjects: &'a SubjectTable,
     lost: u64,
@@ -79,16 +82,25 @@ impl<'a> Marks<'a> {
 
     fn raise(&mut self, logged: &Logged<'_>) -> Result<(), IdsExhausted> {
         match logged {
-            Logged::Message(Record { subject, id, .. }) => {
-                let subject = self.subjects.restore(subject, *id)?;
-                if self.lost > 0 {
-                    self.told.insert(subject);
-                }
+            Logged::Message(Record { subject, id, .. }) => self.tell(subject, *id)?,
+            // An owner's word on the last id, as good as the record that has it.
+            Logged::TakenOver(TakenOver::Marks(marks)) => {
+                marks.iter().try_for_each(|(subject, id)| self.tell(subject, id))?;
             }
+            // Their ids are not above the marks that came with them.
+            Logged::TakenOver(TakenOver::Keys(_)) => {}
             Logged::Lost => {
                 self.lost += 1;
                 self.told.clear();
             }
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, subject: &str, id: MessageId) -> Result<(), IdsExhausted> {
+        let subject = self.subjects.restore(subject, id)?;
+        if self.lost > 0 {
+            self.told.insert(subject);
         }
         Ok(())
     }

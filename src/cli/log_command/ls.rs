@@ -78,7 +78,7 @@ fn publish_times(
         let Some((found, bytes)) = frame.as_ref().and_then(|frame| frame.iter().next()) else { return Ok(None) };
         decode(found, &bytes).map(|logged| match logged {
             Logged::Message(record) => Some(record.published_at),
-            Logged::Lost => None,
+            Logged::Lost | Logged::TakenOver(_) => None,
         })
     };
     Ok((published_at(segment.first)?, published_at(segment.last)?))

@@ -11,7 +11,7 @@ use super::super::output::Output;
 use super::glob::matches;
 use super::{decode, unreadable};
 use crate::event::Sequence;
-use crate::event::record::{self, Logged};
+use crate::event::record::{self, KeyEntry, Logged, TakenOver};
 use crate::wal::Inspection;
 
 #[derive(Debug, Clone, Args)]
@@ -58,6 +58,45 @@ struct ShownLost {
     lost: bool,
 }
 
+/// High-water marks that were taken over from another node, as JSON.
+#[derive(Debug, Serialize)]
+struct ShownMarks<'a> {
+    sequence: u64,
+    marks: Vec<ShownMark<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct ShownMark<'a> {
+    subject: &'a str,
+    id: u32,
+}
+
+/// Idempotency keys that were taken over from another node, as JSON.
+#[derive(Debug, Serialize)]
+struct ShownKeys {
+    sequence: u64,
+    keys: Vec<ShownKey>,
+}
+
+#[derive(Debug, Serialize)]
+struct ShownKey {
+    name_base64: String,
+    body_base64: String,
+    published_at: Option<String>,
+    id: u32,
+}
+
+impl From<KeyEntry> for ShownKey {
+    fn from(key: KeyEntry) -> Self {
+        Self {
+            name_base64: STANDARD.encode(key.name),
+            body_base64: STANDARD.encode(key.body),
+            published_at: rfc3339(key.published_at),
+            id: key.id.get(),
+        }
+    }
+}
+
 /// Prints the records that are asked for.
 pub(super) fn print(inspection: &Inspection, show: &ShowArguments, output: &mut Output) -> Result<(), Failure> {
     let mut left = show.limit.unwrap_or(u64::MAX);
@@ -67,21 +106,43 @@ pub(super) fn print(inspection: &Inspection, show: &ShowArguments, output: &mut 
             if left == 0 || sequence.get() > show.to {
                 return Ok(());
             }
-            let Logged::Message(record) = decode(sequence, &bytes)? else {
-                // Nobody knows its subject, so no choice of subjects has it.
-                if show.subject.is_none() {
-                    output.json(&ShownLost { sequence: sequence.get(), lost: true })?;
-                    left -= 1;
-                }
-                continue;
-            };
-            if show.subject.as_deref().is_none_or(|glob| matches(glob, record.subject)) {
-                output.json(&shown_record(sequence, &record, show.text))?;
-                left -= 1;
-            }
+            left -= u64::from(print_one(sequence, decode(sequence, &bytes)?, show, output)?);
         }
     }
     Ok(())
+}
+
+/// Prints a record if it is asked for, and says whether it was.
+fn print_one(
+    sequence: Sequence,
+    logged: Logged<'_>,
+    show: &ShowArguments,
+    output: &mut Output,
+) -> Result<bool, Failure> {
+    let is_chosen = |subject: &str| show.subject.as_deref().is_none_or(|glob| matches(glob, subject));
+    match logged {
+        Logged::Message(record) if is_chosen(record.subject) => {
+            output.json(&shown_record(sequence, &record, show.text))?;
+        }
+        Logged::TakenOver(TakenOver::Marks(marks)) => {
+            let chosen = marks.iter().filter(|(subject, _)| is_chosen(subject));
+            let marks: Vec<_> = chosen.map(|(subject, id)| ShownMark { subject, id: id.get() }).collect();
+            if marks.is_empty() {
+                return Ok(false);
+            }
+            output.json(&ShownMarks { sequence: sequence.get(), marks })?;
+        }
+        // Nobody knows the subjects of these, so no choice of subjects has them.
+        Logged::TakenOver(TakenOver::Keys(keys)) if show.subject.is_none() => {
+            let keys = keys.iter().map(ShownKey::from).collect();
+            output.json(&ShownKeys { sequence: sequence.get(), keys })?;
+        }
+        Logged::Lost if show.subject.is_none() => {
+            output.json(&ShownLost { sequence: sequence.get(), lost: true })?;
+        }
+        _ => return Ok(false),
+    }
+    Ok(true)
 }
 
 /// A record as `show` prints it.

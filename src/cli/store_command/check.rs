@@ -12,7 +12,7 @@ use super::super::stopped::store_failure;
 use super::super::{Exit, Failure, client};
 use super::Stopped;
 use crate::config::Settings;
-use crate::event::record::Logged;
+use crate::event::record::{Logged, Marks, TakenOver};
 use crate::event::{Message, MessageId, Projected, Sequence, Subject, clock};
 use crate::projector::{Opening, Store, StoreError};
 use crate::wal::Frame;
@@ -100,7 +100,14 @@ impl Check<'_> {
     async fn frame(&mut self, frame: &Frame, last: Sequence) -> Result<(), Failure> {
         let mut messages = Vec::new();
         for (sequence, bytes) in frame.iter().filter(|(sequence, _)| *sequence <= last) {
-            let Logged::Message(record) = decode(sequence, &bytes)? else { continue };
+            let record = match decode(sequence, &bytes)? {
+                Logged::Message(record) => record,
+                Logged::TakenOver(TakenOver::Marks(marks)) => {
+                    self.taken_over(marks)?;
+                    continue;
+                }
+                Logged::TakenOver(TakenOver::Keys(_)) | Logged::Lost => continue,
+            };
             let message = record.to_message().map_err(|error| Failure::new(Exit::Damaged, error.to_string()))?;
             self.lasts.insert(message.subject.clone(), message.id);
             messages.push((sequence, message));
@@ -119,6 +126,17 @@ impl Check<'_> {
                 continue;
             }
             self.listing.tell(difference, &message.subject, message.id, Some(*sequence))?;
+        }
+        Ok(())
+    }
+
+    /// Ids of subjects that another node had before: their messages are not in this log.
+    fn taken_over(&mut self, marks: Marks<'_>) -> Result<(), Failure> {
+        for (subject, id) in marks.iter() {
+            let subject = Subject::new(subject.to_owned());
+            let subject = subject.map_err(|error| Failure::new(Exit::Damaged, error.to_string()))?;
+            let last = self.lasts.entry(subject).or_insert(id);
+            *last = id.max(*last);
         }
         Ok(())
     }

@@ -4,7 +4,8 @@
 //! Layout, little endian: magic (8 bytes), format version `u32`, log id (16 bytes), taken-at sequence `u64`, number of
 //! keys `u64`; then for each key, in the order of the log, the hash of subject and key (16 bytes), the hash of the body
 //! (16 bytes), the sequence `u64` and the time `i64` of its record in microseconds, its id `u32`; then the CRC32C of all
-//! bytes before as `u32`.
+//! bytes before as `u32`. The keys of one record that were taken over from another node have its sequence all, and each
+//! the time of its own message.
 
 use std::io;
 use std::path::Path;
@@ -167,27 +168,27 @@ fn read(
     let path = directory.join(FILE_NAME);
     let Some(mut input) = Input::open(files, &path)? else { return Ok(None) };
     let Header { log_id, taken_at, keys } = header(&mut input)?;
-    let mut before = Sequence::ZERO;
+    let mut from = Sequence::ZERO.next();
     for _ in 0..keys {
-        let Some(entry) = entry(input.next(ENTRY_BYTES)?, before, taken_at) else {
+        let Some(entry) = entry(input.next(ENTRY_BYTES)?, from, taken_at) else {
             return Err(input.damaged("a key is not valid"));
         };
         input.skip(ENTRY_BYTES);
-        before = entry.sequence;
+        from = entry.sequence;
         visit(entry);
     }
     input.end()?;
     Ok(Some(KeysCheckpoint { log_id, taken_at, keys, bytes: input.offset() }))
 }
 
-/// A key behind the record `before` and up to `last`.
-fn entry(bytes: &[u8], before: Sequence, last: Sequence) -> Option<Entry> {
+/// A key of the records `from` to `last`.
+fn entry(bytes: &[u8], from: Sequence, last: Sequence) -> Option<Entry> {
     let (name, bytes) = bytes.split_first_chunk()?;
     let (body, bytes) = bytes.split_first_chunk()?;
     let (sequence, bytes) = bytes.split_first_chunk()?;
     let (at, bytes) = bytes.split_first_chunk()?;
     let sequence = Sequence::new(u64::from_le_bytes(*sequence));
-    (before < sequence && sequence <= last).then_some(())?;
+    (from <= sequence && sequence <= last).then_some(())?;
     Some(Entry {
         print: Fingerprint { name: *name, body: *body },
         sequence,

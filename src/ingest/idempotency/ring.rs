@@ -14,7 +14,7 @@ const CHUNK: usize = 4_096;
 pub struct Entry {
     /// Its key and body.
     pub print: Fingerprint,
-    /// Where its message is in the log.
+    /// Where its message is in the log, or the record of keys with which it was taken over.
     pub sequence: Sequence,
     /// When it was published; not always later than the entry before it, because clocks go back.
     pub at: UnixMicros,

@@ -9,7 +9,7 @@ use hashbrown::hash_table::Entry as Place;
 use super::WindowConfig;
 use super::fingerprint::Fingerprint;
 use super::ring::{Entry, Ring, Snapshot};
-use crate::event::record::Record;
+use crate::event::record::{KeyEntry, Record};
 use crate::event::{MessageId, Sequence, UnixMicros};
 
 /// Expired keys that each new one drops: more than come in, so that none stay, and few, so that no frame waits until a
@@ -68,10 +68,10 @@ impl Window {
         (!self.is_expired(entry.at, now)).then_some(known)
     }
 
-    /// Keeps the key of the record `sequence`; its entry must come in the order of the log. If the key is known already,
-    /// the later record counts. `now` is the record's own time, or later in a restart.
+    /// Keeps a key; entries must come in the order of the log, those of a record of keys all with its sequence. If the key
+    /// is known already, the later entry counts. `now` is the record's own time, or later in a restart.
     pub fn remember(&mut self, entry: Entry, now: UnixMicros) {
-        debug_assert!(self.ring.newest().is_none_or(|newest| newest.sequence < entry.sequence));
+        debug_assert!(self.ring.newest().is_none_or(|newest| newest.sequence <= entry.sequence));
         self.drop_expired(now, DROPPED_AT_ONCE);
         while self.len() >= self.config.keys_max {
             let oldest = self.ring.oldest().map(|oldest| oldest.at);
@@ -89,6 +89,16 @@ impl Window {
         }
         if let Some(print) = Fingerprint::of(record) {
             self.remember(Entry { print, sequence, at: record.published_at, id: record.id }, now);
+        }
+    }
+
+    /// Keeps keys that were taken over from another node, all of the record `sequence`, as far as they have not expired at
+    /// `now`. As [`Self::replay`] it must come in the order of the log.
+    pub fn replay_taken_over(&mut self, sequence: Sequence, keys: impl IntoIterator<Item = KeyEntry>, now: UnixMicros) {
+        for KeyEntry { name, body, published_at, id } in keys {
+            if !self.is_expired(published_at, now) {
+                self.remember(Entry { print: Fingerprint { name, body }, sequence, at: published_at, id }, now);
+            }
         }
     }
 

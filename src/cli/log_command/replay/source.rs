@@ -27,7 +27,7 @@ pub struct Chunk {
     pub first: Sequence,
     pub through: Sequence,
     pub selected: Vec<Selected>,
-    /// Records that are not wanted, or were replayed before.
+    /// Records that are not wanted, are no messages, or were replayed before.
     pub passed_over: u64,
     /// Records that were lost in a repair.
     pub lost: u64,
@@ -94,9 +94,17 @@ impl Reader {
         }
         let mut chunk = Chunk { first: frame.first, through: frame.last().min(self.last), ..Chunk::default() };
         for (sequence, bytes) in frame.iter().take_while(|(sequence, _)| *sequence <= self.last) {
-            let Logged::Message(record) = decode(sequence, &bytes)? else {
-                chunk.lost += 1;
-                continue;
+            let record = match decode(sequence, &bytes)? {
+                Logged::Message(record) => record,
+                Logged::Lost => {
+                    chunk.lost += 1;
+                    continue;
+                }
+                // Marks and keys of another node are of no use to the one that gets the messages: it gives ids of its own.
+                Logged::TakenOver(_) => {
+                    chunk.passed_over += 1;
+                    continue;
+                }
             };
             if !self.filter.takes(&record) || self.done.contains(sequence.get()) {
                 chunk.passed_over += 1;

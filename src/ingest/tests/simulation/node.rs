@@ -301,7 +301,7 @@ pub fn read(log: &Log, after: Sequence) -> Result<Vec<Seen>, String> {
         for (sequence, bytes) in frame.iter() {
             let logged = record::decode(&bytes).map_err(|error| format!("record {sequence}: {error}"))?;
             let record::Logged::Message(record) = logged else {
-                return Err(format!("record {sequence} was lost in a repair that nobody made"));
+                return Err(format!("record {sequence} is no message: nobody repaired the log or moved slots"));
             };
             let body = Some(record.body.to_vec());
             all.push(Seen { sequence: sequence.get(), subject: record.subject.to_owned(), id: record.id.get(), body });
