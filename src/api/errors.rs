@@ -268,9 +268,18 @@ pub fn publish(error: &PublishError) -> Status {
             let metadata = [("id", id.to_string())];
             status(Code::AlreadyExists, "IDEMPOTENCY_KEY_TAKEN", error.to_string(), &metadata)
         }
+        PublishError::Moving => moving(),
         PublishError::LogFailed => unavailable("LOG_FAILED", error.to_string()),
         PublishError::ShuttingDown => unavailable("SHUTTING_DOWN", error.to_string()),
     }
+}
+
+/// The slot of a subject is moving: in a moment another node owns it, or this one again.
+pub fn moving() -> Status {
+    let message = "the slot of the subject is moving to another node; try again";
+    let mut details = ErrorDetails::with_error_info("SLOT_MOVING", DOMAIN, owned(&[("detail", message.to_owned())]));
+    details.set_retry_info(Some(RETRY_SOON));
+    status_with(Code::Unavailable, UNAVAILABLE, details)
 }
 
 /// The answer to a failed fetch.

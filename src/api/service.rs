@@ -112,6 +112,7 @@ pub(super) fn rejection(error: &PublishError) -> Rejection {
         PublishError::IdsExhausted(IdsExhausted::Subject) => Rejection::IdsExhausted,
         PublishError::IdsExhausted(IdsExhausted::Table { .. }) => Rejection::SubjectsFull,
         PublishError::KeyTaken { .. } => Rejection::KeyTaken,
+        PublishError::Moving => Rejection::Moving,
         PublishError::LogFailed | PublishError::ShuttingDown => Rejection::Unavailable,
     }
 }

@@ -6,11 +6,12 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use crate::delivery::{Delivery, Live};
-use crate::event::Projected;
+use crate::event::{Projected, Sequence};
 use crate::fetch::{HotMessage, HotTail};
 use crate::index::{Appended, Index};
 use crate::ingest::{DurableBatch, DurableSink};
 use crate::projector::ProjectionSink;
+use crate::wal::Place;
 
 /// Connects ingest with Fetch and delivery, which do not know each other.
 #[derive(Debug, Clone)]
@@ -27,6 +28,10 @@ pub struct Sink {
 
 #[async_trait]
 impl DurableSink for Sink {
+    fn taken_over(&self, sequence: Sequence, place: Place) {
+        self.index.append_taken_over(sequence, &place);
+    }
+
     fn before_acks(&self, batch: &DurableBatch) {
         // The index first: what the hot tail evicts for these is looked for there.
         self.index.append(batch.messages.iter().map(|message| Appended {

@@ -30,7 +30,9 @@ pub enum LearnError {
     #[error(transparent)]
     NodeUnknown(#[from] NodeUnknown),
     /// The same number, and two owners: only one of them was given the slot by who owned it.
-    #[error("slot {slot} has two owners after {number} moves: {ours} here, {theirs} there; one of the two nodes has the data directory of another cluster, or a copy")]
+    #[error(
+        "slot {slot} has two owners after {number} moves: {ours} here, {theirs} there; one of the two nodes has the data directory of another cluster, or a copy"
+    )]
     TwoOwners {
         /// The slot.
         slot: Slot,

@@ -56,7 +56,9 @@ pub enum ChangeError {
     #[error(transparent)]
     Kept(#[from] KeptError),
     /// Slots without their data.
-    #[error("slots {slots} have moved to this node, which was not given their data: its data directory is new, or was set back; restore it from its volume")]
+    #[error(
+        "slots {slots} have moved to this node, which was not given their data: its data directory is new, or was set back; restore it from its volume"
+    )]
     NotReady {
         /// The slots.
         slots: SlotSet,

@@ -4,6 +4,7 @@ use tokio::sync::oneshot;
 
 use super::PublishError;
 use super::batch::{BatchReply, Outcomes};
+use super::take_over::TakenOverReply;
 use crate::event::{Durable, MessageId, Sequence};
 
 /// Where the answer of one publish goes.
@@ -33,13 +34,14 @@ impl From<Outcome> for Result<MessageId, PublishError> {
 pub struct UnreleasedAcks {
     last: Sequence,
     acks: Vec<(Reply, Outcome)>,
+    taken_over: Option<TakenOverReply>,
     batches: Vec<(BatchReply, Outcomes)>,
 }
 
 impl UnreleasedAcks {
     /// No acks yet, with room for `capacity`.
     pub fn with_capacity(capacity: usize) -> Self {
-        Self { last: Sequence::ZERO, acks: Vec::with_capacity(capacity), batches: Vec::new() }
+        Self { last: Sequence::ZERO, acks: Vec::with_capacity(capacity), taken_over: None, batches: Vec::new() }
     }
 
     /// Adds the ack of the record `sequence`; sequences must rise.
@@ -55,9 +57,14 @@ impl UnreleasedAcks {
         self.acks.push((reply, outcome));
     }
 
+    /// Of what was handed over, up to the record `last`.
+    pub fn of_taken_over(last: Sequence, reply: TakenOverReply) -> Self {
+        Self { last, taken_over: Some(reply), ..Self::with_capacity(0) }
+    }
+
     /// Whether nobody waits.
     pub fn is_empty(&self) -> bool {
-        self.acks.is_empty() && self.batches.is_empty()
+        self.acks.is_empty() && self.batches.is_empty() && self.taken_over.is_none()
     }
 
     /// Adds the acks of a batch; `last` is the last record that it became or repeats. Without a record nothing waits for the
@@ -84,6 +91,9 @@ impl UnreleasedAcks {
         for (reply, outcomes) in self.batches {
             reply.send(Ok(outcomes));
         }
+        if let Some(reply) = self.taken_over {
+            drop(reply.send(Ok(())));
+        }
     }
 
     /// Answers every publisher with an error.
@@ -93,6 +103,9 @@ impl UnreleasedAcks {
         }
         for (reply, _) in self.batches {
             reply.send(Err(error.clone()));
+        }
+        if let Some(reply) = self.taken_over {
+            drop(reply.send(Err(error.clone())));
         }
     }
 }

@@ -15,8 +15,11 @@ use super::frame::{Frame, refuse_new};
 use super::publisher::{Command, Queue, Queued};
 use super::release::{Committed, CommittedMessage, DurableSink, Release};
 use super::repeats::Repeats;
+use super::take_over::{Closed, Closing, TakingOver};
 use super::traced::TracedFrame;
-use super::{Admission, Config, FRAME_RECORDS_MAX, Keys, PublishError, Publisher, Releaser, SubjectTable};
+use super::{
+    Admission, Config, FRAME_RECORDS_MAX, IdsExhausted, Keys, PublishError, Publisher, Releaser, SubjectTable,
+};
 use crate::event::record;
 use crate::event::{Durable, clock};
 use crate::telemetry;
@@ -40,6 +43,9 @@ pub enum CommitterError {
     /// A valid publish did not fit its record: a mistake in the limits.
     #[error("encode a record: {0}")]
     Encode(#[from] PushError<record::RecordError>),
+    /// What another node hands over found no place, though there was room: a mistake in counting.
+    #[error("take over the subjects of another node: {0}")]
+    Subjects(#[from] IdsExhausted),
 }
 
 /// The committer thread's state.
@@ -48,16 +54,18 @@ pub struct Committer<S> {
     queue: Receiver<Command>,
     ended: Arc<AtomicBool>,
     slots: Arc<Semaphore>,
-    release: Release<S>,
-    durable: watch::Sender<Durable>,
-    writer: Writer,
-    batch: Batch,
-    subjects: Arc<SubjectTable>,
-    keys: Keys,
+    pub(super) release: Release<S>,
+    pub(super) durable: watch::Sender<Durable>,
+    pub(super) writer: Writer,
+    pub(super) batch: Batch,
+    pub(super) subjects: Arc<SubjectTable>,
+    pub(super) keys: Keys,
     admission: Admission,
-    metrics: CommitterMetrics,
+    pub(super) metrics: CommitterMetrics,
     frame_bytes_max: usize,
     checkpoint: CheckpointTrigger,
+    /// Subjects that get no ids.
+    closed: Option<Closed>,
 }
 
 /// Tells the checkpointer when the log has grown by enough.
@@ -82,14 +90,23 @@ pub struct CommitterMetrics {
     pub traces: Traces,
 }
 
-/// What the queue gave.
-enum Gathered {
-    /// Publishes for one frame, and whether to stop after it.
-    Frame {
-        queued: Vec<Queued>,
-        stop: bool,
-    },
+/// What the queue gave: publishes for one frame, then another word.
+struct Gathered {
+    queued: Vec<Queued>,
+    then: Option<Then>,
+}
+
+/// What the committer is told beside publishes.
+enum Then {
+    Close(Closing),
+    TakeOver(TakingOver),
     Stop,
+}
+
+impl Gathered {
+    fn only(then: Then) -> Self {
+        Self { queued: Vec::new(), then: Some(then) }
+    }
 }
 
 /// A frame that is ready to be written.
@@ -132,6 +149,7 @@ impl<S: DurableSink> Committer<S> {
             metrics,
             frame_bytes_max: config.frame_bytes_max,
             checkpoint,
+            closed: None,
         };
         (publisher, committer, releaser)
     }
@@ -148,38 +166,54 @@ impl<S: DurableSink> Committer<S> {
 
     /// Waits for the first publish and commits one frame. False after an orderly stop.
     pub(super) fn turn(&mut self, carried: &mut Option<Queued>) -> Result<bool, CommitterError> {
-        let Gathered::Frame { queued, stop } = self.gather(carried) else { return Ok(false) };
-        self.commit(queued, carried.is_some())?;
-        if stop {
-            self.drain(carried)?;
+        let gathered = self.gather(carried);
+        if self.take(gathered, carried.is_some())? {
+            return Ok(true);
         }
-        Ok(!stop)
-    }
-
-    /// Commits what is still queued after a stop.
-    fn drain(&mut self, carried: &mut Option<Queued>) -> Result<(), CommitterError> {
+        // What is still queued after the word to stop.
         while carried.is_some() || !self.queue.is_empty() {
-            match self.gather(carried) {
-                Gathered::Frame { queued, .. } => self.commit(queued, carried.is_some())?,
-                Gathered::Stop => {}
-            }
+            let gathered = self.gather(carried);
+            self.take(gathered, carried.is_some())?;
         }
-        Ok(())
+        Ok(false)
     }
 
-    /// Waits for the first publish and takes what else is there, up to one frame.
+    /// Does what the queue gave; false if it is to stop.
+    fn take(&mut self, Gathered { queued, then }: Gathered, more: bool) -> Result<bool, CommitterError> {
+        if !queued.is_empty() {
+            self.commit(queued, more)?;
+        }
+        match then {
+            None => {}
+            Some(Then::Close(closing)) => self.close(closing),
+            Some(Then::TakeOver(taking_over)) => self.take_over(taking_over)?,
+            Some(Then::Stop) => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// From the next publish on, some subjects get no ids.
+    fn close(&mut self, Closing { closed, heard }: Closing) {
+        self.closed = closed;
+        // Who asked may have gone.
+        let _gone = heard.send(*self.durable.borrow());
+    }
+
+    /// Waits for the first publish and takes what else is there, up to one frame or another word.
     fn gather(&mut self, carried: &mut Option<Queued>) -> Gathered {
         let first = match carried.take() {
             Some(queued) => queued,
             None => match self.queue.recv() {
                 Ok(Command::Publish(queued)) => queued,
-                Ok(Command::Stop) | Err(_) if self.queue.is_empty() => return Gathered::Stop,
-                Ok(Command::Stop) | Err(_) => return Gathered::Frame { queued: Vec::new(), stop: true },
+                Ok(Command::Close(closing)) => return Gathered::only(Then::Close(closing)),
+                Ok(Command::TakeOver(taking_over)) => return Gathered::only(Then::TakeOver(taking_over)),
+                Ok(Command::Stop) | Err(_) => return Gathered::only(Then::Stop),
             },
         };
         let (mut bytes, mut records) = (first.frame_bytes(), first.len());
         let mut queued = Vec::with_capacity(self.queue.len().min(FRAME_RECORDS_MAX) + 1);
         queued.push(first);
+        let mut then = None;
         while records < FRAME_RECORDS_MAX {
             match self.queue.try_recv() {
                 Ok(Command::Publish(next)) => {
@@ -190,12 +224,16 @@ impl<S: DurableSink> Committer<S> {
                         break;
                     }
                     queued.push(next);
+                    continue;
                 }
-                Ok(Command::Stop) => return Gathered::Frame { queued, stop: true },
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+                Ok(Command::Close(closing)) => then = Some(Then::Close(closing)),
+                Ok(Command::TakeOver(taking_over)) => then = Some(Then::TakeOver(taking_over)),
+                Ok(Command::Stop) => then = Some(Then::Stop),
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
             }
+            break;
         }
-        Gathered::Frame { queued, stop: false }
+        Gathered { queued, then }
     }
 
     /// Makes one frame durable and answers its publishers, or has the releaser answer them; `more` was gathered for the next.
@@ -235,7 +273,7 @@ impl<S: DurableSink> Committer<S> {
         let about = (&self.writer, self.batch.bytes());
         let traced = TracedFrame::committed(&self.metrics.traces, traced, &mut messages, taken, about);
         self.durable.send_replace(durable);
-        let committed = Committed { durable, frame, messages, acks };
+        let committed = Committed { durable, frame, messages, live: true, taken_over: None, acks };
         let lone = committed.messages.len() <= LONE_RECORDS_MAX && !more && self.queue.is_empty();
         if lone {
             self.release.at_once(committed);
@@ -260,7 +298,14 @@ impl<S: DurableSink> Committer<S> {
     fn release_repeated(&self, acks: UnreleasedAcks) {
         if !acks.is_empty() {
             let (durable, frame) = (*self.durable.borrow(), self.writer.next_frame());
-            self.release.at_once(Committed { durable, frame, messages: Vec::new(), acks });
+            self.release.at_once(Committed {
+                durable,
+                frame,
+                messages: Vec::new(),
+                live: true,
+                taken_over: None,
+                acks,
+            });
         }
     }
 
@@ -276,6 +321,7 @@ impl<S: DurableSink> Committer<S> {
             batch: &mut self.batch,
             subjects: &self.subjects,
             admission: &self.admission,
+            closed: self.closed.as_ref(),
             published_at,
             traced: false,
         };
@@ -299,6 +345,11 @@ impl<S: DurableSink> Committer<S> {
         }
         self.metrics.ingest.batch_records.observe(f64::from(self.batch.records()));
         self.metrics.ingest.batch_bytes.observe(self.batch.bytes() as f64);
+        self.has_grown();
+    }
+
+    /// Wakes the checkpointer when the log has grown by enough.
+    pub(super) fn has_grown(&mut self) {
         self.checkpoint.since_bytes += self.batch.bytes() as u64;
         if self.checkpoint.since_bytes >= self.checkpoint.every_bytes.load(Ordering::Relaxed) {
             self.checkpoint.since_bytes = 0;

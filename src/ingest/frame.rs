@@ -5,6 +5,7 @@ use super::batch::{Batched, Outcomes, QueuedBatch};
 use super::publisher::{Queued, QueuedOne};
 use super::release::CommittedMessage;
 use super::repeats::Repeats;
+use super::take_over::Closed;
 use super::{Admission, PublishError, SubjectTable};
 use crate::event::record::{self, RecordError};
 use crate::event::{Sequence, UnixMicros};
@@ -15,6 +16,8 @@ pub(super) struct Frame<'a> {
     pub batch: &'a mut Batch,
     pub subjects: &'a SubjectTable,
     pub admission: &'a Admission,
+    /// Subjects that get no ids.
+    pub closed: Option<&'a Closed>,
     /// None if nothing that was queued has a key.
     pub repeats: Option<Repeats<'a>>,
     /// Of its first record.
@@ -71,6 +74,10 @@ impl Frame<'_> {
                 trace.repeats();
             }
             return Ok(Added::Repeats(sequence, outcome));
+        }
+        if self.closed.is_some_and(|closed| closed.has(publish.subject.as_str())) {
+            self.admission.give_back(charge as usize);
+            return Ok(Added::Refused(PublishError::Moving));
         }
         let (key, id) = match self.subjects.issue(&publish.subject) {
             Ok(issued) => issued,

@@ -18,6 +18,8 @@ mod publisher;
 mod release;
 mod repeats;
 mod subjects;
+mod take_over;
+mod taking_over;
 mod traced;
 
 pub use admission::{Admission, AdmissionError};
@@ -28,6 +30,7 @@ pub use idempotency::{Fingerprint, Keys, Known, Snapshot, Window, WindowConfig};
 pub use publisher::{Publish, PublishError, Publisher};
 pub use release::{DurableBatch, DurableMessage, DurableSink, Releaser};
 pub use subjects::{IdsExhausted, SubjectKey, SubjectTable};
+pub use take_over::{Closed, HandedOver, HandedOverError};
 
 use std::time::Duration;
 

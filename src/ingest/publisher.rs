@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::ack::Reply;
 use super::batch::{QueuedBatch, frame_bytes};
 use super::idempotency::Fingerprint;
+use super::take_over::{Closing, TakingOver};
 use super::{Admission, AdmissionError, Config, IdsExhausted};
 use crate::event::record::Record;
 use crate::event::{Expiration, IdempotencyKey, MessageId, Subject, Traceparent, UnixMicros};
@@ -160,6 +161,10 @@ impl Queue {
 #[derive(Debug)]
 pub(super) enum Command {
     Publish(Queued),
+    /// Give no more ids to some subjects.
+    Close(Closing),
+    /// Write what another node hands over.
+    TakeOver(TakingOver),
     /// Finish what is queued, then end.
     Stop,
 }
@@ -188,6 +193,9 @@ pub enum PublishError {
         /// The message that was published with the key.
         id: MessageId,
     },
+    /// Its slot is being given to another node, or was. Nothing was taken.
+    #[error("the slot of the subject is moving to another node")]
+    Moving,
     /// The log has failed. Whether the message is in it is unknown until the broker restarts.
     #[error("the log has failed")]
     LogFailed,
@@ -254,6 +262,10 @@ impl Publisher {
         self.inner.stopped.load(Ordering::Acquire) || self.inner.ended.load(Ordering::SeqCst)
     }
 
+    pub(super) fn committer_has_ended(&self) -> bool {
+        self.inner.ended.load(Ordering::SeqCst)
+    }
+
     /// Publishes, and answers when the message is durable; a retry, known by its key, when the first is. Dropped before that,
     /// the message may or may not be published.
     ///
@@ -301,7 +313,7 @@ impl Publisher {
         }
         // Queued after the committer's last look, it would wait for ever. In this order one of the two sees
         // the other: the committer sets `ended` and then empties the queue.
-        if inner.ended.load(Ordering::SeqCst) {
+        if self.committer_has_ended() {
             inner.unread.drain().for_each(drop);
         }
         Ok(())

@@ -25,6 +25,10 @@ pub(super) struct Committed {
     pub frame: FramePlace,
     /// None if the acks are of records of earlier frames.
     pub messages: Vec<CommittedMessage>,
+    /// Whether the messages were published here, so that subscribers wait for them.
+    pub live: bool,
+    /// The frame's one record, if it holds what was taken over from another node: where in the frame, in bytes.
+    pub taken_over: Option<(Sequence, u32)>,
     pub acks: UnreleasedAcks,
 }
 
@@ -76,6 +80,9 @@ pub struct DurableBatch {
 /// Where durable messages go, in log order.
 #[async_trait]
 pub trait DurableSink: Send + Sync + 'static {
+    /// Before the acks of a frame of one record that holds what was taken over from another node, beside messages.
+    fn taken_over(&self, sequence: Sequence, place: Place);
+
     /// Before the acks: makes the messages visible to Fetch, so that publishers can read their own writes.
     fn before_acks(&self, batch: &DurableBatch);
 
@@ -111,7 +118,12 @@ struct Acknowledge<S> {
 
 impl<S: DurableSink> Acknowledge<S> {
     /// Gives what subscribers wait for.
-    fn frame(&self, Committed { durable, frame, messages, acks }: Committed) -> Option<DurableBatch> {
+    fn frame(&self, Committed { durable, frame, messages, live, taken_over, acks }: Committed) -> Option<DurableBatch> {
+        if let Some((sequence, offset)) = taken_over {
+            // Nobody reads it at its place, so that its checksum is asked of nobody.
+            self.sink.taken_over(sequence, frame.of(offset, 0));
+            self.subjects.set_marked_through(durable);
+        }
         let Some(published_at) = messages.first().map(|message| message.published_at) else {
             // Repeated publishes: their records have been through here before.
             acks.release(durable);
@@ -137,7 +149,7 @@ impl<S: DurableSink> Acknowledge<S> {
         // Dropped, they are told: nobody waits for that.
         drop(traced);
         // Asked last, as the trait has it.
-        self.sink.is_awaited().then_some(batch)
+        (live && self.sink.is_awaited()).then_some(batch)
     }
 }
 
@@ -238,6 +250,8 @@ mod tests {
 
     #[async_trait]
     impl DurableSink for Nobody {
+        fn taken_over(&self, _sequence: Sequence, _place: Place) {}
+
         fn before_acks(&self, _batch: &DurableBatch) {}
 
         fn is_awaited(&self) -> bool {
@@ -257,7 +271,7 @@ mod tests {
         acks.push(Sequence::new(sequence), Outcome::Published(MessageId::new(1).expect("an id")), reply);
         let durable = Durable(Sequence::new(sequence));
         let frame = FramePlace { segment: Sequence::new(1), offset: 4096 };
-        (Committed { durable, frame, messages: Vec::new(), acks }, answer)
+        (Committed { durable, frame, messages: Vec::new(), live: true, taken_over: None, acks }, answer)
     }
 
     #[test]

@@ -182,6 +182,36 @@ impl SubjectTable {
         Ok((key(shard_at, at), id))
     }
 
+    /// Takes an id that another node gave to a message of the subject; None if it is known already, with its message. For the
+    /// committer alone, as [`Self::issue`].
+    ///
+    /// # Errors
+    /// [`IdsExhausted::Table`]; nothing is taken then.
+    pub fn take_over(&self, subject: &Subject, id: MessageId) -> Result<Option<SubjectKey>, IdsExhausted> {
+        let name = subject.as_str();
+        let (hash, shard_at) = self.place(name);
+        let mut shard = self.shards[shard_at].write();
+        let at = match shard.find(hash, name.as_bytes()) {
+            Some(at) => at,
+            None => self.add(&mut shard, hash, name.as_bytes())?,
+        };
+        let entry = &mut shard.entries[at as usize];
+        if entry.issued >= id.get() {
+            return Ok(None);
+        }
+        if entry.issued < NEAR_LAST_ID && id.get() >= NEAR_LAST_ID {
+            self.near_last_id.fetch_add(1, Ordering::Relaxed);
+        }
+        entry.issued = id.get();
+        Ok(Some(key(shard_at, at)))
+    }
+
+    /// Whether so many subjects more fit for certain.
+    pub fn has_room_for(&self, count: usize) -> Result<(), IdsExhausted> {
+        let known = self.count.load(Ordering::Relaxed);
+        if known.saturating_add(count) <= self.max { Ok(()) } else { Err(IdsExhausted::Table { max: self.max }) }
+    }
+
     /// Makes an id known as durable.
     pub fn mark_durable(&self, subject: SubjectKey, id: MessageId) {
         let (shard, at) = subject.parts();

@@ -3,6 +3,7 @@
 mod batches;
 mod keys;
 mod simulation;
+mod taking_over;
 mod traced;
 mod window;
 
@@ -101,10 +102,15 @@ impl FileSystem for Faulty {
 struct Recorder {
     before: Mutex<Vec<(u64, u32, Durable)>>,
     after: Mutex<Vec<u64>>,
+    taken_over: Mutex<Vec<u64>>,
 }
 
 #[async_trait]
 impl DurableSink for Recorder {
+    fn taken_over(&self, sequence: Sequence, _place: wal::Place) {
+        self.taken_over.lock().push(sequence.get());
+    }
+
     fn before_acks(&self, batch: &DurableBatch) {
         let seen = batch.messages.iter().map(|message| (message.sequence.get(), message.id.get(), batch.durable));
         self.before.lock().extend(seen);

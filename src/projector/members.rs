@@ -170,8 +170,7 @@ impl Members {
 /// # Errors
 /// Why it may not, and what to do.
 pub(super) fn admit(there: Option<&Members>, log_id: &str, me: &Membership) -> Result<Members, String> {
-    let nobody =
-        || Members { version: me.version, slots: me.slots.clone(), moved: Vec::new(), logs: BTreeMap::new() };
+    let nobody = || Members { version: me.version, slots: me.slots.clone(), moved: Vec::new(), logs: BTreeMap::new() };
     let mut members = there.cloned().unwrap_or_else(nobody);
     let before = Owners::of(&members.slots, &members.moved)?;
     is_the_same_cluster(&members, &before, log_id, me)?;
@@ -386,7 +385,8 @@ mod tests {
         assert_eq!(giver_first, taker_first);
         assert_eq!((&*giver_first.logs["a"].slots, &*giver_first.logs["c"].slots), ("100-341", "0-99+683-1023"));
         assert_eq!(Members::read("test", &giver_first.text()).expect("reads"), giver_first);
-        admit(Some(&giver_first), "02", &node("b", 1, LAYOUT)).expect("who has not heard of it, and has nothing to do with it");
+        admit(Some(&giver_first), "02", &node("b", 1, LAYOUT))
+            .expect("who has not heard of it, and has nothing to do with it");
         let said = refused(&giver_first, "01", &node("a", 1, LAYOUT));
         assert!(said.contains("slot 0 is not one of a"), "set back to before it gave them away: {said}");
         let said = refused(&giver_first, "02", &after(node("b", 1, LAYOUT), &[("5", "b", 1)]));

@@ -7,8 +7,8 @@ use crate::cluster::{Layout, LayoutError};
 use crate::config::{PostgresSettings, Settings, StoreKind};
 use crate::event::{Durable, Projected};
 use crate::projector::{
-    CassandraConfigError, CassandraStore, EmbeddedStore, Membership, MovedSlots, NoneStore, Opening, PostgresConfigError,
-    PostgresStore, Store, StoreError, cassandra, embedded, postgres,
+    CassandraConfigError, CassandraStore, EmbeddedStore, Membership, MovedSlots, NoneStore, Opening,
+    PostgresConfigError, PostgresStore, Store, StoreError, cassandra, embedded, postgres,
 };
 use crate::wal::{Log, LogId};
 

@@ -22,11 +22,13 @@ pub enum Rejection {
     KeyTaken,
     /// The subject is of another node of the cluster.
     NotOwner,
+    /// The slot of the subject is moving to another node.
+    Moving,
     /// The node is stopping, or its log has failed.
     Unavailable,
 }
 
-const REJECTIONS: [&str; 9] = [
+const REJECTIONS: [&str; 10] = [
     "invalid",
     "too_large",
     "queue_full",
@@ -35,6 +37,7 @@ const REJECTIONS: [&str; 9] = [
     "subjects_full",
     "key_taken",
     "not_owner",
+    "moving",
     "unavailable",
 ];
 

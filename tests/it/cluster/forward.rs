@@ -107,7 +107,8 @@ async fn a_call_goes_over_one_hop_only() {
     let digest = u64::from_str_radix(status["cluster"]["digest"].as_str().expect("a digest"), 16).expect("hexadecimal");
     let marked = |subject: &str, version: u64, digest| {
         let mut request = request(subject, "body");
-        let marker = Marker { node: "n2".to_owned(), version: LayoutVersion { configured: version, moves: 0 }, digest }.to_string();
+        let marker = Marker { node: "n2".to_owned(), version: LayoutVersion { configured: version, moves: 0 }, digest }
+            .to_string();
         request.metadata_mut().insert(MARKER, marker.parse().expect("ASCII"));
         request
     };

@@ -170,7 +170,11 @@ async fn a_stream_goes_over_one_hop_only() {
     let status: serde_json::Value = nodes[0].get("/status").await.expect("it answers").json();
     let digest = u64::from_str_radix(status["cluster"]["digest"].as_str().expect("a digest"), 16).expect("hexadecimal");
     let subjects = [subject_of(0, 25), subject_of(1, 25), subject_of(0, 25)];
-    let by = |version: u64, digest| Marker { node: "n2".to_owned(), version: LayoutVersion { configured: version, moves: 0 }, digest };
+    let by = |version: u64, digest| Marker {
+        node: "n2".to_owned(),
+        version: LayoutVersion { configured: version, moves: 0 },
+        digest,
+    };
     let (answers, end) = marked(&client, &by(7, 0), &subjects).await;
     assert!(end.is_none(), "{end:?}");
     let [Ok(1), Err(refused), Ok(2)] = &answers[..] else { panic!("{answers:?}") };

@@ -73,6 +73,8 @@ struct Sink {
 
 #[async_trait]
 impl DurableSink for Sink {
+    fn taken_over(&self, _sequence: Sequence, _place: crate::wal::Place) {}
+
     fn before_acks(&self, batch: &DurableBatch) {
         for message in &batch.messages {
             assert!(message.sequence <= batch.durable.sequence(), "delivered before it is durable");
