@@ -31,5 +31,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         .codec_path("crate::api::codec::BrokerCodec")
         .out_dir(&server_dir)
         .compile_fds(descriptors)?;
+
+    // Between nodes: ordinary messages on both sides.
+    let nodes = protox::compile(["proto/nodes.proto"], ["proto"])?;
+    let nodes_dir = out_dir.join("nodes");
+    fs::create_dir_all(&nodes_dir)?;
+    tonic_prost_build::configure().bytes(".").out_dir(&nodes_dir).compile_fds(nodes)?;
     Ok(())
 }

@@ -9,6 +9,12 @@ pub mod client {
     include!(concat!(env!("OUT_DIR"), "/client/broker.rs"));
 }
 
+/// What the nodes of a cluster say to each other.
+#[expect(missing_docs, clippy::doc_markdown, reason = "generated")]
+pub mod nodes {
+    include!(concat!(env!("OUT_DIR"), "/nodes/walcast.nodes.v1.rs"));
+}
+
 /// The server, whose `MessageResponse` is [`crate::event::EncodedMessage`].
 #[expect(missing_docs, reason = "generated")]
 pub mod server {

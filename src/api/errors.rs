@@ -322,6 +322,12 @@ pub fn stream_end(end: StreamEnd) -> Status {
             let metadata = [("detail", message), ("last_delivered_id", last_delivered.to_string())];
             status(Code::Unavailable, reason, UNAVAILABLE, &metadata)
         }
+        StreamEnd::Moved { last_delivered } => {
+            let metadata = [("detail", message), ("last_delivered_id", last_delivered.to_string())];
+            let mut details = ErrorDetails::with_error_info("SLOT_MOVED", DOMAIN, owned(&metadata));
+            details.set_retry_info(Some(RETRY_SOON));
+            status_with(Code::Unavailable, UNAVAILABLE, details)
+        }
         StreamEnd::ShuttingDown => unavailable("SHUTTING_DOWN", message),
     }
 }

@@ -1,5 +1,6 @@
 //! The fan-out: from the committed frames to the rings, and the handle to subscribe by.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
@@ -37,7 +38,25 @@ pub struct Live {
 #[derive(Debug)]
 enum ToFanout {
     Frame { messages: Vec<Live>, published_at: UnixMicros },
+    /// Subjects that another node has now.
+    Moved(Moved),
     Close,
+}
+
+/// Which subjects another node has now.
+pub struct Moved(Box<dyn Fn(&str) -> bool + Send>);
+
+impl Moved {
+    /// Those for which `moved` says so.
+    pub fn new(moved: impl Fn(&str) -> bool + Send + 'static) -> Self {
+        Self(Box::new(moved))
+    }
+}
+
+impl fmt::Debug for Moved {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Moved").finish_non_exhaustive()
+    }
 }
 
 /// From where on a subscriber gets the messages of its subject.
@@ -125,6 +144,11 @@ impl Delivery {
         drop(self.frames.send_async(ToFanout::Close).await);
     }
 
+    /// Ends the streams of subjects that another node has now, once they have read everything that was handed to the fan-out before.
+    pub async fn end_moved(&self, moved: Moved) {
+        drop(self.frames.send_async(ToFanout::Moved(moved)).await);
+    }
+
     /// Ends all streams once they have read what is in their rings.
     pub fn close(&self) {
         self.shared.registry.close();
@@ -175,6 +199,7 @@ impl Fanout {
                         self.shared.metrics.duration.observe(took.as_secs_f64());
                     }
                 }
+                ToFanout::Moved(Moved(moved)) => self.shared.registry.end_moved(&*moved),
                 ToFanout::Close => self.shared.registry.close(),
             }
         }

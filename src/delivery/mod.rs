@@ -14,7 +14,7 @@ mod registry;
 mod ring;
 mod subscription;
 
-pub use fanout::{Delivery, Fanout, Live, Start};
+pub use fanout::{Delivery, Fanout, Live, Moved, Start};
 pub use history::{Ask, Chunk, FromLog, History, HistoryError};
 pub use readers::Readers;
 pub use registry::SubscribeError;

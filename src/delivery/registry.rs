@@ -45,6 +45,15 @@ pub enum SubscribeError {
 pub(super) struct Topic {
     pub subject: Arc<Subject>,
     ring: Mutex<Ring>,
+    /// Another node has the subject now.
+    moved: AtomicBool,
+}
+
+impl Topic {
+    /// Whether another node has the subject now: nothing more comes.
+    pub fn has_moved(&self) -> bool {
+        self.moved.load(Ordering::SeqCst)
+    }
 }
 
 type Topics = HashMap<Box<str>, Arc<Topic>, RandomState>;
@@ -96,7 +105,7 @@ impl Registry {
         let mut shard = self.shard(name).write();
         let topic = shard.entry(name.into()).or_insert_with(|| {
             self.topics.fetch_add(1, Ordering::SeqCst);
-            Arc::new(Topic { subject: Arc::new(subject.clone()), ring: Mutex::default() })
+            Arc::new(Topic { subject: Arc::new(subject.clone()), ring: Mutex::default(), moved: AtomicBool::new(false) })
         });
         // Joined under the lock of the shard, so that a topic with a subscriber is never removed.
         let place = topic.ring.lock().join();
@@ -198,6 +207,24 @@ impl Registry {
             }
         }
         self.closing.cancel();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Ends the streams of subjects that another node has now, once they have read what is in their rings. Who joins such a subject later
+    /// is not concerned.
+    pub fn end_moved(&self, moved: &dyn Fn(&str) -> bool) {
+        let mut wakers = Vec::new();
+        for shard in &self.shards {
+            shard.write().retain(|name, topic| {
+                let moved = moved(name);
+                if moved {
+                    topic.moved.store(true, Ordering::SeqCst);
+                    topic.ring.lock().wake_all(&mut wakers);
+                    self.topics.fetch_sub(1, Ordering::SeqCst);
+                }
+                !moved
+            });
+        }
         wakers.into_iter().for_each(Waker::wake);
     }
 

@@ -120,6 +120,11 @@ impl Ring {
         (reader.settled, reader.placed) = (settled, true);
     }
 
+    /// The id up to which a subscriber is served.
+    pub fn settled(&mut self, place: Place) -> u32 {
+        self.reader(place).settled
+    }
+
     /// The id up to which every subscriber is served.
     pub fn settled_by_all(&self) -> u32 {
         self.readers

@@ -55,6 +55,12 @@ pub enum StreamEnd {
         /// Why not.
         error: HistoryError,
     },
+    /// Another node has the subject now.
+    #[error("the subject has moved to another node after message {last_delivered}; subscribe again, after_id goes on behind it")]
+    Moved {
+        /// Everything up to this id was delivered, or was published before the subscription.
+        last_delivered: u32,
+    },
     /// The broker is shutting down.
     #[error("the broker is shutting down")]
     ShuttingDown,
@@ -148,6 +154,7 @@ impl Subscription {
         self.shared.metrics.ended(match end {
             StreamEnd::Gone { .. } => StreamEnded::MessagesGone,
             StreamEnd::History { .. } => StreamEnded::HistoryUnreadable,
+            StreamEnd::Moved { .. } => StreamEnded::Moved,
             StreamEnd::ShuttingDown => StreamEnded::ShuttingDown,
         });
         self.change(Mode::Ended);
@@ -174,6 +181,10 @@ impl Subscription {
             }
             // Asked after the waker was left: a close that is not seen here wakes it.
             Taken::Nothing if self.shared.registry.is_closed() => return Poll::Ready(Err(StreamEnd::ShuttingDown)),
+            Taken::Nothing if self.topic.has_moved() => {
+                let last_delivered = self.shared.registry.with_ring(&self.topic, |ring| ring.settled(self.place));
+                return Poll::Ready(Err(StreamEnd::Moved { last_delivered }));
+            }
             Taken::Nothing => return Poll::Pending,
         }
         Poll::Ready(Ok(()))

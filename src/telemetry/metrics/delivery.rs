@@ -12,11 +12,13 @@ pub enum StreamEnded {
     MessagesGone,
     /// What its subscriber needed cannot be read.
     HistoryUnreadable,
+    /// Another node has the subject now.
+    Moved,
     /// The broker shut down.
     ShuttingDown,
 }
 
-const ENDS: [&str; 3] = ["messages_gone", "history_unreadable", "shutting_down"];
+const ENDS: [&str; 4] = ["messages_gone", "history_unreadable", "moved", "shutting_down"];
 
 /// Handles of the delivery room.
 #[derive(Debug, Clone)]
