@@ -20,4 +20,5 @@ pub mod ingest;
 pub mod projector;
 pub mod proto;
 pub mod telemetry;
+pub mod transfer;
 pub mod wal;

@@ -282,6 +282,11 @@ pub fn moving() -> Status {
     status_with(Code::Unavailable, UNAVAILABLE, details)
 }
 
+/// What a node says to another one, whose operator reads it.
+pub fn of_nodes(code: Code, message: String) -> Status {
+    Status::new(code, message)
+}
+
 /// The answer to a failed fetch.
 pub fn fetch(error: &FetchError) -> Status {
     match error {

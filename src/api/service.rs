@@ -76,6 +76,7 @@ impl PublishStreams {
 }
 
 impl BrokerService {
+    /// UNAVAILABLE unless calls are taken.
     pub(super) fn check_serving(&self) -> Result<(), Status> {
         match self.lifecycle.phase() {
             Phase::Serving => Ok(()),

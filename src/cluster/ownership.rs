@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::kept::{self, Kept, KeptError};
 use super::layout::{Layout, Node};
 use super::moves::{LearnError, Moved};
-use super::slot_set::SlotSet;
+use super::slot_set::{SlotSet, SlotSetError};
 use super::slots::{Slot, slot_of};
 use crate::wal::FileSystem;
 
@@ -52,6 +52,9 @@ pub enum ChangeError {
     /// It contradicts what is known here.
     #[error(transparent)]
     Learn(#[from] LearnError),
+    /// It names slots that are none.
+    #[error(transparent)]
+    Slots(#[from] SlotSetError),
     /// It cannot be written.
     #[error(transparent)]
     Kept(#[from] KeptError),
@@ -124,7 +127,11 @@ impl Ownership {
     /// # Errors
     /// [`KeptError`]; nothing has changed.
     pub fn expect_copies(&self, slots: &SlotSet) -> Result<(), KeptError> {
-        self.change(|kept| kept.copies = kept.copies.union(slots))
+        self.change(|kept| {
+            kept.copies = kept.copies.union(slots);
+            // What was handed over before may lack what has come since.
+            forget(&mut kept.ready, slots);
+        })
     }
 
     /// Notes that these slots were handed over as a whole: everything of them is durable here. They become this node's when it

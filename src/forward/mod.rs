@@ -120,6 +120,11 @@ impl Forward {
         self.0.ownership.layout()
     }
 
+    /// What a call carries that is passed on.
+    pub fn marker(&self) -> Arc<HeaderValue> {
+        self.0.marker.load_full()
+    }
+
     /// The layout has changed: calls that are passed on from now on say so.
     pub fn layout_changed(&self) {
         self.0.marker.store(Arc::new(marker_of(&self.0.ownership)));

@@ -200,6 +200,11 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// The kind's name as in `store.kind`.
     fn kind(&self) -> &'static str;
 
+    /// Which database its rows are in, as text that is the same at all nodes which share it; None if they are this node's alone.
+    fn database(&self) -> Option<String> {
+        None
+    }
+
     /// Whether rows can be fetched at all; false for `none`, whose messages live in the log only.
     fn keeps_history(&self) -> bool {
         true

@@ -1,6 +1,6 @@
 //! The tree is the architecture: imports run downwards, files stay small, fsync has one home.
 //!
-//! Rooms import downwards only: cli -> broker -> api -> fetch -> index, ingest, delivery, projector -> wal -> event.
+//! Rooms import downwards only: cli -> broker -> api -> fetch, transfer -> index, ingest, delivery, projector -> wal -> event.
 //! Siblings do not import each other; config and telemetry import only event.
 
 use std::fs;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const LINES_MAX: usize = 600;
 
 /// Each room with the rooms it may import; every room may import itself.
-const MAY_IMPORT: [(&str, &[&str]); 15] = [
+const MAY_IMPORT: [(&str, &[&str]); 16] = [
     ("event", &["proto"]),
     ("proto", &["event", "api"]),
     ("config", &["event"]),
@@ -23,6 +23,10 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
     ("delivery", &["event", "telemetry", "wal"]),
     ("projector", &["event", "telemetry", "wal"]),
     ("fetch", &["event", "telemetry", "wal", "index", "ingest", "delivery", "projector"]),
+    (
+        "transfer",
+        &["event", "telemetry", "proto", "wal", "cluster", "forward", "index", "ingest", "delivery", "projector"],
+    ),
     (
         "api",
         &[
@@ -37,6 +41,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
             "delivery",
             "projector",
             "fetch",
+            "transfer",
         ],
     ),
     (
@@ -54,6 +59,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
             "delivery",
             "projector",
             "fetch",
+            "transfer",
             "api",
         ],
     ),

@@ -9,6 +9,7 @@ mod define;
 mod delivery;
 mod fetch;
 mod forward;
+mod transfer;
 mod handle;
 mod ingest;
 mod node;
@@ -22,6 +23,7 @@ pub use api::{ApiMetrics, Method, Refusal, code_name};
 pub use delivery::{DeliveryMetrics, StreamEnded};
 pub use fetch::{FetchMetrics, Source};
 pub use forward::{ForwardMetrics, Forwarded};
+pub use transfer::TransferMetrics;
 pub use handle::{Gauge, Handle, Histogram, IntCounter, IntGauge};
 pub use ingest::{IngestMetrics, Rejection};
 pub use node::{CheckpointMetrics, Limit, LineMetrics, NodeMetrics};
@@ -49,6 +51,8 @@ pub struct Metrics {
     pub fetch: FetchMetrics,
     /// Calls that were passed on to other nodes.
     pub forward: ForwardMetrics,
+    /// Slots that move.
+    pub transfer: TransferMetrics,
     /// Limits, checkpoints, the start, log lines.
     pub node: NodeMetrics,
     /// Spans for the collector.
@@ -71,6 +75,7 @@ impl Metrics {
             projector: ProjectorMetrics::new(&define, &position, &timestamp),
             fetch: FetchMetrics::new(&define),
             forward: ForwardMetrics::new(&define),
+            transfer: TransferMetrics::new(&define),
             node: NodeMetrics::new(&define),
             traces: TraceMetrics::new(&define),
             registry,

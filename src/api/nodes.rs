@@ -1,0 +1,79 @@
+//! What other nodes of the cluster ask: the `walcast.nodes.v1.Nodes` service. Hands on, translates errors.
+
+use std::pin::Pin;
+
+use futures_util::{Stream, StreamExt as _};
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use super::{BrokerService, errors};
+use crate::cluster::ChangeError;
+use crate::forward::Marker;
+use crate::ingest::PublishError;
+use crate::proto::nodes;
+use crate::proto::nodes::nodes_server::Nodes;
+use crate::transfer::{TakeError, TakeOver, Transfer};
+
+/// The service of a node.
+#[derive(Debug, Clone)]
+pub struct NodesService {
+    /// Knows who may call.
+    pub broker: BrokerService,
+    /// Where calls go.
+    pub transfer: Transfer,
+}
+
+impl NodesService {
+    /// Who calls.
+    fn caller<T>(&self, request: &Request<T>) -> Result<Marker, Status> {
+        self.broker.check_serving()?;
+        let marker = self.broker.marker(request.metadata().as_ref())?;
+        marker.ok_or_else(|| Status::permission_denied("this is for other nodes of the cluster only"))
+    }
+}
+
+type Done = Pin<Box<dyn Stream<Item = Result<nodes::Done, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Nodes for NodesService {
+    async fn exchange(&self, request: Request<nodes::Moves>) -> Result<Response<nodes::Moves>, Status> {
+        self.caller(&request)?;
+        self.transfer.learn_from(request.into_inner()).await.map_err(|error| match error {
+            ChangeError::Kept(_) => Status::internal(error.to_string()),
+            ChangeError::Slots(_) => Status::invalid_argument(error.to_string()),
+            ChangeError::Learn(_) | ChangeError::NotReady { .. } => Status::failed_precondition(error.to_string()),
+        })?;
+        Ok(Response::new(self.transfer.known()))
+    }
+
+    type HandOverStream = Done;
+
+    async fn hand_over(&self, request: Request<Streaming<nodes::Step>>) -> Result<Response<Done>, Status> {
+        let Marker { node, .. } = self.caller(&request)?;
+        let (taking, steps) = (self.transfer.take_over(node), request.into_inner());
+        Ok(Response::new(answers(taking, steps).boxed()))
+    }
+}
+
+/// One answer to each step; the first error ends it.
+fn answers(taking: TakeOver, steps: Streaming<nodes::Step>) -> impl Stream<Item = Result<nodes::Done, Status>> + Send {
+    futures_util::stream::try_unfold((taking, steps), |(mut taking, mut steps)| async {
+        let Some(step) = steps.message().await? else { return Ok(None) };
+        let done = taking.step(step).await.map_err(|error| refused(&error))?;
+        Ok(Some((done, (taking, steps))))
+    })
+}
+
+/// A step that was not taken. The other node goes on owning the slots, and says to its operator why.
+fn refused(error: &TakeError) -> Status {
+    let code = match error {
+        TakeError::Publish(PublishError::IdsExhausted(_)) => Code::ResourceExhausted,
+        TakeError::Publish(PublishError::LogFailed | PublishError::ShuttingDown) | TakeError::Busy { .. } => {
+            Code::Unavailable
+        }
+        TakeError::Publish(_) => Code::ResourceExhausted,
+        TakeError::Order(_) | TakeError::Slots(_) | TakeError::Records(_) => Code::InvalidArgument,
+        TakeError::NotOwner { .. } | TakeError::Store { .. } => Code::FailedPrecondition,
+        TakeError::Kept(_) => Code::Internal,
+    };
+    errors::of_nodes(code, error.to_string())
+}

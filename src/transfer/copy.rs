@@ -1,0 +1,202 @@
+//! What a node has of slots: marks, keys, messages of the log and rows of a store of its own, as records to be handed over.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::Rooms;
+use super::error::GiveError;
+use crate::cluster::{SlotSet, slot_of};
+use crate::event::record::{self, KEYS_IN_RECORD_MAX, KeyEntry, Logged, MARKS_IN_RECORD_MAX, Record, TakenOver};
+use crate::event::{MessageId, Sequence, Subject, clock};
+use crate::ingest::Snapshot;
+use crate::projector::StoredMessage;
+use crate::wal::{Log, ReadError};
+
+/// Bytes of records that are handed over at once: some ten milliseconds of a disk, and little beside a frame.
+const PART_BYTES: usize = 1024 * 1024;
+
+/// Records that are handed over at once: a quarter of what a frame takes.
+const PART_RECORDS: usize = 2_048;
+
+/// Rows that are read of a store at once, and their bytes.
+const PAGE_ROWS: usize = 1_024;
+
+/// Records that are handed over together.
+pub(super) type Part = Vec<Bytes>;
+
+/// Parts that grow.
+struct Parts {
+    part: Part,
+    bytes: usize,
+    full: mpsc::Sender<Part>,
+}
+
+/// Who takes the parts is gone.
+struct Gone;
+
+impl Parts {
+    fn new(full: mpsc::Sender<Part>) -> Self {
+        Self { part: Part::new(), bytes: 0, full }
+    }
+
+    /// Adds a record; the part before it is sent if it does not fit there. Blocks.
+    fn add(&mut self, record: Bytes) -> Result<(), Gone> {
+        if self.bytes + record.len() > PART_BYTES || self.part.len() >= PART_RECORDS {
+            self.flush()?;
+        }
+        self.bytes += record.len();
+        self.part.push(record);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Gone> {
+        self.bytes = 0;
+        match std::mem::take(&mut self.part) {
+            part if part.is_empty() => Ok(()),
+            part => self.full.blocking_send(part).map_err(|_gone| Gone),
+        }
+    }
+}
+
+/// The high-water marks of subjects of these slots, in records. Blocks.
+pub(super) fn marks(rooms: &Rooms, slots: &SlotSet) -> Result<Vec<Bytes>, GiveError> {
+    let mut records = Vec::new();
+    let mut some: Vec<(String, MessageId)> = Vec::new();
+    let mut encode = |some: &mut Vec<(String, MessageId)>| -> Result<(), GiveError> {
+        if some.is_empty() {
+            return Ok(());
+        }
+        let mut bytes = Vec::new();
+        record::encode_marks(some.iter().map(|(subject, id)| (subject.as_str(), *id)), &mut bytes).map_err(copy)?;
+        some.clear();
+        records.push(Bytes::from(bytes));
+        Ok(())
+    };
+    rooms.subjects.for_each(|name, id| {
+        if slots.contains(slot_of(name)) {
+            some.push((String::from_utf8_lossy(name).into_owned(), id));
+        }
+        if some.len() >= MARKS_IN_RECORD_MAX { encode(&mut some) } else { Ok(()) }
+    })?;
+    encode(&mut some)?;
+    Ok(records)
+}
+
+fn copy(error: impl std::fmt::Display) -> GiveError {
+    GiveError::Copy(error.to_string())
+}
+
+/// Keys of a window that are of no message which was seen in the log, in records: of what slot they are cannot be told, so all of them are
+/// handed over. One that is of another slot is known twice, and asked for once. Blocks.
+pub(super) fn keys(snapshot: &Snapshot, seen: &HashSet<Sequence>) -> Result<Vec<Bytes>, GiveError> {
+    let unseen = snapshot.entries().filter(|entry| !seen.contains(&entry.sequence));
+    let keys: Vec<KeyEntry> = unseen
+        .map(|entry| KeyEntry { name: entry.print.name, body: entry.print.body, published_at: entry.at, id: entry.id })
+        .collect();
+    let record = |keys: &[KeyEntry]| {
+        let mut bytes = Vec::new();
+        record::encode_keys(keys.iter().copied(), &mut bytes).map_err(copy)?;
+        Ok(Bytes::from(bytes))
+    };
+    keys.chunks(KEYS_IN_RECORD_MAX).map(record).collect()
+}
+
+/// Sends the messages of these slots that the log has after `after` and up to `through`; the sequences of all messages with keys, of whatever
+/// slot, go into `seen`. Blocks.
+///
+/// # Errors
+/// [`ReadError`]. If nobody takes the parts any more it is not told: they know.
+pub(super) fn log(
+    log: &Log,
+    (after, through): (Sequence, Sequence),
+    slots: &SlotSet,
+    mut seen: Option<&mut HashSet<Sequence>>,
+    parts: mpsc::Sender<Part>,
+) -> Result<(), GiveError> {
+    let (mut reader, mut parts) = (log.reader(after)?, Parts::new(parts));
+    while reader.position() < through {
+        let Some(frame) = reader.next()? else { break };
+        for (sequence, bytes) in frame.iter().take_while(|(sequence, _)| *sequence <= through) {
+            let Logged::Message(record) = record::decode(&bytes).map_err(copy)? else { continue };
+            if let (Some(seen), Some(_)) = (&mut seen, record.idempotency_key) {
+                seen.insert(sequence);
+            }
+            // A copy: the record shares its memory with everything that was read with it.
+            if slots.contains(slot_of(record.subject.as_bytes()))
+                && parts.add(Bytes::copy_from_slice(&bytes)).is_err()
+            {
+                return Ok(());
+            }
+        }
+    }
+    // Who takes them knows that it is gone.
+    let _gone = parts.flush();
+    Ok(())
+}
+
+/// Whether the log was trimmed while it was read.
+pub(super) fn was_trimmed(error: &GiveError) -> bool {
+    matches!(error, GiveError::Read(ReadError::Trimmed { .. }))
+}
+
+/// Sends what a store of this node alone has of the subjects of these marks and the log has not.
+pub(super) async fn rows(rooms: &Rooms, marks: &[Bytes], parts: &mpsc::Sender<Part>) -> Result<(), GiveError> {
+    for record in marks {
+        let Logged::TakenOver(TakenOver::Marks(marks)) = record::decode(record).map_err(copy)? else { continue };
+        for (subject, last) in marks.iter() {
+            let subject = Subject::new(subject.to_owned()).map_err(copy)?;
+            rows_of(rooms, &subject, last, parts).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn rows_of(
+    rooms: &Rooms,
+    subject: &Subject,
+    last: MessageId,
+    parts: &mpsc::Sender<Part>,
+) -> Result<(), GiveError> {
+    let mut after = 0;
+    loop {
+        let rows = rooms.store.after(subject, after, PAGE_ROWS, PART_BYTES, clock::now()).await?;
+        let Some((at, _)) = rows.last() else { return Ok(()) };
+        after = at.get();
+        let (index, of, read) = (rooms.index.clone(), subject.clone(), rows.len());
+        // From the first one that the log has on, the log has all.
+        let gone = move || {
+            let in_log = |id| index.message(&of, id, last).is_ok_and(|found| matches!(found, crate::index::Lookup::Found(_)));
+            let mut rows = rows;
+            let known = rows.iter().position(|(id, _)| in_log(*id)).unwrap_or(rows.len());
+            rows.truncate(known);
+            rows
+        };
+        let rows = tokio::task::spawn_blocking(gone).await.map_err(copy)?;
+        let the_log_goes_on = rows.len() < read;
+        let mut part = Part::with_capacity(rows.len());
+        for (id, stored) in &rows {
+            part.push(row(subject, *id, stored)?);
+        }
+        if (!part.is_empty() && parts.send(part).await.is_err()) || the_log_goes_on {
+            return Ok(());
+        }
+    }
+}
+
+fn row(subject: &Subject, id: MessageId, stored: &StoredMessage) -> Result<Bytes, GiveError> {
+    let record = Record {
+        subject: subject.as_str(),
+        id,
+        published_at: stored.published_at,
+        expiration: stored.expiration,
+        // The window has what is known of its key.
+        idempotency_key: None,
+        traceparent: None,
+        body: &stored.body,
+    };
+    let mut bytes = Vec::new();
+    record::encode(&record, &mut bytes).map_err(copy)?;
+    Ok(bytes.into())
+}

@@ -1,0 +1,370 @@
+//! Slots that this node gives away.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tonic::{Code, Status, Streaming};
+
+use super::copy::{self, Part};
+use super::learn::to_wire;
+use super::{GiveError, Transfer};
+use crate::cluster::{Change, Layout, Moved, SlotSet, slot_of};
+use crate::event::{Sequence, clock};
+use crate::proto::nodes::{self, step};
+
+/// Records of the log that the other node may lack when publishes are closed out: a second's worth at some ten thousand a second would be
+/// too many, and fewer than come in while they are handed over cannot be had.
+const NEAR_RECORDS: u64 = 1_000;
+
+/// How often the rest of the log is handed over before publishes are closed out, if it does not get shorter than that.
+const ROUNDS_MAX: u32 = 16;
+
+/// How long publishes may be closed out until the slots are the other node's, or this one's again. Clients' retries cover that.
+const CLOSED_MAX: Duration = Duration::from_secs(2);
+
+/// Steps whose answers are waited for: one is read, one is written, one is on its way back.
+const STEPS_MAX: usize = 3;
+
+/// How often the log is read from the begin, if it is trimmed meanwhile.
+const ATTEMPTS_MAX: u32 = 3;
+
+/// Where a move is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// What there is, is handed over; publishes go on.
+    Copying,
+    /// Publishes are closed out, and the rest is handed over.
+    Closed,
+    /// The slots are the other node's, and it may not know yet.
+    Given,
+}
+
+impl Step {
+    /// For people and machines.
+    pub fn name(self) -> &'static str {
+        ["copying", "closed", "given"][self as usize]
+    }
+}
+
+/// A move that is under way.
+#[derive(Debug)]
+pub struct Moving {
+    /// Which slots.
+    pub slots: SlotSet,
+    /// The node that gets them.
+    pub to: String,
+    step: AtomicU8,
+    records: AtomicU64,
+}
+
+impl Moving {
+    /// Where it is.
+    pub fn step(&self) -> Step {
+        [Step::Copying, Step::Closed, Step::Given][usize::from(self.step.load(Ordering::Relaxed))]
+    }
+
+    /// Records that were handed over so far.
+    pub fn records(&self) -> u64 {
+        self.records.load(Ordering::Relaxed)
+    }
+
+    fn is_at(&self, step: Step) {
+        self.step.store(step as u8, Ordering::Relaxed);
+    }
+}
+
+/// Slots that have moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Given {
+    /// Which.
+    pub slots: SlotSet,
+    /// Records that were handed over.
+    pub records: u64,
+    /// How long publishes on them were refused.
+    pub pause: Duration,
+    /// Of the layout since.
+    pub version: String,
+}
+
+impl Transfer {
+    /// Gives slots of this node to another one.
+    ///
+    /// # Errors
+    /// [`GiveError`]. Unless it is [`GiveError::Kept`], after which the node must end, this node owns them as before.
+    pub async fn give(&self, slots: SlotSet, to: &str) -> Result<Given, GiveError> {
+        let Ok(_giving) = self.0.giving.try_lock() else {
+            let moving = self.0.moving.load_full();
+            let (slots, to) = moving.map_or((slots, to.to_owned()), |moving| (moving.slots, moving.to.clone()));
+            return Err(GiveError::Busy { slots, to });
+        };
+        let at = self.check(&slots, to)?;
+        let moving = Arc::new(Moving { slots, to: to.to_owned(), step: AtomicU8::new(0), records: AtomicU64::new(0) });
+        self.0.moving.store(Some(Arc::clone(&moving)));
+        tracing::info!(%slots, to, "slots begin to move");
+        let given = self.give_to(&moving, at).await;
+        self.0.moving.store(None);
+        let metrics = &self.0.rooms.metrics;
+        match &given {
+            Ok(given) => {
+                metrics.given.inc_by(slots.len() as u64);
+                metrics.pause.set(given.pause.as_secs_f64());
+                let (records, pause_ms) = (given.records, given.pause.as_millis() as u64);
+                tracing::info!(%slots, to, records, pause_ms, layout = given.version, "slots have moved to another node");
+            }
+            Err(error) => {
+                metrics.failed.inc();
+                tracing::warn!(%slots, to, %error, "slots did not move");
+            }
+        }
+        given
+    }
+
+    /// Whether the slots can go there; the place of the node in the layout.
+    fn check(&self, slots: &SlotSet, to: &str) -> Result<usize, GiveError> {
+        let rooms = &self.0.rooms;
+        let not_owned = slots.minus(&rooms.ownership.slots());
+        if slots.is_empty() {
+            return Err(GiveError::NoSlots);
+        }
+        if !not_owned.is_empty() {
+            return Err(GiveError::NotOwned { slots: not_owned });
+        }
+        let at = rooms.ownership.layout().find(to).filter(|at| *at != rooms.ownership.own());
+        let at = at.ok_or_else(|| GiveError::NoSuchNode { node: to.to_owned() })?;
+        let letters = rooms.letters.live(clock::now());
+        let letters = letters.iter().filter(|(subject, _)| slots.contains(slot_of(subject.as_str().as_bytes()))).count();
+        if letters > 0 {
+            return Err(GiveError::DeadLetters { letters });
+        }
+        Ok(at)
+    }
+
+    async fn give_to(&self, moving: &Moving, at: usize) -> Result<Given, GiveError> {
+        let mut handing = Handing::begin(self, moving, at).await?;
+        let mut position = self.hand_over_all(&mut handing).await?;
+        for _ in 0..ROUNDS_MAX {
+            let durable = self.0.rooms.log.durable().sequence();
+            if durable.get() - position.get() <= NEAR_RECORDS {
+                break;
+            }
+            self.hand_over_log(&mut handing, (position, durable), None).await?;
+            handing.settle().await?;
+            position = durable;
+        }
+        let begun = Instant::now();
+        let closed = tokio::time::timeout(CLOSED_MAX, self.close_and_hand_over(&mut handing, position)).await;
+        let closed = closed.unwrap_or_else(|_| Err(handing.unavailable(&"it takes too long to take the rest")));
+        if let Err(error) = closed {
+            // Nothing was given: this node goes on. If it cannot, its committer has ended, and so will the node.
+            let _ended = self.0.gate.open(&moving.slots).await;
+            return Err(error);
+        }
+        // From here on the other node owns them.
+        self.0.rooms.ownership.give(&moving.slots, at)?;
+        moving.is_at(Step::Given);
+        self.changed(&Change::default()).await;
+        // Tells the new owner first; if that fails, it is told again until it knows.
+        if !self.exchange(at).await {
+            tracing::warn!(slots = %moving.slots, to = moving.to, "the new owner of slots does not answer; it is told again");
+        }
+        let pause = begun.elapsed();
+        self.end_streams(moving.slots).await;
+        self.0.news.notify_one();
+        let version = self.0.rooms.ownership.layout().version().to_string();
+        Ok(Given { slots: moving.slots, records: moving.records(), pause, version })
+    }
+
+    /// Marks, keys, rows and messages as they are now. Gives the position up to which the log was handed over.
+    async fn hand_over_all(&self, handing: &mut Handing<'_>) -> Result<Sequence, GiveError> {
+        let slots = handing.moving.slots;
+        // Before the log is read: the other node leaves out what its marks say that it has.
+        let transfer = self.clone();
+        let marks = blocking(move || copy::marks(&transfer.0.rooms, &slots)).await?;
+        let window = self.0.rooms.keys.snapshot();
+        let mut attempts = 0;
+        let (durable, seen) = loop {
+            attempts += 1;
+            match self.hand_over_messages(handing, &marks).await {
+                Err(error) if copy::was_trimmed(&error) && attempts < ATTEMPTS_MAX => {}
+                Err(error) if copy::was_trimmed(&error) => return Err(GiveError::Trimmed { attempts }),
+                messages => break messages?,
+            }
+        };
+        let keys = blocking(move || copy::keys(&window, &seen)).await?;
+        for record in marks.into_iter().chain(keys) {
+            handing.records(vec![record]).await?;
+        }
+        handing.settle().await?;
+        Ok(durable)
+    }
+
+    /// What the store and the log have, in this order.
+    async fn hand_over_messages(
+        &self,
+        handing: &mut Handing<'_>,
+        marks: &[Bytes],
+    ) -> Result<(Sequence, HashSet<Sequence>), GiveError> {
+        let rooms = &self.0.rooms;
+        let (trimmed, durable) = (rooms.log.trimmed().sequence(), rooms.log.durable().sequence());
+        if rooms.store.keeps_history() && !handing.one_database {
+            let (parts, mut read) = mpsc::channel(1);
+            let rows = async {
+                let rows = copy::rows(rooms, marks, &parts).await;
+                drop(parts);
+                rows
+            };
+            let hand_over = async {
+                while let Some(part) = read.recv().await {
+                    handing.records(part).await?;
+                }
+                Ok(())
+            };
+            let (rows, handed): (_, Result<(), GiveError>) = tokio::join!(rows, hand_over);
+            handed.and(rows)?;
+        }
+        let seen = self.hand_over_log(handing, (trimmed, durable), Some(HashSet::new())).await?;
+        Ok((durable, seen.unwrap_or_default()))
+    }
+
+    async fn hand_over_log(
+        &self,
+        handing: &mut Handing<'_>,
+        range: (Sequence, Sequence),
+        mut seen: Option<HashSet<Sequence>>,
+    ) -> Result<Option<HashSet<Sequence>>, GiveError> {
+        let (parts, mut read) = mpsc::channel(1);
+        let (log, slots) = (self.0.rooms.log.clone(), handing.moving.slots);
+        let reading = tokio::task::spawn_blocking(move || {
+            copy::log(&log, range, &slots, seen.as_mut(), parts).map(|()| seen)
+        });
+        let mut handed = Ok(());
+        while let Some(part) = read.recv().await {
+            handed = handing.records(part).await;
+            if handed.is_err() {
+                break;
+            }
+        }
+        drop(read);
+        let read = reading.await.map_err(|panicked| GiveError::Copy(panicked.to_string()))?;
+        handed.and(read)
+    }
+
+    /// No more publishes, and the rest: the other node has everything when this returns.
+    async fn close_and_hand_over(&self, handing: &mut Handing<'_>, position: Sequence) -> Result<(), GiveError> {
+        let slots = handing.moving.slots;
+        handing.moving.is_at(Step::Closed);
+        let durable = self.0.gate.close(&slots).await?.sequence();
+        self.hand_over_log(handing, (position, durable), None).await?;
+        let moved = moved_by(&self.0.rooms.ownership.layout(), &slots, handing.at);
+        let nodes::Moves { moved } = to_wire(&moved);
+        handing.step(step::Step::Ready(nodes::Ready { moved })).await?;
+        handing.settle().await
+    }
+}
+
+/// What a move of these slots says of them.
+fn moved_by(layout: &Layout, slots: &SlotSet, to: usize) -> Vec<Moved> {
+    let mut moved = layout.after_move(slots, to).moved();
+    moved.iter_mut().for_each(|moved| moved.slots = moved.slots.intersection(slots));
+    moved.retain(|moved| !moved.slots.is_empty());
+    moved
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, GiveError> + Send + 'static,
+) -> Result<T, GiveError> {
+    tokio::task::spawn_blocking(work).await.map_err(|panicked| GiveError::Copy(panicked.to_string()))?
+}
+
+/// The stream to the node that gets the slots.
+struct Handing<'a> {
+    transfer: &'a Transfer,
+    moving: &'a Moving,
+    at: usize,
+    /// Whether the other node keeps history in the same database, so that it has the rows already.
+    one_database: bool,
+    steps: flume::Sender<nodes::Step>,
+    done: Streaming<nodes::Done>,
+    unanswered: usize,
+}
+
+impl<'a> Handing<'a> {
+    async fn begin(transfer: &'a Transfer, moving: &'a Moving, at: usize) -> Result<Self, GiveError> {
+        let unavailable = |status: Status| of_status(&moving.to, &status);
+        let peers = &transfer.0.peers;
+        let mut client = peers.client(at).map_err(unavailable)?;
+        let (steps, sent) = flume::bounded(1);
+        let calling = client.hand_over(peers.request(sent.into_stream()));
+        let called = tokio::time::timeout(peers.timeout, calling).await;
+        let called = called.unwrap_or_else(|_| Err(Status::unavailable("it does not answer")));
+        let done = called.map_err(unavailable)?.into_inner();
+        let store = &transfer.0.rooms.store;
+        let mut handing = Self { transfer, moving, at, one_database: false, steps, done, unanswered: 0 };
+        let (slots, store, database) =
+            (moving.slots.to_string(), store.kind().to_owned(), store.database().unwrap_or_default());
+        handing.step(step::Step::Begin(nodes::Begin { slots, store, database })).await?;
+        handing.one_database = handing.answer().await?.one_database;
+        Ok(handing)
+    }
+
+    async fn records(&mut self, records: Part) -> Result<(), GiveError> {
+        let count = records.len() as u64;
+        self.step(step::Step::Records(nodes::Records { records })).await?;
+        self.moving.records.fetch_add(count, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn step(&mut self, step: step::Step) -> Result<(), GiveError> {
+        while self.unanswered >= STEPS_MAX {
+            self.answer().await?;
+        }
+        let sent = self.steps.send_async(nodes::Step { step: Some(step) });
+        match tokio::time::timeout(self.transfer.0.peers.timeout, sent).await {
+            Ok(Ok(())) => {
+                self.unanswered += 1;
+                Ok(())
+            }
+            // It has ended the stream, and says why there.
+            Ok(Err(_)) => Err(self.answer().await.err().unwrap_or_else(|| self.unavailable(&"it ended the stream"))),
+            Err(_) => Err(self.unavailable(&"it does not read")),
+        }
+    }
+
+    /// Waits until everything that was sent is durable there.
+    async fn settle(&mut self) -> Result<(), GiveError> {
+        while self.unanswered > 0 {
+            self.answer().await?;
+        }
+        Ok(())
+    }
+
+    async fn answer(&mut self) -> Result<nodes::Done, GiveError> {
+        match tokio::time::timeout(self.transfer.0.peers.timeout, self.done.message()).await {
+            Ok(Ok(Some(done))) => {
+                self.unanswered = self.unanswered.saturating_sub(1);
+                Ok(done)
+            }
+            Ok(Ok(None)) => Err(self.unavailable(&"it ended the stream")),
+            Ok(Err(status)) => Err(of_status(&self.moving.to, &status)),
+            Err(_) => Err(self.unavailable(&"it does not answer")),
+        }
+    }
+
+    fn unavailable(&self, reason: &dyn std::fmt::Display) -> GiveError {
+        GiveError::Unavailable { node: self.moving.to.clone(), reason: reason.to_string() }
+    }
+}
+
+fn of_status(node: &str, status: &Status) -> GiveError {
+    let (node, reason) = (node.to_owned(), status.message().to_owned());
+    match status.code() {
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown | Code::Internal => {
+            GiveError::Unavailable { node, reason }
+        }
+        _ => GiveError::Refused { node, reason },
+    }
+}
