@@ -18,8 +18,7 @@ use bytes::Bytes;
 use super::limits::{BODY_BYTES_CEILING, RECORD_HEAD_BYTES_MAX};
 use super::{Expiration, IdempotencyKey, Message, MessageId, Subject, Traceparent, UnixMicros};
 pub use taken_over::{
-    KEYS_IN_RECORD_MAX, KeyEntry, Keys, MARKS_IN_RECORD_MAX, Marks, TAKEN_OVER_BYTES_MAX, TakenOver, encode_keys,
-    encode_marks,
+    KeyEntry, Keys, Marks, TAKEN_OVER_BYTES_MAX, TakenOver, encode_keys, encode_marks, keys_that_fit, marks_that_fit,
 };
 
 /// The newest version that this build writes and reads.

@@ -2,7 +2,8 @@
 //!
 //! The log holds the newest messages of every subject without a hole, and what it no longer holds the store has: nothing
 //! is trimmed before it is projected. So a message that the log does not have when it is asked is older than everything the
-//! log has, and is in the store or nowhere.
+//! log has, and is in the store or nowhere. There is one hole: what another node logged while it had the subject, and had in
+//! the store when it gave it back.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -204,3 +205,6 @@ fn is_expired(record: &Record<'_>, now: UnixMicros) -> bool {
     let Record { expiration, published_at, .. } = *record;
     !expiration.is_fire_and_forget() && expiration.expires_at(published_at) <= now
 }
+
+#[cfg(test)]
+mod tests;

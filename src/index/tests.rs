@@ -116,6 +116,22 @@ impl Rig {
         self.index.append(appended.into_iter());
     }
 
+    /// Appends a frame of one record of marks, and passes over it.
+    fn take_over(&mut self, marks: &[(&str, usize)]) {
+        let mut batch = Batch::new(FRAME_BYTES);
+        self.writer.ensure_room(FRAME_BYTES).expect("room");
+        let (frame, sequence) = (self.writer.next_frame(), self.writer.next_sequence());
+        let marks = marks.iter().map(|(subject, last)| (*subject, id(*last)));
+        let mut crc = 0;
+        let encode = |buffer: &mut Vec<u8>| {
+            let start = buffer.len();
+            record::encode_marks(marks, buffer).map(|()| crc = crc32c::crc32c(&buffer[start..]))
+        };
+        let offset = batch.push(encode).expect("it fits");
+        self.writer.append(&batch).expect("the disk works");
+        self.index.append_taken_over(sequence, &frame.of(offset, crc));
+    }
+
     fn last(&self, name: &str) -> MessageId {
         id(self.published.get(name).map_or(1, Vec::len))
     }
@@ -439,9 +455,45 @@ proptest! {
                     }
                     rig.reopened()
                 }
+                3 => {
+                    rig.take_over(&[(&names[0], 1)]);
+                    rig
+                }
                 _ => rig,
             };
         }
         rig.indexed().check();
     }
+}
+
+/// Records that are no messages cost neither a message nor the order, live, in files, and when the files are built anew.
+#[test]
+fn what_was_taken_over_is_passed_over() {
+    let mut rig = Rig::new();
+    let count = |rig: &Rig| (rig.index.taken_over_records(), rig.index.lost_records(), rig.index.gap_records());
+    rig.take_over(&[("a", 1)]);
+    for round in 1..400 {
+        rig.publish(&["a", "b"]);
+        rig.take_over(&[("c", round), ("d", 1)]);
+        if round == 80 {
+            assert_eq!(count(&rig), (81, 0, 0), "in memory, most of it sealed");
+            assert!(!rig.index.shared.parts.read().sealed.is_empty());
+            rig.check();
+        }
+    }
+    let rig = rig.indexed();
+    assert_eq!(count(&rig), (400, 0, 0));
+    rig.check();
+    let rig = rig.reopened();
+    assert_eq!(count(&rig), (400, 0, 0), "all of it in files");
+    rig.check();
+    let folder = rig.folder.path().join("index");
+    for file in fs::read_dir(&folder).expect("readable") {
+        fs::remove_file(file.expect("readable").path()).expect("can be removed");
+    }
+    let rig = rig.reopened();
+    assert_eq!(count(&rig), (0, 0, 400 + 2 * 399), "nothing is indexed any more");
+    let rig = rig.indexed();
+    assert_eq!(count(&rig), (400, 0, 0));
+    rig.check();
 }

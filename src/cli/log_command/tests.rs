@@ -4,7 +4,7 @@ use super::ls::list;
 use super::show::{ShowArguments, print};
 use super::verify::verify;
 use super::*;
-use crate::event::record::Record;
+use crate::event::record::{KeyEntry, Record};
 use crate::event::{Expiration, MessageId, UnixMicros};
 use crate::wal::{Batch, Options, open};
 
@@ -84,6 +84,41 @@ fn records_are_chosen_by_sequence_subject_and_number() {
     assert_eq!(sequences(|show| show.to = 1), [Some(1)]);
     assert_eq!(sequences(|show| show.subject = Some("orders.*".to_owned())), [Some(1), Some(3)]);
     assert_eq!(sequences(|show| show.limit = Some(2)), [Some(1), Some(2)]);
+}
+
+#[test]
+fn what_was_taken_over_is_shown_with_its_entries() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut opened = open(Arc::new(DiskFileSystem), options(dir.path())).expect("opens");
+    let mut batch = Batch::new(FRAME_BYTES_MAX);
+    let id = |number| MessageId::new(number).expect("an id");
+    let published_at = UnixMicros::from_micros(1_700_000_000_000_000);
+    let keys = [1, 2].map(|number| KeyEntry { name: [number; 16], body: [0xFF; 16], published_at, id: id(7) });
+    batch.push(|buffer| record::encode_marks([("orders.eu", id(9)), ("bills", id(3))], buffer)).expect("fits");
+    batch.push(|buffer| record::encode_keys(keys, buffer)).expect("fits");
+    opened.writer.ensure_room(FRAME_BYTES_MAX).expect("room");
+    opened.writer.append(&batch).expect("appended");
+    drop(opened);
+    let inspection = look(dir.path()).expect("a log");
+    let key = |name: &str| {
+        serde_json::json!({
+            "name_base64": name, "body_base64": "/////////////////////w==", "published_at": "2023-11-14T22:13:20Z", "id": 7,
+        })
+    };
+    let marks = serde_json::json!([{"subject": "orders.eu", "id": 9}, {"subject": "bills", "id": 3}]);
+    let expected = [
+        serde_json::json!({"sequence": 1, "marks": marks}),
+        serde_json::json!({"sequence": 2, "keys": [key("AQEBAQEBAQEBAQEBAQEBAQ=="), key("AgICAgICAgICAgICAgICAg==")]}),
+    ];
+    assert_eq!(shown(&inspection, |_| ()), expected);
+    assert_eq!(shown(&inspection, |show| show.limit = Some(1)), expected[..1]);
+    let orders = shown(&inspection, |show| show.subject = Some("o*".to_owned()));
+    assert_eq!(orders, [serde_json::json!({"sequence": 1, "marks": [{"subject": "orders.eu", "id": 9}]})]);
+    assert_eq!(shown(&inspection, |show| show.subject = Some("x".to_owned())), [] as [serde_json::Value; 0]);
+    let lines = written(|output| list(&inspection, false, output));
+    let last: Vec<_> = lines.lines().last().expect("a line").split_whitespace().collect();
+    assert_eq!((&last[..3], &last[4..]), (&["1", "2", "2"][..], &["active", "-", "-"][..]));
+    written(|output| verify(&inspection, true, output));
 }
 
 #[test]

@@ -14,17 +14,25 @@ use super::{KEYS_VERSION, MARKS_VERSION, RecordError, id, malformed};
 /// than a large body, so that a frame of the log takes several and a start needs no memory for them that is worth a word.
 pub const TAKEN_OVER_BYTES_MAX: usize = 1024 * 1024;
 
-/// Marks that fit a record whatever their subjects.
-pub const MARKS_IN_RECORD_MAX: usize = ENTRIES_BYTES_MAX / (COUNT_BYTES + SUBJECT_BYTES_MAX + 4);
+/// How many marks fit a record of so many bytes, or of [`TAKEN_OVER_BYTES_MAX`] if that is less, whatever their subjects.
+/// Frames of the log may be shorter than the largest record.
+pub const fn marks_that_fit(record_bytes: usize) -> usize {
+    entries_bytes(record_bytes) / (COUNT_BYTES + SUBJECT_BYTES_MAX + 4)
+}
 
-/// Keys that fit a record.
-pub const KEYS_IN_RECORD_MAX: usize = ENTRIES_BYTES_MAX / KEY_BYTES;
+/// How many keys fit a record of so many bytes, or of [`TAKEN_OVER_BYTES_MAX`] if that is less.
+pub const fn keys_that_fit(record_bytes: usize) -> usize {
+    entries_bytes(record_bytes) / KEY_BYTES
+}
 
 /// The number of entries stands before them as a u64, and so does the length of a text.
 const COUNT_BYTES: usize = 8;
 
 /// What is left for entries behind version and count.
-const ENTRIES_BYTES_MAX: usize = TAKEN_OVER_BYTES_MAX - 1 - COUNT_BYTES;
+const fn entries_bytes(record_bytes: usize) -> usize {
+    let bytes = if record_bytes < TAKEN_OVER_BYTES_MAX { record_bytes } else { TAKEN_OVER_BYTES_MAX };
+    bytes.saturating_sub(1 + COUNT_BYTES)
+}
 
 /// A key: two hashes, time and id.
 const KEY_BYTES: usize = 16 + 16 + 8 + 4;
@@ -86,7 +94,7 @@ pub struct KeyEntry {
     pub id: MessageId,
 }
 
-/// Appends the record of these high-water marks to `buffer`. Up to [`MARKS_IN_RECORD_MAX`] fit, and more of short subjects.
+/// Appends the record of these high-water marks to `buffer`. [`marks_that_fit`] tells how many.
 ///
 /// # Errors
 /// [`RecordError::Malformed`] if there is none, a subject is not one, or the record would be larger than
@@ -102,7 +110,7 @@ pub fn encode_marks<'s>(
     encode_entries(MARKS_VERSION, entries, buffer)
 }
 
-/// Appends the record of these idempotency keys, the oldest first, to `buffer`. Up to [`KEYS_IN_RECORD_MAX`] fit.
+/// Appends the record of these idempotency keys, the oldest first, to `buffer`. [`keys_that_fit`] tells how many.
 ///
 /// # Errors
 /// [`RecordError::Malformed`] if there is none, or the record would be larger than [`TAKEN_OVER_BYTES_MAX`]; `buffer` is

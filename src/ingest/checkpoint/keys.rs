@@ -311,4 +311,46 @@ mod tests {
         assert_eq!(restored(directory.path(), 10, 7).1, [3, 6, 7]);
         assert_eq!(forget_lost(&DiskFileSystem, directory.path(), lost).expect("nothing to do"), 0);
     }
+
+    #[test]
+    fn keys_of_one_record_share_its_sequence() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut window = window(1_000);
+        for (number, sequence) in [(1, 4), (2, 7), (3, 7), (4, 7), (5, 8)] {
+            let entry = Entry { sequence: Sequence::new(sequence), ..entry_of(number) };
+            window.remember(entry, entry.at);
+        }
+        let subjects = SubjectTable::new(10);
+        let checkpointer = Checkpointer::new(Arc::new(DiskFileSystem), directory.path().to_owned(), LOG);
+        for (taken_at, expected) in [(8, &[4, 7, 7, 7, 8][..]), (7, &[4, 7, 7, 7]), (6, &[4])] {
+            subjects.set_marked_through(Durable(Sequence::new(taken_at)));
+            let keys = Keys::new(self::window(1_000));
+            window.snapshot().entries().for_each(|entry| keys.lock().remember(*entry, entry.at));
+            checkpointer.take(&subjects, &keys, Projected::default()).expect("written");
+            assert_eq!(restored(directory.path(), 1_000, 8).1, expected);
+        }
+        subjects.set_marked_through(Durable(Sequence::new(8)));
+        checkpointer.take(&subjects, &Keys::new(window), Projected::default()).expect("written");
+        let of_7 = |sequence: Sequence| sequence.get() == 7;
+        assert_eq!(forget_lost(&DiskFileSystem, directory.path(), of_7).expect("written"), 3);
+        assert_eq!(restored(directory.path(), 1_000, 8).1, [4, 8]);
+    }
+
+    #[test]
+    fn sequences_that_fall_or_begin_with_0_are_damage() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for (sequences, sound) in [([1, 1], true), ([2, 2], true), ([2, 1], false), ([0, 1], false), ([1, 4], false)] {
+            let mut bytes = [&MAGIC[..], &VERSION.to_le_bytes(), LOG.as_bytes()].concat();
+            bytes.extend([3_u64, 2].map(u64::to_le_bytes).concat());
+            for sequence in sequences {
+                bytes.extend([7; 2 * HASH_BYTES]);
+                bytes.extend([sequence, 5_u64].map(u64::to_le_bytes).concat());
+                bytes.extend(1_u32.to_le_bytes());
+            }
+            bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
+            std::fs::write(directory.path().join(FILE_NAME), bytes).expect("writable");
+            let read = restore(&DiskFileSystem, directory.path(), &mut window(1_000), at(0));
+            assert_eq!(read.is_ok(), sound, "{sequences:?}: {read:?}");
+        }
+    }
 }

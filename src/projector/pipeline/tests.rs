@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::event::record::{LOST, Record, encode};
+use crate::event::record::{self, KeyEntry, LOST, Record, encode};
 use crate::event::{Expiration, MessageId, Sequence, Subject};
 use crate::projector::{
     ApplierError, ApplyError, DeadLetters, EmbeddedStore, LetterBounds, NoneStore, Row, StoreBatch, StoreError,
@@ -741,6 +741,35 @@ async fn passes_over_lost_records() {
     let mut running = rig.start();
     running.reaches(4).await;
     rig.append(&[lost(), lost()]);
+    running.reaches(6).await;
+    running.stops().await.expect("stops in order");
+    assert_eq!(rig.store.committed_rows.load(Ordering::Relaxed), 2);
+    for sequence in [2, 4] {
+        let (subject, id) = key_of(sequence);
+        let found = rig.store.fetch(&subject, id, published_at(sequence)).await.expect("read");
+        assert_eq!(found.map(|message| message.body), Some(body_of(sequence)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn passes_over_what_was_taken_over_from_another_node() {
+    let mut rig = Rig::new(&[]);
+    let (subject, id) = key_of(9);
+    let marks = || {
+        let mut bytes = Vec::new();
+        record::encode_marks([(subject.as_str(), id)], &mut bytes).expect("fits");
+        bytes
+    };
+    let keys = || {
+        let key = KeyEntry { name: [1; 16], body: [2; 16], published_at: published_at(9), id };
+        let mut bytes = Vec::new();
+        record::encode_keys([key], &mut bytes).expect("fits");
+        bytes
+    };
+    rig.append(&[marks(), record_of(2), keys(), record_of(4)]);
+    let mut running = rig.start();
+    running.reaches(4).await;
+    rig.append(&[keys(), marks()]);
     running.reaches(6).await;
     running.stops().await.expect("stops in order");
     assert_eq!(rig.store.committed_rows.load(Ordering::Relaxed), 2);

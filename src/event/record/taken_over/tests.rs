@@ -192,15 +192,33 @@ fn refuses_what_is_no_subject() {
 #[test]
 fn the_largest_records_are_read_and_larger_ones_are_not_written() {
     let long = "x".repeat(255);
-    let marks = marks_of(&vec![(long.as_str(), 1); MARKS_IN_RECORD_MAX]).expect("it fits");
-    assert_eq!(read_marks(&marks).len(), MARKS_IN_RECORD_MAX);
-    let keys = keys_of(&vec![key(1); KEYS_IN_RECORD_MAX]).expect("it fits");
-    assert_eq!(read_keys(&keys).len(), KEYS_IN_RECORD_MAX);
+    let marks_max = marks_that_fit(usize::MAX);
+    let marks = marks_of(&vec![(long.as_str(), 1); marks_max]).expect("it fits");
+    assert_eq!(read_marks(&marks).len(), marks_max);
+    let keys_max = keys_that_fit(usize::MAX);
+    let keys = keys_of(&vec![key(1); keys_max]).expect("it fits");
+    assert_eq!(read_keys(&keys).len(), keys_max);
     for bytes in [marks, keys] {
         assert!(bytes.len() <= TAKEN_OVER_BYTES_MAX && bytes.len() > TAKEN_OVER_BYTES_MAX - 300);
     }
-    assert!(marks_of(&vec![(long.as_str(), 1); MARKS_IN_RECORD_MAX + 1]).is_err());
-    assert!(keys_of(&vec![key(1); KEYS_IN_RECORD_MAX + 1]).is_err());
+    assert!(marks_of(&vec![(long.as_str(), 1); marks_max + 1]).is_err());
+    assert!(keys_of(&vec![key(1); keys_max + 1]).is_err());
+}
+
+#[test]
+fn what_is_said_to_fit_a_shorter_record_fits() {
+    let long = "x".repeat(255);
+    for bytes in [0, 8, 9, 52, 53, 54, 275, 276, 277, 1_000, 65_536] {
+        let (marks, keys) = (marks_that_fit(bytes), keys_that_fit(bytes));
+        if marks > 0 {
+            assert!(marks_of(&vec![(long.as_str(), 1); marks]).expect("it fits").len() <= bytes);
+        }
+        if keys > 0 {
+            assert!(keys_of(&vec![key(1); keys]).expect("it fits").len() <= bytes);
+        }
+        assert!(marks_of(&vec![(long.as_str(), 1); marks + 1]).expect("it fits").len() > bytes);
+        assert!(keys_of(&vec![key(1); keys + 1]).expect("it fits").len() > bytes);
+    }
 }
 
 #[test]
