@@ -53,6 +53,18 @@ def message_v2(key=b"", traceparent=b"", subject=b"s", number=1, published=0, ex
     )
 
 
+def marks(*marks):
+    """The bytes of a record of version 3 with these subjects (bytes) and ids."""
+    return struct.pack("<BQ", 3, len(marks)) + b"".join(
+        struct.pack("<Q", len(subject)) + subject + struct.pack("<I", number) for subject, number in marks
+    )
+
+
+def keys(*keys):
+    """The bytes of a record of version 4 with these hashes of names and bodies, times and ids."""
+    return struct.pack("<BQ", 4, len(keys)) + b"".join(struct.pack("<16s16sqI", *key) for key in keys)
+
+
 def reseal_frame(content, offset):
     """A segment's bytes with right checksums for the frame at `offset`, after its payload was changed."""
     salt = content[40:56]

@@ -9,18 +9,21 @@ from typing import NamedTuple
 
 from layout import Damage, NewerVersion
 
-NEWEST = 2  # record version
+NEWEST = 4  # record version
 MAX_I32 = 2**31 - 1
 MAX_SUBJECT = 255  # bytes
 MAX_BODY = 16_777_216  # bytes
 MAX_KEY = 255  # bytes
 MAX_TRACEPARENT = 128  # bytes
+MAX_TAKEN_OVER = 1_048_576  # bytes of a record of version 3 or 4
 
 # Microseconds between which `published_at` is a date.
 _EARLIEST, _LATEST = -377705023201000000, 253402207200000000
 
 _U64 = struct.Struct("<Q")
 _MIDDLE = struct.Struct("<IqI")
+_ID = struct.Struct("<I")
+_KEY = struct.Struct("<16s16sqI")
 
 
 class Message(NamedTuple):
@@ -33,8 +36,27 @@ class Message(NamedTuple):
     traceparent: str = ""
 
 
+class Mark(NamedTuple):
+    subject: str
+    id: int
+
+
+class Key(NamedTuple):
+    name_hash: bytes
+    body_hash: bytes
+    published_at_us: int
+    id: int
+
+
+class TakenOver(NamedTuple):
+    """What a node took over from another one: `marks` or `keys`."""
+
+    kind: str
+    entries: list
+
+
 def decode(file, offset, data):
-    """The message in the bytes of a record, or None if the record was lost in a repair."""
+    """The message or what was taken over in the bytes of a record, or None if the record was lost in a repair."""
     if not data:
         raise Damage(file, offset, "a record of 0 bytes has no version")
     version = data[0]
@@ -44,6 +66,8 @@ def decode(file, offset, data):
         if len(data) > 1:
             raise Damage(file, offset, f"a lost record has 1 byte, this one {len(data)}")
         return None
+    if version in (3, 4):
+        return _taken_over(file, offset, data, version)
     return _message(file, offset, data, version)
 
 
@@ -96,15 +120,48 @@ def _message(file, offset, data, version):
     return Message(subject, number, published, expiration, body, key, traceparent)
 
 
+def _taken_over(file, offset, data, version):
+    fields = _Fields(file, offset, data)
+    if len(data) > MAX_TAKEN_OVER:
+        raise fields.fault(f"a record of version {version} has at most {MAX_TAKEN_OVER} bytes, this one {len(data)}")
+    (count,) = fields.numbers(_U64, "number of entries")
+    if not count:
+        raise fields.fault(f"a record of version {version} has at least one entry, this one none")
+    entries = []
+    # An entry takes bytes: a number that is too high ends at the end of the record.
+    while len(entries) < count:
+        if version == 3:
+            subject = fields.text("subject")
+            entry = Mark(subject, *fields.numbers(_ID, "id"))
+            if wrong := _broken_subject(subject):
+                raise fields.fault(wrong[0])
+        else:
+            entry = Key(*fields.numbers(_KEY, "key"))
+        if not 1 <= entry.id <= MAX_I32:
+            raise fields.fault(f"its id {entry.id} is not 1 to {MAX_I32}")
+        entries.append(entry)
+    if fields.at != len(data):
+        raise fields.fault(f"{len(data) - fields.at} bytes follow its last entry")
+    return TakenOver("marks" if version == 3 else "keys", entries)
+
+
+def _broken_subject(subject):
+    size = len(subject.encode())
+    faults = [] if 1 <= size <= MAX_SUBJECT else [f"its subject has {size} bytes"]
+    return faults + (["its subject has control characters"] if _has_controls(subject) else [])
+
+
+def _has_controls(text):
+    return not text.isprintable() and any(unicodedata.category(c) == "Cc" for c in text)
+
+
 def broken_rules(message):
     """What a writer must not have written, though a reader may take it: a list of sentences."""
-    faults = []
-    size = len(message.subject.encode())
-    if not 1 <= size <= MAX_SUBJECT:
-        faults.append(f"its subject has {size} bytes")
-    for name, text in (("subject", message.subject), ("idempotency key", message.idempotency_key)):
-        if not text.isprintable() and any(unicodedata.category(c) == "Cc" for c in text):
-            faults.append(f"its {name} has control characters")
+    if isinstance(message, TakenOver):
+        return []  # the reader has refused what breaks a rule
+    faults = _broken_subject(message.subject)
+    if _has_controls(message.idempotency_key):
+        faults.append("its idempotency key has control characters")
     if len(message.idempotency_key.encode()) > MAX_KEY:
         faults.append(f"its idempotency key has {len(message.idempotency_key.encode())} bytes")
     if message.traceparent and not _is_traceparent(message.traceparent):
@@ -174,6 +231,8 @@ def line(sequence, message):
     """The line that `walcast log show` prints for a record, without the line feed."""
     if message is None:
         return f'{{"sequence":{sequence},"lost":true}}'
+    if isinstance(message, TakenOver):
+        return f'{{"sequence":{sequence},"{message.kind}":[{",".join(map(_entry, message.entries))}]}}'
     subject, number, published, expiration, body, key, traceparent = message
     written = _subjects.get(subject)
     if written is None:
@@ -184,6 +243,15 @@ def line(sequence, message):
         f'{{"sequence":{sequence},"subject":{written},"id":{number},"published_at":{_published_at(published)},'
         f'"expiration_seconds":{expiration},{_optional("idempotency_key", key)}'
         f'{_optional("traceparent", traceparent)}"body_base64":"{base64.b64encode(body).decode()}"}}'
+    )
+
+
+def _entry(entry):
+    if isinstance(entry, Mark):
+        return f'{{"subject":{json.dumps(entry.subject, ensure_ascii=False)},"id":{entry.id}}}'
+    return (
+        f'{{"name_hash":"{entry.name_hash.hex()}","body_hash":"{entry.body_hash.hex()}",'
+        f'"published_at":{_published_at(entry.published_at_us)},"id":{entry.id}}}'
     )
 
 

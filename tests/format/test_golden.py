@@ -57,6 +57,16 @@ class Golden(rig.LogCase):
             ))
             self.assertEqual(record.broken_rules(message), [])
 
+    def test_single_records_of_what_was_taken_over(self):
+        for version, kind in ((3, "marks"), (4, "keys")):
+            for expected in golden_lines(f"record-v{version}.jsonl"):
+                found = record.decode("", 0, base64.b64decode(expected["record_base64"]))
+                entries = [entry._asdict() for entry in found.entries]
+                for entry in entries:
+                    entry.update((name, value.hex()) for name, value in entry.items() if isinstance(value, bytes))
+                self.assertEqual((found.kind, entries), (kind, expected[kind]))
+                self.assertEqual(record.broken_rules(found), [])
+
     def test_a_lost_record(self):
         for expected in golden_lines("record-v0.jsonl"):
             self.assertIs(expected["lost"], True)
@@ -170,10 +180,10 @@ class Changed(rig.LogCase):
     def test_a_newer_record(self):
         for _, files, file in self.each_segment():
             content = bytearray(files[file])
-            content[4096 + 36] = 3
+            content[4096 + 36] = 5
             refused = self.newer({**files, file: forge.reseal_frame(bytes(content), 4096)})
             self.assertEqual((refused.file, refused.offset), (file, 4096 + 36))
-            self.assertEqual((refused.what, refused.found, refused.known), ("record", 3, 2))
+            self.assertEqual((refused.what, refused.found, refused.known), ("record", 5, 4))
 
     def test_zeros_behind(self):
         for name in LOGS:

@@ -95,6 +95,41 @@ class Records(rig.LogCase):
         ):
             self.damage(one_segment(forge.frame(1, [bad])), ONE, 4096 + 36)
 
+    def test_what_was_taken_over(self):
+        key = (b"n" * 16, bytes(range(240, 256)), -1, 7)
+        marks, keys = forge.marks((b"a", 1), ("größe".encode(), 2**31 - 1)), forge.keys(key, key)
+        self.put(one_segment(forge.frame(1, [marks, keys])))
+        found = [message for _, message in self.read()[0]]
+        self.assertEqual(found[0], record.TakenOver("marks", [record.Mark("a", 1), record.Mark("größe", 2**31 - 1)]))
+        self.assertEqual(found[1], record.TakenOver("keys", [record.Key(*key)] * 2))
+        self.assertEqual(
+            record.line(1, found[0]), '{"sequence":1,"marks":[{"subject":"a","id":1},{"subject":"größe","id":2147483647}]}'
+        )
+        shown = (
+            f'{{"name_hash":"{"6e" * 16}","body_hash":"f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff",'
+            '"published_at":"1969-12-31T23:59:59.999999Z","id":7}'
+        )
+        self.assertEqual(record.line(2, found[1]), f'{{"sequence":2,"keys":[{shown},{shown}]}}')
+        self.assertEqual([record.broken_rules(message) for message in found], [[], []])
+
+    def test_broken_lists(self):
+        key = (bytes(16), bytes(16), 0, 1)
+        marks, keys = forge.marks((b"a", 1), (b"b", 2)), forge.keys(key, key)
+        bad = [whole[:cut] for whole in (marks, keys) for cut in range(1, len(whole))]
+        bad += [whole + more for whole in (marks, keys) for more in (b"x", whole[9:])]
+        for count in (0, 1, 3, 2**32, 2**64 - 1):
+            bad += [whole[:1] + count.to_bytes(8, "little") + whole[9:] for whole in (marks, keys)]
+        bad += [forge.marks(), forge.keys()]
+        bad += [forge.marks((b"a", number)) for number in (0, 2**31)]
+        bad += [forge.keys((*key[:3], number)) for number in (0, 2**31)]
+        bad += [forge.marks((subject, 1)) for subject in (b"", b"x" * 256, b"a\nb", b"\xff", b"\xed\xa0\x80", b"\xc2\x85")]
+        bad += [forge.keys(*[key] * 23_832), forge.marks(*[(b"x" * 255, 1)] * 3_928)]
+        for data in bad:
+            with self.assertRaises(log.Damage):
+                record.decode(ONE, 0, data)
+        for most in (forge.keys(*[key] * 23_831), forge.marks(*[(b"x" * 255, 1)] * 3_927)):
+            self.assertGreater(len(record.decode(ONE, 0, most).entries), 3_000)
+
     def test_rules_of_writers(self):
         for subject in ("", "x" * 256, "a\nb", "\x7f", "\u0085"):
             self.assertNotEqual(record.broken_rules(record.Message(subject, 1, 0, 0, b"")), [], repr(subject))

@@ -248,8 +248,46 @@ fn the_tables_of_record_versions_decode_the_golden_records() {
     }
 }
 
+#[test]
+fn the_tables_of_lists_decode_the_golden_records() {
+    let document = document();
+    for (version, heading, name) in [
+        (3, "#### Record version 3: high-water marks that were taken over", "marks"),
+        (4, "#### Record version 4: idempotency keys that were taken over", "keys"),
+    ] {
+        let mut rows = table(&document, heading);
+        assert_eq!(rows.remove(0)[..3], ["8", name, "`u64`"]);
+        // The first row of an entry says that it is one of several.
+        rows[0][0] = rows[0][0].split_once(": ").expect("for each entry").1;
+        let lines = json_lines(&data().join(format!("record-v{version}.jsonl")));
+        assert!(!lines.is_empty());
+        for line in lines {
+            let bytes = STANDARD.decode(line["record_base64"].as_str().expect("a text")).expect("base64");
+            assert_eq!(bytes[0], version);
+            let entries = line[name].as_array().expect("a list");
+            assert_eq!(number(&bytes[1..9]), entries.len() as u64);
+            let mut rest = &bytes[9..];
+            for expected in entries {
+                let found;
+                (found, rest) = take_fields(&rows, rest);
+                for (field, value) in expected.as_object().expect("an object") {
+                    assert_eq!(found[field], *value, "{field}");
+                }
+            }
+            assert!(rest.is_empty());
+        }
+    }
+}
+
 /// What the rows of a record's table make of its bytes, to the last one.
 fn fields_of(rows: &[Vec<&str>], bytes: &[u8]) -> Value {
+    let (found, rest) = take_fields(rows, bytes);
+    assert!(rest.is_empty());
+    found
+}
+
+/// What the rows make of the first bytes, and the bytes behind them.
+fn take_fields<'a>(rows: &[Vec<&str>], bytes: &'a [u8]) -> (Value, &'a [u8]) {
     let mut rest = bytes;
     let mut found = json!({});
     for row in rows {
@@ -261,9 +299,9 @@ fn fields_of(rows: &[Vec<&str>], bytes: &[u8]) -> Value {
             "`u32`" | "`u64`" => number(value).into(),
             "`i64`" => (number(value) as i64).into(),
             "UTF-8" => String::from_utf8(value.to_vec()).expect("UTF-8").into(),
+            "hash" => hex(value).into(),
             other => Value::String(format!("{other} {}", STANDARD.encode(value))),
         };
     }
-    assert!(rest.is_empty());
-    found
+    (found, rest)
 }

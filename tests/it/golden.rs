@@ -9,8 +9,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use walcast::event::Sequence;
-use walcast::event::record::{self, Logged, Record};
+use walcast::event::record::{self, KeyEntry, Logged, Record, TakenOver};
+use walcast::event::{MessageId, Sequence};
 use walcast::wal::{DiskFileSystem, OpenError, Options, Preparation, VerifyError, inspect};
 
 /// A golden log with what its manifests say.
@@ -175,6 +175,41 @@ fn the_golden_lost_record_is_read_as_lost() {
 }
 
 #[test]
+fn golden_records_of_what_was_taken_over_are_read_to_the_letter_and_written_the_same() {
+    let [marks, keys] = [3, 4].map(|version| json_lines(&data().join(format!("record-v{version}.jsonl"))));
+    assert_eq!((marks.len(), keys.len()), (3, 2));
+    for mut line in marks.into_iter().chain(keys) {
+        let bytes = line.as_object_mut().expect("an object").remove("record_base64").expect("the bytes");
+        let bytes = STANDARD.decode(bytes.as_str().expect("a text")).expect("base64");
+        let mut again = Vec::new();
+        let Ok(Logged::TakenOver(taken_over)) = record::decode(&bytes) else { panic!("{line}") };
+        let found = match taken_over {
+            TakenOver::Marks(marks) => {
+                record::encode_marks(marks.iter(), &mut again).expect("fits");
+                let mark = |(subject, id): (&str, MessageId)| json!({"subject": subject, "id": id.get()});
+                json!({"marks": marks.iter().map(mark).collect::<Vec<_>>()})
+            }
+            TakenOver::Keys(keys) => {
+                record::encode_keys(keys.iter(), &mut again).expect("fits");
+                json!({"keys": keys.iter().map(key_fields).collect::<Vec<_>>()})
+            }
+        };
+        assert_eq!(found, line);
+        assert_eq!(again, bytes, "{line}");
+    }
+}
+
+fn key_fields(key: KeyEntry) -> Value {
+    let hex = |hash: [u8; 16]| hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    json!({
+        "name_hash": hex(key.name),
+        "body_hash": hex(key.body),
+        "published_at_us": key.published_at.as_micros(),
+        "id": key.id.get(),
+    })
+}
+
+#[test]
 fn a_newer_segment_version_is_refused_by_name() {
     let says = "the segment has format version 2, this walcast knows up to 1; use a newer walcast";
     for segment in manifest("fresh", "segments") {
@@ -200,7 +235,7 @@ fn a_newer_record_version_is_refused_by_name() {
     let copy = Copy::of("fresh");
     // The first record of the first frame: its version is behind the frame's header and the record's length.
     copy.change(1, |bytes| {
-        bytes[HEADER_BYTES + 36] = 3;
+        bytes[HEADER_BYTES + 36] = 5;
         seal_again(bytes, HEADER_BYTES);
     });
     let inspection = inspect(Arc::new(DiskFileSystem), copy.0.path()).expect("the frames are sound");
@@ -208,7 +243,7 @@ fn a_newer_record_version_is_refused_by_name() {
     let frame = inspection.scanner(Sequence::ZERO).next().expect("sound").expect("there is one");
     let (_, bytes) = frame.iter().next().expect("a record");
     let error = record::decode(&bytes).expect_err("a newer record");
-    assert_eq!(error.to_string(), "the record has version 3, this walcast knows up to 2; use a newer walcast");
+    assert_eq!(error.to_string(), "the record has version 5, this walcast knows up to 4; use a newer walcast");
 }
 
 /// Computes the checksums of the frame at `offset` anew.

@@ -80,8 +80,8 @@ struct ShownKeys {
 
 #[derive(Debug, Serialize)]
 struct ShownKey {
-    name_base64: String,
-    body_base64: String,
+    name_hash: String,
+    body_hash: String,
     published_at: Option<String>,
     id: u32,
 }
@@ -89,8 +89,8 @@ struct ShownKey {
 impl From<KeyEntry> for ShownKey {
     fn from(key: KeyEntry) -> Self {
         Self {
-            name_base64: STANDARD.encode(key.name),
-            body_base64: STANDARD.encode(key.body),
+            name_hash: format!("{:032x}", u128::from_be_bytes(key.name)),
+            body_hash: format!("{:032x}", u128::from_be_bytes(key.body)),
             published_at: rfc3339(key.published_at),
             id: key.id.get(),
         }

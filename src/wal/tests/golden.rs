@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::event::record::{self, Record};
+use crate::event::record::{self, KeyEntry, Record};
 use crate::event::{Expiration, MessageId, UnixMicros};
 use crate::wal::format::{SEGMENT_HEADER_BYTES, Salted, SegmentHeader};
 use crate::wal::sim::SimFileSystem;
@@ -164,6 +164,27 @@ fn keyed_cases(longest_key: &str) -> Vec<Record<'_>> {
         Record { idempotency_key: Some("größe 🦀"), traceparent: Some(TRACEPARENT), ..plain(3, b"\0\xff") },
         Record { idempotency_key: Some(longest_key), ..record("a", 1, 0, b"") },
         Record { traceparent: Some("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00-later"), ..plain(4, b"x") },
+    ]
+}
+
+fn marks_cases(longest: &str) -> Vec<Vec<(&str, u32)>> {
+    let same_twice = vec![("a", 7), ("größe 日本 🦀", 1), ("a", 6)];
+    vec![vec![("orders.eu", 1)], same_twice, vec![(longest, 0x7FFF_FFFF), ("'; drop table--", 300)]]
+}
+
+fn keys_cases() -> Vec<Vec<KeyEntry>> {
+    // Their bytes in an order that shows it if it is changed.
+    let hash = |first: u8| std::array::from_fn(|at| first + at as u8);
+    let key = |first, micros, id| KeyEntry {
+        name: hash(first),
+        body: hash(first + 0x10),
+        published_at: UnixMicros::from_micros(micros),
+        id: MessageId::new(id).expect("an id"),
+    };
+    let alike = KeyEntry { name: [0xFF; 16], body: [0; 16], ..key(0, 0, 0x7FFF_FFFF) };
+    vec![
+        vec![key(0x80, BASE_MICROS, 1)],
+        vec![alike, key(0, i64::MIN, 2), key(0x20, i64::MAX, 0x0102_0304), key(0x40, -1, 4)],
     ]
 }
 
@@ -370,4 +391,37 @@ fn golden_records_are_what_is_written() {
         let record_lines: Vec<_> = records.iter().map(encoded).collect();
         golden(Path::new(&format!("record-v{version}.jsonl")), &lines(&record_lines));
     }
+}
+
+#[test]
+fn golden_records_of_what_was_taken_over_are_what_is_written() {
+    let longest = longest_subject();
+    let written = |version, encode: &dyn Fn(&mut Vec<u8>) -> Result<(), record::RecordError>, mut line: Value| {
+        let mut bytes = Vec::new();
+        encode(&mut bytes).expect("it fits");
+        assert_eq!(bytes[0], version);
+        line["record_base64"] = STANDARD.encode(&bytes).into();
+        line
+    };
+    let marks = marks_cases(&longest).into_iter().map(|marks| {
+        let shown: Vec<_> = marks.iter().map(|(subject, id)| json!({"subject": subject, "id": id})).collect();
+        let id = |id: u32| MessageId::new(id).expect("an id");
+        let marks = || marks.iter().map(|(subject, last)| (*subject, id(*last)));
+        written(3, &|buffer| record::encode_marks(marks(), buffer), json!({"marks": shown}))
+    });
+    golden(Path::new("record-v3.jsonl"), &lines(&marks.collect::<Vec<_>>()));
+    let keys = keys_cases().into_iter().map(|keys| {
+        let hex = |hash: [u8; 16]| hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let shown = keys.iter().map(|key| {
+            json!({
+                "name_hash": hex(key.name),
+                "body_hash": hex(key.body),
+                "published_at_us": key.published_at.as_micros(),
+                "id": key.id.get(),
+            })
+        });
+        let line = json!({"keys": shown.collect::<Vec<_>>()});
+        written(4, &|buffer| record::encode_keys(keys.iter().copied(), buffer), line)
+    });
+    golden(Path::new("record-v4.jsonl"), &lines(&keys.collect::<Vec<_>>()));
 }
