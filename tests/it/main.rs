@@ -54,3 +54,5 @@ mod store_command;
 #[allow(dead_code, reason = "shared with the other rigs, each of which uses what it needs")]
 mod support;
 mod sync_before_ack;
+#[cfg(test)]
+mod taken_over;

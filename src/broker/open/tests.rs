@@ -5,7 +5,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::event::record::{self, KeyEntry, LOST, Record};
 use crate::event::{Durable, Expiration, MessageId, Projected, Subject, UnixMicros, clock};
-use crate::ingest::{Fingerprint, Snapshot};
+use crate::ingest::Fingerprint;
 use crate::wal::{Batch, Options};
 
 const FRAME_BYTES_MAX: usize = 64 * 1024;
@@ -107,8 +107,16 @@ fn records_lost_before_the_checkpoint_cost_no_ids() {
     assert_eq!((next_id(&subjects, "a"), next_id(&subjects, "b")), (5, 10));
 }
 
-/// What a start knows: every subject's last id, and the keys in order.
-fn known(subjects: &SubjectTable, keys: &Keys) -> (Vec<(String, u32)>, Vec<(u64, u32, [u8; 16])>) {
+/// What a start knows.
+#[derive(Debug, PartialEq, Eq)]
+struct Known {
+    /// Every subject's last id.
+    lasts: Vec<(String, u32)>,
+    /// The keys in order: sequence, id and hash of the name.
+    keys: Vec<(u64, u32, [u8; 16])>,
+}
+
+fn known(subjects: &SubjectTable, keys: &Keys) -> Known {
     let mut lasts = Vec::new();
     let seen: Result<(), std::convert::Infallible> = subjects.for_each(|subject, id| {
         lasts.push((String::from_utf8(subject.to_vec()).expect("UTF-8"), id.get()));
@@ -116,9 +124,9 @@ fn known(subjects: &SubjectTable, keys: &Keys) -> (Vec<(String, u32)>, Vec<(u64,
     });
     seen.expect("it cannot fail");
     lasts.sort();
-    let snapshot: Snapshot = keys.snapshot();
+    let snapshot = keys.snapshot();
     let keys = snapshot.entries().map(|entry| (entry.sequence.get(), entry.id.get(), entry.print.name));
-    (lasts, keys.collect())
+    Known { lasts, keys: keys.collect() }
 }
 
 fn hash(key: &str) -> [u8; 16] {
@@ -148,7 +156,7 @@ fn marks_and_keys_that_were_taken_over_are_known_after_a_start() {
     let log = log_with_what_was_taken_over(&directory, clock::now());
     let subjects = SubjectTable::new(10);
     let keys = replayed(&log, &subjects, 0);
-    let (lasts, keys) = known(&subjects, &keys);
+    let Known { lasts, keys } = known(&subjects, &keys);
     assert_eq!(lasts, [("a".to_owned(), 9), ("b".to_owned(), 9), ("c".to_owned(), 5)]);
     let expected = [(1, 1, "own"), (3, 1, "one"), (3, 3, "three"), (6, 1, "four"), (7, 9, "later")];
     assert_eq!(keys, expected.map(|(sequence, id, key)| (sequence, id, hash(key))));
