@@ -10,11 +10,13 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use serde::Serialize;
 use tokio::net::TcpListener;
 
 use super::lifecycle::{Lifecycle, Phase};
+use super::moves;
+use crate::transfer::Asker;
 
 /// What the admin port asks the broker.
 pub trait Report: fmt::Debug + Send + Sync + 'static {
@@ -24,6 +26,8 @@ pub trait Report: fmt::Debug + Send + Sync + 'static {
     fn status(&self) -> serde_json::Value;
     /// Parts that are not ready, with the reason; empty when all are.
     fn parts(&self) -> Vec<Part>;
+    /// Moves slots to other nodes; None without a cluster, or before the broker is open.
+    fn mover(&self) -> Option<Asker>;
 }
 
 /// A part of the broker in `/readyz`.
@@ -38,8 +42,8 @@ pub struct Part {
 }
 
 #[derive(Debug, Clone)]
-struct Admin {
-    report: Arc<dyn Report>,
+pub(super) struct Admin {
+    pub(super) report: Arc<dyn Report>,
     lifecycle: Lifecycle,
 }
 
@@ -58,6 +62,7 @@ pub async fn serve(
         .route("/livez", get(live))
         .route("/readyz", get(ready))
         .route("/status", get(status))
+        .route("/cluster/move", post(moves::give))
         .with_state(Admin { report, lifecycle });
     axum::serve(listener, router).with_graceful_shutdown(stop).await
 }

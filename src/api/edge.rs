@@ -24,6 +24,9 @@ use crate::telemetry;
 use crate::telemetry::metrics::{ApiMetrics, Method};
 use crate::telemetry::traces::{CallTrace, Traces};
 
+/// The stream of one node to another whose messages are counted one by one.
+const HAND_OVER: &str = "/walcast.nodes.v1.Nodes/HandOver";
+
 /// What the edge of all calls shares.
 #[derive(Debug)]
 pub struct EdgeConfig {
@@ -72,7 +75,8 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let method = method(request.uri().path());
         let trace = self.config.traces.call(method, request.headers());
-        let framing = (method == Method::PublishStream).then(Framing::default);
+        let is_stream = method == Method::PublishStream || request.uri().path() == HAND_OVER;
+        let framing = is_stream.then(Framing::default);
         let mut request = request.map(|body| Incoming { body, held: Held::none(&self.config.requests), framing });
         if let Some(trace) = &trace {
             request.extensions_mut().insert(trace.clone());

@@ -10,6 +10,8 @@ mod errors;
 mod framing;
 mod lifecycle;
 mod meter;
+mod moves;
+mod nodes;
 mod owners;
 mod publish;
 mod publish_stream;

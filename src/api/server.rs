@@ -12,12 +12,15 @@ use super::edge::{Edge, EdgeConfig};
 use super::framing::PREFIX_BYTES;
 use super::lifecycle::{Lifecycle, Phase};
 use super::meter::Meter;
+use super::nodes::NodesService;
 use super::transport::{self, Connections, Deadline, Http2, Threads};
 use super::unary::Unary;
 use crate::event::limits::BODY_BYTES_CEILING;
 use crate::proto::DESCRIPTORS;
+use crate::proto::nodes::nodes_server::NodesServer;
 use crate::proto::server::broker_server::BrokerServer;
 use crate::telemetry::metrics::ApiMetrics;
+use crate::transfer::Transfer;
 
 /// What a request message may have beside its body: subject, numbers, and fields this version does not know.
 const REQUEST_OVERHEAD_BYTES: usize = 64 * 1024;
@@ -40,6 +43,8 @@ const SEND_BUFFER_BYTES: usize = 64 * 1024;
 pub struct ServerConfig {
     /// Largest body in bytes.
     pub body_bytes_max: usize,
+    /// Bytes of a frame of the log: the most that another node hands over at once.
+    pub frame_bytes_max: usize,
     /// Bytes of requests that are not whole yet, all calls together.
     pub request_bytes_max: usize,
     /// Bytes of answers that wait for their readers, all calls together.
@@ -81,10 +86,12 @@ pub async fn serve(
     config: ServerConfig,
     connections: Connections,
     service: BrokerService,
+    transfer: Option<Transfer>,
     metrics: ApiMetrics,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
     let lifecycle = service.lifecycle.clone();
+    let nodes = transfer.map(|transfer| NodesService { broker: service.clone(), transfer });
     let service = Arc::new(service);
     let request_bytes_max = config.body_bytes_max + REQUEST_OVERHEAD_BYTES;
     let broker = BrokerServer::from_arc(Arc::clone(&service))
@@ -100,11 +107,18 @@ pub async fn serve(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
+    let nodes = nodes.map(|nodes| {
+        NodesServer::new(nodes).max_decoding_message_size(config.frame_bytes_max + REQUEST_OVERHEAD_BYTES)
+    });
     let routes = Routes::new(broker)
         .add_service(health)
         .add_service(reflection_descriptors().build_v1()?)
-        .add_service(reflection_descriptors().build_v1alpha()?)
-        .prepare();
+        .add_service(reflection_descriptors().build_v1alpha()?);
+    let routes = match nodes {
+        Some(nodes) => routes.add_service(nodes),
+        None => routes,
+    }
+    .prepare();
     let edge = EdgeConfig {
         metrics,
         traces: service.traces.clone(),

@@ -281,6 +281,10 @@ impl Broker for BrokerService {
             (None, None) => Start::Now,
         };
         let subscription = self.delivery.subscribe(&subject, start).map_err(errors::subscribe)?;
+        if self.elsewhere(subject.as_str(), &headers)?.is_some() {
+            // Its slot has moved since it was asked for: nobody would end this one.
+            return Err(errors::moving());
+        }
         let subscribed_at = subscription.subscribed_at();
         let mut response = Response::new(ResponseStream::Here(subscription));
         if passed_on.is_some() {

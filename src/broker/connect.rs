@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::housekeeping::{CheckpointPace, Housekeeper};
+use super::membership::TellMembership;
 use super::open::{self, OpenData, Recovered, Tail};
 use super::report::{Reporter, Rooms};
 use super::sink::Sink;
@@ -19,6 +20,7 @@ use crate::index::{Index, Indexer};
 use crate::ingest::{CheckpointTrigger, Committer, CommitterMetrics, Publisher, Releaser};
 use crate::projector::{self, ProjectionSink, Projector, Store, WatchedStore};
 use crate::telemetry::{Metrics, Traces};
+use crate::transfer::{self, Transfer, Worker};
 use crate::wal::Log;
 
 /// What the rooms are connected to.
@@ -44,6 +46,14 @@ pub(super) struct Connected {
     pub indexer: Indexer,
     pub service: BrokerService,
     pub forward: Option<Forward>,
+    pub moves: Option<Moves>,
+}
+
+/// What moves slots.
+pub(super) struct Moves {
+    pub transfer: Transfer,
+    pub worker: Worker,
+    pub tell: TellMembership,
 }
 
 /// Connects the rooms.
@@ -59,6 +69,7 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
         Delivery::new(delivery_config(settings), history(&data.tail, &store), metrics.delivery.clone());
     let (trigger, housekeeper) = housekeeper(surroundings, &data, projected_seen.clone(), (wake, woken));
     let OpenData { writer, tail, indexer, ownership, .. } = data;
+    let owned = ownership.clone();
     let observed =
         CommitterMetrics { ingest: metrics.ingest.clone(), wal: metrics.wal.clone(), traces: traces.clone() };
     let sink =
@@ -80,6 +91,30 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
     let forward = ownership.map(|ownership| Forward::new(&forward_config(settings), ownership, &metrics.forward));
     let service = service(surroundings, &publisher, &delivery, fetch, forward.clone());
     let index = tail.index.clone();
+    let transfer = owned.zip(forward.clone()).map(|(ownership, forward)| {
+        Transfer::new(transfer::Rooms {
+            ownership,
+            forward,
+            publisher: publisher.clone(),
+            delivery: delivery.clone(),
+            subjects: Arc::clone(&tail.subjects),
+            keys: tail.keys.clone(),
+            log: tail.log.clone(),
+            index: tail.index.clone(),
+            store: Arc::clone(&store),
+            letters: tail.letters.clone(),
+            frame_bytes_max: open::frame_bytes_max(settings),
+            node_timeout: settings.cluster.owner_timeout,
+            metrics: metrics.transfer.clone(),
+        })
+    });
+    let (mover, moves) = transfer
+        .map(|transfer| {
+            let (asker, worker) = transfer::asking(&transfer);
+            let tell = TellMembership::new(Arc::clone(&store), settings.cluster.node.clone().unwrap_or_default());
+            ((transfer.clone(), asker), Moves { transfer, worker, tell })
+        })
+        .unzip();
     reporter.set_rooms(Rooms {
         log: tail.log,
         subjects: tail.subjects,
@@ -93,6 +128,7 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
         store: store.kind(),
         contact,
         forward: forward.clone(),
+        mover,
     });
     Connected {
         publisher,
@@ -107,6 +143,7 @@ pub(super) fn connect(surroundings: &Surroundings<'_>, data: OpenData) -> Connec
         indexer,
         service,
         forward,
+        moves,
     }
 }
 

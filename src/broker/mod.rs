@@ -10,6 +10,7 @@ mod error;
 mod error_kind;
 mod failures;
 mod housekeeping;
+mod membership;
 mod open;
 mod report;
 mod run;

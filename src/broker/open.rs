@@ -3,7 +3,6 @@
 mod replay;
 mod store;
 
-#[expect(unused_imports, reason = "used by what moves slots")]
 pub(super) use store::membership;
 pub use store::{StoreOf, cassandra_config};
 

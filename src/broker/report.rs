@@ -20,6 +20,7 @@ use crate::ingest::{Keys, Publisher, SubjectTable};
 use crate::projector::{Contact, LetterBounds, Progress, ProjectorHandle};
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::{Limit, NodeMetrics};
+use crate::transfer::{Asker, Transfer};
 use crate::wal::Log;
 
 /// The rooms of a running broker.
@@ -49,6 +50,8 @@ pub struct Rooms {
     pub contact: Contact,
     /// What of a cluster the node owns.
     pub forward: Option<Forward>,
+    /// What moves slots.
+    pub mover: Option<(Transfer, Asker)>,
 }
 
 /// Reports on a broker, whose rooms come once they are open.
@@ -193,6 +196,10 @@ impl Report for Reporter {
             status.extend(status::of_rooms(rooms, &self.settings, &self.metrics));
         }
         status
+    }
+
+    fn mover(&self) -> Option<Asker> {
+        self.rooms.get()?.mover.as_ref().map(|(_, asker)| asker.clone())
     }
 
     fn parts(&self) -> Vec<Part> {

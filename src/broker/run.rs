@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::announce::Start;
-use super::connect::{Connected, Surroundings, connect};
+use super::connect::{Connected, Moves, Surroundings, connect};
 use super::descriptors;
 use super::error::{Error, ErrorKind};
 use super::failures::{self, Failures};
@@ -135,6 +135,7 @@ fn start(
         indexer,
         service,
         forward,
+        moves,
     } = connected;
     let (grpc_stop, projector_stop) = (CancellationToken::new(), CancellationToken::new());
     let log = housekeeper.log.clone();
@@ -153,7 +154,14 @@ fn start(
         handshake_timeout: settings.limits.handshake_timeout,
         metrics: metrics.api.clone(),
     };
-    let serving = api::serve(server_config(settings), connections, service, metrics.api.clone(), grpc_stop.clone());
+    let moves_stop = CancellationToken::new();
+    let transfer = moves.as_ref().map(|moves| moves.transfer.clone());
+    if let Some(Moves { transfer, worker, tell }) = moves {
+        supervisor.task(tasks::LAYOUT, transfer.run(tell, moves_stop.clone()));
+        supervisor.task(tasks::MOVES, worker.run(moves_stop.clone()));
+    }
+    let serving =
+        api::serve(server_config(settings), connections, service, transfer, metrics.api.clone(), grpc_stop.clone());
     supervisor.task(tasks::GRPC, serving);
     Ok(Running {
         supervisor,
@@ -166,6 +174,7 @@ fn start(
         delivery,
         forward,
         grpc_stop,
+        moves_stop,
         projector_stop,
         admin_stop,
         traces_stop,
@@ -182,6 +191,7 @@ fn server_config(settings: &Settings) -> ServerConfig {
     let limits = &settings.limits;
     ServerConfig {
         body_bytes_max: limits.body_bytes,
+        frame_bytes_max: open::frame_bytes_max(settings),
         request_bytes_max: limits.request_bytes,
         answer_bytes_max: limits.answer_bytes,
         streams_per_connection: limits.streams_per_connection,

@@ -57,6 +57,8 @@ pub struct Running {
     pub forward: Option<Forward>,
     /// Ends the gRPC server once its connections are done.
     pub grpc_stop: CancellationToken,
+    /// Ends what moves slots.
+    pub moves_stop: CancellationToken,
     /// Ends the projector after a flush.
     pub projector_stop: CancellationToken,
     /// Ends the admin port.
@@ -120,11 +122,15 @@ fn exit_on_second(mut signals: Signals) {
 /// Ends the rooms from the edge inwards, so that nothing acknowledged or read is cut off.
 async fn stop_in_order(running: Running) -> Result<(), Error> {
     let Running { mut supervisor, lifecycle, publisher, index, delivery, forward, .. } = running;
-    let Running { grpc_stop, projector_stop, admin_stop, traces_stop, grace, .. } = running;
+    let Running { grpc_stop, moves_stop, projector_stop, admin_stop, traces_stop, grace, .. } = running;
     let deadline = Instant::now() + grace;
     // New calls are refused and health says so; what was admitted is made durable and answered.
     lifecycle.advance(Phase::Draining);
     let mut ends = Vec::new();
+    // A move that is not decided is given up: the slots stay.
+    moves_stop.cancel();
+    let names = &[tasks::MOVES, tasks::LAYOUT];
+    in_time(deadline, tasks::MOVES, async { ends.extend(supervisor.ended(names).await) }).await;
     let committed = async {
         publisher.stop().await;
         ends.extend(supervisor.ended(&[tasks::COMMITTER, tasks::RELEASER]).await);

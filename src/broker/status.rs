@@ -48,7 +48,7 @@ pub(super) fn of_rooms(rooms: &Rooms, settings: &Settings, metrics: &Metrics) ->
         ("delivery", delivery(rooms)),
         ("connections", json!(metrics.api.connections.get())),
     ];
-    let cluster = rooms.forward.as_ref().map(|forward| ("cluster", cluster(forward)));
+    let cluster = rooms.forward.as_ref().map(|forward| ("cluster", cluster(forward, rooms)));
     parts.into_iter().chain(cluster).map(|(name, part)| (name.to_owned(), part)).collect()
 }
 
@@ -99,14 +99,24 @@ fn delivery(rooms: &Rooms) -> Value {
 }
 
 /// The layout as the node has it.
-fn cluster(forward: &Forward) -> Value {
+fn cluster(forward: &Forward, rooms: &Rooms) -> Value {
     let layout = forward.layout();
     let node = |(at, node): (usize, &Node)| {
         let unreachable = forward.health(at) == Some(OwnerHealth::Unreachable);
         json!({ "name": node.name, "address": node.address, "slots": layout.slots(at).to_string(), "unreachable": unreachable })
     };
+    let moving = rooms.mover.as_ref().and_then(|(transfer, _)| transfer.moving());
+    let moving = moving.map(|moving| {
+        json!({
+            "slots": moving.slots.to_string(),
+            "to": moving.to,
+            "step": moving.step().name(),
+            "records": moving.records(),
+        })
+    });
     json!({
         "node": forward.node(),
+        "moving": moving,
         "version": layout.version().configured,
         "moves": layout.version().moves,
         "digest": format!("{:016x}", layout.digest()),

@@ -97,6 +97,8 @@ pub(super) mod tasks {
     pub const INDEXER: &str = "indexer";
     pub const HOUSEKEEPER: &str = "housekeeper";
     pub const TRACES: &str = "the trace exporter";
+    pub const LAYOUT: &str = "the exchange of layouts";
+    pub const MOVES: &str = "the mover of slots";
     pub const GRPC: &str = "the gRPC server";
 }
 

@@ -4,8 +4,10 @@ use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::cluster_move::{self, MoveArguments};
 use super::output::Output;
 use super::{Exit, Failure, status};
+use crate::cluster::LayoutVersion;
 
 #[derive(Debug, Args)]
 pub struct ClusterArguments {
@@ -17,6 +19,8 @@ pub struct ClusterArguments {
 enum ClusterCommand {
     /// Show the layout, and each node with its slots, phase and positions
     Status(ClusterStatusArguments),
+    /// Give slots to another node, while all of them run
+    Move(MoveArguments),
 }
 
 #[derive(Debug, Args)]
@@ -37,12 +41,12 @@ struct ClusterStatusArguments {
 
 /// Of the status of a node.
 #[derive(Debug, Clone, Deserialize)]
-struct Report {
+pub(super) struct Report {
     ready: bool,
     phase: Option<String>,
     log: Option<Log>,
     projector: Option<Projector>,
-    cluster: Option<Layout>,
+    pub(super) cluster: Option<Layout>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -58,24 +62,27 @@ struct Projector {
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
-struct Layout {
-    node: String,
+pub(super) struct Layout {
+    pub(super) node: String,
     version: u64,
+    #[serde(default)]
+    moves: u64,
     digest: String,
-    nodes: Vec<Node>,
+    pub(super) nodes: Vec<Node>,
+    moving: Option<Value>,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
-struct Node {
-    name: String,
+pub(super) struct Node {
+    pub(super) name: String,
     address: String,
-    slots: String,
+    pub(super) slots: String,
 }
 
 /// What one admin port said.
-struct Asked {
-    admin: String,
-    answer: Result<Report, Failure>,
+pub(super) struct Asked {
+    pub(super) admin: String,
+    pub(super) answer: Result<Report, Failure>,
 }
 
 /// A node of the layout, or an admin port that tells of none.
@@ -87,6 +94,9 @@ struct Row {
     admin: Option<String>,
     state: String,
     layout_version: Option<u64>,
+    layout_moves: Option<u64>,
+    /// What it gives away now.
+    moving: Option<Value>,
     durable: Option<u64>,
     projected: Option<u64>,
     trimmed: Option<u64>,
@@ -95,10 +105,13 @@ struct Row {
 
 /// Runs the command.
 pub fn run(arguments: &ClusterArguments, output: &mut Output) -> Result<(), Failure> {
-    let ClusterCommand::Status(arguments) = &arguments.command;
+    let arguments = match &arguments.command {
+        ClusterCommand::Status(arguments) => arguments,
+        ClusterCommand::Move(arguments) => return cluster_move::run(arguments, output),
+    };
     let asked: Vec<Asked> = arguments.admin.iter().map(|admin| ask(admin)).collect();
     let layouts = || asked.iter().filter_map(|asked| asked.answer.as_ref().ok()?.cluster.as_ref());
-    let Some(newest) = layouts().max_by_key(|layout| layout.version) else {
+    let Some(newest) = layouts().max_by_key(|layout| (layout.version, layout.moves)) else {
         let failed = asked.into_iter().find_map(|asked| asked.answer.err());
         let alone = || Failure::new(Exit::Failed, "no node of a cluster was asked: cluster.node is not set there");
         return Err(failed.unwrap_or_else(alone));
@@ -107,11 +120,13 @@ pub fn run(arguments: &ClusterArguments, output: &mut Output) -> Result<(), Fail
     if arguments.json {
         output.json(&serde_json::json!({
             "version": newest.version,
+            "moves": newest.moves,
             "digest": newest.digest,
             "nodes": serde_json::to_value(&rows).unwrap_or(Value::Null),
         }))?;
     } else {
-        output.line(format!("layout {}, digest {}, {} nodes", newest.version, newest.digest, newest.nodes.len()))?;
+        let version = version(newest.version, newest.moves);
+        output.line(format!("layout {version}, digest {}, {} nodes", newest.digest, newest.nodes.len()))?;
         rows.iter().try_for_each(|row| output.line(line(row)))?;
     }
     if let Some(failure) = asked.iter().find_map(|asked| asked.answer.as_ref().err()) {
@@ -128,13 +143,18 @@ pub fn run(arguments: &ClusterArguments, output: &mut Output) -> Result<(), Fail
     Ok(())
 }
 
-fn ask(admin: &str) -> Asked {
+pub(super) fn ask(admin: &str) -> Asked {
     let wrong = |reason: serde_json::Error| {
         let message = format!("{admin} is not the admin port of a walcast broker: {reason}; give it with --admin");
         Failure::new(Exit::Failed, message)
     };
     let answer = status::get(admin).and_then(|body| serde_json::from_str(&body).map_err(wrong));
     Asked { admin: admin.to_owned(), answer }
+}
+
+/// As the broker writes it: of the settings, and how many times a slot has moved since.
+fn version(configured: u64, moves: u64) -> LayoutVersion {
+    LayoutVersion { configured, moves }
 }
 
 /// The nodes of the layout, then the admin ports that are none of them.
@@ -176,6 +196,8 @@ fn row(asked: &Asked) -> Row {
         admin,
         state: state.to_owned(),
         layout_version: report.cluster.as_ref().map(|layout| layout.version),
+        layout_moves: report.cluster.as_ref().map(|layout| layout.moves),
+        moving: report.cluster.as_ref().and_then(|layout| layout.moving.clone()),
         durable: log.map(|log| log.durable),
         projected: log.map(|log| log.projected),
         trimmed: log.map(|log| log.trimmed),
@@ -190,14 +212,19 @@ fn line(row: &Row) -> String {
     if !row.address.is_empty() {
         line.push_str(&format!(", at {}", row.address));
     }
-    if let Some(version) = row.layout_version {
-        line.push_str(&format!(", layout {version}"));
+    if let Some(layout) = row.layout_version {
+        line.push_str(&format!(", layout {}", version(layout, row.layout_moves.unwrap_or_default())));
     }
     if let (Some(durable), Some(projected), Some(trimmed)) = (row.durable, row.projected, row.trimmed) {
         line.push_str(&format!(", durable {durable}, projected {projected}, trimmed {trimmed}"));
     }
     if let Some(lag) = row.lag_records {
         line.push_str(&format!(", store {lag} records behind"));
+    }
+    if let Some(moving) = &row.moving {
+        let text = |key: &str| moving[key].as_str().unwrap_or_default().to_owned();
+        let (slots, to, step) = (text("slots"), text("to"), text("step"));
+        line.push_str(&format!(", gives slots {slots} to {to}: {step}, {} records", moving["records"]));
     }
     if let (true, Some(admin)) = (row.address.is_empty(), &row.admin) {
         line.push_str(&format!(", admin {admin}"));

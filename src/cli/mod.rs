@@ -9,6 +9,7 @@ mod arguments;
 mod bench;
 mod client;
 mod cluster_command;
+mod cluster_move;
 mod commands;
 mod config_command;
 mod failure;

@@ -157,6 +157,16 @@ fn size(bytes: u64) -> String {
 
 /// The body of the answer to `GET /status`. HTTP/1.0 keeps it simple: the answer ends with the connection.
 pub(super) fn get(admin: &str) -> Result<String, Failure> {
+    let (status, body) = call(admin, "GET /status", "", TIMEOUT)?;
+    if status.split(' ').nth(1) != Some("200") {
+        let message = format!("{admin} answered `{status}` and no status; is it the admin port of a walcast broker?");
+        return Err(Failure::new(Exit::Failed, message));
+    }
+    Ok(body)
+}
+
+/// Calls the admin port, as `GET /status`; gives the first line of the answer, and what follows its head.
+pub(super) fn call(admin: &str, what: &str, body: &str, patience: Duration) -> Result<(String, String), Failure> {
     let wrong = || {
         let message = format!("the admin address {admin} is not a URL such as http://127.0.0.1:9464");
         Failure::new(Exit::Usage, message)
@@ -164,35 +174,34 @@ pub(super) fn get(admin: &str) -> Result<String, Failure> {
     let url = if admin.contains("://") { admin.to_owned() } else { format!("http://{admin}") };
     let uri: http::Uri = url.parse().map_err(|_| wrong())?;
     let host = uri.host().filter(|_| uri.scheme_str() == Some("http")).ok_or_else(wrong)?;
-    let answer = exchange(host, uri.port_u16().unwrap_or(80)).map_err(|error| {
+    let request = format!(
+        "{what} HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let answer = exchange(host, uri.port_u16().unwrap_or(80), &request, patience).map_err(|error| {
         let way_out = "is a broker running (`walcast serve`), and is --admin its admin address?";
         Failure::new(Exit::Unavailable, format!("cannot reach the admin port at {admin}: {error}; {way_out}"))
     })?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    let status = head.lines().next().unwrap_or_default();
-    if status.split(' ').nth(1) != Some("200") {
-        let message = format!("{admin} answered `{status}` and no status; is it the admin port of a walcast broker?");
-        return Err(Failure::new(Exit::Failed, message));
-    }
-    Ok(body.to_owned())
+    Ok((head.lines().next().unwrap_or_default().to_owned(), body.to_owned()))
 }
 
-fn exchange(host: &str, port: u16) -> io::Result<String> {
+fn exchange(host: &str, port: u16, request: &str, patience: Duration) -> io::Result<String> {
     let host_name = host.trim_matches(['[', ']']);
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in (host_name, port).to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, TIMEOUT) {
-            Ok(stream) => return ask(stream, host),
+            Ok(stream) => return ask(stream, request, patience),
             Err(error) => last = error,
         }
     }
     Err(last)
 }
 
-fn ask(mut stream: TcpStream, host: &str) -> io::Result<String> {
-    stream.set_read_timeout(Some(TIMEOUT))?;
+fn ask(mut stream: TcpStream, request: &str, patience: Duration) -> io::Result<String> {
+    stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    stream.write_all(format!("GET /status HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes())?;
+    stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
     stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
     Ok(answer)

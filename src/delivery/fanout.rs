@@ -37,7 +37,10 @@ pub struct Live {
 /// What the fan-out is told, in order.
 #[derive(Debug)]
 enum ToFanout {
-    Frame { messages: Vec<Live>, published_at: UnixMicros },
+    Frame {
+        messages: Vec<Live>,
+        published_at: UnixMicros,
+    },
     /// Subjects that another node has now.
     Moved(Moved),
     Close,

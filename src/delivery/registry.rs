@@ -105,7 +105,11 @@ impl Registry {
         let mut shard = self.shard(name).write();
         let topic = shard.entry(name.into()).or_insert_with(|| {
             self.topics.fetch_add(1, Ordering::SeqCst);
-            Arc::new(Topic { subject: Arc::new(subject.clone()), ring: Mutex::default(), moved: AtomicBool::new(false) })
+            Arc::new(Topic {
+                subject: Arc::new(subject.clone()),
+                ring: Mutex::default(),
+                moved: AtomicBool::new(false),
+            })
         });
         // Joined under the lock of the shard, so that a topic with a subscriber is never removed.
         let place = topic.ring.lock().join();

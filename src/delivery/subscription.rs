@@ -56,7 +56,9 @@ pub enum StreamEnd {
         error: HistoryError,
     },
     /// Another node has the subject now.
-    #[error("the subject has moved to another node after message {last_delivered}; subscribe again, after_id goes on behind it")]
+    #[error(
+        "the subject has moved to another node after message {last_delivered}; subscribe again, after_id goes on behind it"
+    )]
     Moved {
         /// Everything up to this id was delivered, or was published before the subscription.
         last_delivered: u32,

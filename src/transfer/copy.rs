@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::Rooms;
 use super::error::GiveError;
 use crate::cluster::{SlotSet, slot_of};
-use crate::event::record::{self, KEYS_IN_RECORD_MAX, KeyEntry, Logged, MARKS_IN_RECORD_MAX, Record, TakenOver};
+use crate::event::record::{self, KeyEntry, Logged, Record, TakenOver, keys_that_fit, marks_that_fit};
 use crate::event::{MessageId, Sequence, Subject, clock};
 use crate::ingest::Snapshot;
 use crate::projector::StoredMessage;
@@ -20,48 +20,51 @@ const PART_BYTES: usize = 1024 * 1024;
 /// Records that are handed over at once: a quarter of what a frame takes.
 const PART_RECORDS: usize = 2_048;
 
+/// What a frame of the log has beside each record.
+const RECORD_LENGTH_BYTES: usize = 4;
+
 /// Rows that are read of a store at once, and their bytes.
 const PAGE_ROWS: usize = 1_024;
 
 /// Records that are handed over together.
 pub(super) type Part = Vec<Bytes>;
 
-/// Parts that grow.
-struct Parts {
-    part: Part,
-    bytes: usize,
-    full: mpsc::Sender<Part>,
+/// Bytes of a part, so that it fits a frame with the lengths of its records.
+fn part_bytes(frame_bytes_max: usize) -> usize {
+    PART_BYTES.min(frame_bytes_max - PART_RECORDS * RECORD_LENGTH_BYTES)
 }
 
-/// Who takes the parts is gone.
-struct Gone;
+/// A part that grows.
+struct Growing {
+    part: Part,
+    bytes: usize,
+    bytes_max: usize,
+}
 
-impl Parts {
-    fn new(full: mpsc::Sender<Part>) -> Self {
-        Self { part: Part::new(), bytes: 0, full }
+impl Growing {
+    fn new(frame_bytes_max: usize) -> Self {
+        Self { part: Part::new(), bytes: 0, bytes_max: part_bytes(frame_bytes_max) }
     }
 
-    /// Adds a record; the part before it is sent if it does not fit there. Blocks.
-    fn add(&mut self, record: Bytes) -> Result<(), Gone> {
-        if self.bytes + record.len() > PART_BYTES || self.part.len() >= PART_RECORDS {
-            self.flush()?;
-        }
+    /// Adds a record, and gives the part before it if it does not fit there.
+    fn add(&mut self, record: Bytes) -> Option<Part> {
+        let is_full = self.bytes + record.len() > self.bytes_max || self.part.len() >= PART_RECORDS;
+        let full = if is_full { self.take() } else { None };
         self.bytes += record.len();
         self.part.push(record);
-        Ok(())
+        full
     }
 
-    fn flush(&mut self) -> Result<(), Gone> {
+    /// What there is.
+    fn take(&mut self) -> Option<Part> {
         self.bytes = 0;
-        match std::mem::take(&mut self.part) {
-            part if part.is_empty() => Ok(()),
-            part => self.full.blocking_send(part).map_err(|_gone| Gone),
-        }
+        Some(std::mem::take(&mut self.part)).filter(|part| !part.is_empty())
     }
 }
 
 /// The high-water marks of subjects of these slots, in records. Blocks.
 pub(super) fn marks(rooms: &Rooms, slots: &SlotSet) -> Result<Vec<Bytes>, GiveError> {
+    let marks_max = marks_that_fit(rooms.frame_bytes_max - RECORD_LENGTH_BYTES);
     let mut records = Vec::new();
     let mut some: Vec<(String, MessageId)> = Vec::new();
     let mut encode = |some: &mut Vec<(String, MessageId)>| -> Result<(), GiveError> {
@@ -78,7 +81,7 @@ pub(super) fn marks(rooms: &Rooms, slots: &SlotSet) -> Result<Vec<Bytes>, GiveEr
         if slots.contains(slot_of(name)) {
             some.push((String::from_utf8_lossy(name).into_owned(), id));
         }
-        if some.len() >= MARKS_IN_RECORD_MAX { encode(&mut some) } else { Ok(()) }
+        if some.len() >= marks_max { encode(&mut some) } else { Ok(()) }
     })?;
     encode(&mut some)?;
     Ok(records)
@@ -90,7 +93,11 @@ fn copy(error: impl std::fmt::Display) -> GiveError {
 
 /// Keys of a window that are of no message which was seen in the log, in records: of what slot they are cannot be told, so all of them are
 /// handed over. One that is of another slot is known twice, and asked for once. Blocks.
-pub(super) fn keys(snapshot: &Snapshot, seen: &HashSet<Sequence>) -> Result<Vec<Bytes>, GiveError> {
+pub(super) fn keys(
+    snapshot: &Snapshot,
+    seen: &HashSet<Sequence>,
+    frame_bytes_max: usize,
+) -> Result<Vec<Bytes>, GiveError> {
     let unseen = snapshot.entries().filter(|entry| !seen.contains(&entry.sequence));
     let keys: Vec<KeyEntry> = unseen
         .map(|entry| KeyEntry { name: entry.print.name, body: entry.print.body, published_at: entry.at, id: entry.id })
@@ -100,7 +107,7 @@ pub(super) fn keys(snapshot: &Snapshot, seen: &HashSet<Sequence>) -> Result<Vec<
         record::encode_keys(keys.iter().copied(), &mut bytes).map_err(copy)?;
         Ok(Bytes::from(bytes))
     };
-    keys.chunks(KEYS_IN_RECORD_MAX).map(record).collect()
+    keys.chunks(keys_that_fit(frame_bytes_max - RECORD_LENGTH_BYTES)).map(record).collect()
 }
 
 /// Sends the messages of these slots that the log has after `after` and up to `through`; the sequences of all messages with keys, of whatever
@@ -109,13 +116,13 @@ pub(super) fn keys(snapshot: &Snapshot, seen: &HashSet<Sequence>) -> Result<Vec<
 /// # Errors
 /// [`ReadError`]. If nobody takes the parts any more it is not told: they know.
 pub(super) fn log(
-    log: &Log,
+    (log, frame_bytes_max): (&Log, usize),
     (after, through): (Sequence, Sequence),
     slots: &SlotSet,
     mut seen: Option<&mut HashSet<Sequence>>,
     parts: mpsc::Sender<Part>,
 ) -> Result<(), GiveError> {
-    let (mut reader, mut parts) = (log.reader(after)?, Parts::new(parts));
+    let (mut reader, mut growing) = (log.reader(after)?, Growing::new(frame_bytes_max));
     while reader.position() < through {
         let Some(frame) = reader.next()? else { break };
         for (sequence, bytes) in frame.iter().take_while(|(sequence, _)| *sequence <= through) {
@@ -123,16 +130,19 @@ pub(super) fn log(
             if let (Some(seen), Some(_)) = (&mut seen, record.idempotency_key) {
                 seen.insert(sequence);
             }
+            if !slots.contains(slot_of(record.subject.as_bytes())) {
+                continue;
+            }
             // A copy: the record shares its memory with everything that was read with it.
-            if slots.contains(slot_of(record.subject.as_bytes()))
-                && parts.add(Bytes::copy_from_slice(&bytes)).is_err()
+            if let Some(part) = growing.add(Bytes::copy_from_slice(&bytes))
+                && parts.blocking_send(part).is_err()
             {
                 return Ok(());
             }
         }
     }
     // Who takes them knows that it is gone.
-    let _gone = parts.flush();
+    let _gone = growing.take().map(|part| parts.blocking_send(part));
     Ok(())
 }
 
@@ -167,7 +177,8 @@ async fn rows_of(
         let (index, of, read) = (rooms.index.clone(), subject.clone(), rows.len());
         // From the first one that the log has on, the log has all.
         let gone = move || {
-            let in_log = |id| index.message(&of, id, last).is_ok_and(|found| matches!(found, crate::index::Lookup::Found(_)));
+            let in_log =
+                |id| index.message(&of, id, last).is_ok_and(|found| matches!(found, crate::index::Lookup::Found(_)));
             let mut rows = rows;
             let known = rows.iter().position(|(id, _)| in_log(*id)).unwrap_or(rows.len());
             rows.truncate(known);
@@ -175,11 +186,20 @@ async fn rows_of(
         };
         let rows = tokio::task::spawn_blocking(gone).await.map_err(copy)?;
         let the_log_goes_on = rows.len() < read;
-        let mut part = Part::with_capacity(rows.len());
+        let mut growing = Growing::new(rooms.frame_bytes_max);
         for (id, stored) in &rows {
-            part.push(row(subject, *id, stored)?);
+            if let Some(part) = growing.add(row(subject, *id, stored)?)
+                && parts.send(part).await.is_err()
+            {
+                return Ok(());
+            }
         }
-        if (!part.is_empty() && parts.send(part).await.is_err()) || the_log_goes_on {
+        if let Some(part) = growing.take()
+            && parts.send(part).await.is_err()
+        {
+            return Ok(());
+        }
+        if the_log_goes_on {
             return Ok(());
         }
     }

@@ -32,7 +32,9 @@ pub enum GiveError {
         node: String,
     },
     /// Messages that the store did not take.
-    #[error("the store did not take {letters} messages of these slots, which only this node has; take them with `walcast store retry`, or drop them, first")]
+    #[error(
+        "the store did not take {letters} messages of these slots, which only this node has; take them with `walcast store retry`, or drop them, first"
+    )]
     DeadLetters {
         /// How many subjects have some.
         letters: usize,

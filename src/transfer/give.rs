@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -136,15 +136,16 @@ impl Transfer {
         let at = rooms.ownership.layout().find(to).filter(|at| *at != rooms.ownership.own());
         let at = at.ok_or_else(|| GiveError::NoSuchNode { node: to.to_owned() })?;
         let letters = rooms.letters.live(clock::now());
-        let letters = letters.iter().filter(|(subject, _)| slots.contains(slot_of(subject.as_str().as_bytes()))).count();
+        let letters =
+            letters.iter().filter(|(subject, _)| slots.contains(slot_of(subject.as_str().as_bytes()))).count();
         if letters > 0 {
             return Err(GiveError::DeadLetters { letters });
         }
         Ok(at)
     }
 
-    async fn give_to(&self, moving: &Moving, at: usize) -> Result<Given, GiveError> {
-        let mut handing = Handing::begin(self, moving, at).await?;
+    async fn give_to(&self, moving: &Arc<Moving>, at: usize) -> Result<Given, GiveError> {
+        let mut handing = Handing::begin(self.clone(), Arc::clone(moving), at).await?;
         let mut position = self.hand_over_all(&mut handing).await?;
         for _ in 0..ROUNDS_MAX {
             let durable = self.0.rooms.log.durable().sequence();
@@ -157,7 +158,7 @@ impl Transfer {
         }
         let begun = Instant::now();
         let closed = tokio::time::timeout(CLOSED_MAX, self.close_and_hand_over(&mut handing, position)).await;
-        let closed = closed.unwrap_or_else(|_| Err(handing.unavailable(&"it takes too long to take the rest")));
+        let closed = closed.unwrap_or_else(|_| Err(handing.unavailable("it takes too long to take the rest")));
         if let Err(error) = closed {
             // Nothing was given: this node goes on. If it cannot, its committer has ended, and so will the node.
             let _ended = self.0.gate.open(&moving.slots).await;
@@ -179,7 +180,7 @@ impl Transfer {
     }
 
     /// Marks, keys, rows and messages as they are now. Gives the position up to which the log was handed over.
-    async fn hand_over_all(&self, handing: &mut Handing<'_>) -> Result<Sequence, GiveError> {
+    async fn hand_over_all(&self, handing: &mut Handing) -> Result<Sequence, GiveError> {
         let slots = handing.moving.slots;
         // Before the log is read: the other node leaves out what its marks say that it has.
         let transfer = self.clone();
@@ -194,7 +195,8 @@ impl Transfer {
                 messages => break messages?,
             }
         };
-        let keys = blocking(move || copy::keys(&window, &seen)).await?;
+        let frame_bytes_max = self.0.rooms.frame_bytes_max;
+        let keys = blocking(move || copy::keys(&window, &seen, frame_bytes_max)).await?;
         for record in marks.into_iter().chain(keys) {
             handing.records(vec![record]).await?;
         }
@@ -205,7 +207,7 @@ impl Transfer {
     /// What the store and the log have, in this order.
     async fn hand_over_messages(
         &self,
-        handing: &mut Handing<'_>,
+        handing: &mut Handing,
         marks: &[Bytes],
     ) -> Result<(Sequence, HashSet<Sequence>), GiveError> {
         let rooms = &self.0.rooms;
@@ -232,14 +234,15 @@ impl Transfer {
 
     async fn hand_over_log(
         &self,
-        handing: &mut Handing<'_>,
+        handing: &mut Handing,
         range: (Sequence, Sequence),
         mut seen: Option<HashSet<Sequence>>,
     ) -> Result<Option<HashSet<Sequence>>, GiveError> {
         let (parts, mut read) = mpsc::channel(1);
         let (log, slots) = (self.0.rooms.log.clone(), handing.moving.slots);
+        let frame_bytes_max = self.0.rooms.frame_bytes_max;
         let reading = tokio::task::spawn_blocking(move || {
-            copy::log(&log, range, &slots, seen.as_mut(), parts).map(|()| seen)
+            copy::log((&log, frame_bytes_max), range, &slots, seen.as_mut(), parts).map(|()| seen)
         });
         let mut handed = Ok(());
         while let Some(part) = read.recv().await {
@@ -254,7 +257,7 @@ impl Transfer {
     }
 
     /// No more publishes, and the rest: the other node has everything when this returns.
-    async fn close_and_hand_over(&self, handing: &mut Handing<'_>, position: Sequence) -> Result<(), GiveError> {
+    async fn close_and_hand_over(&self, handing: &mut Handing, position: Sequence) -> Result<(), GiveError> {
         let slots = handing.moving.slots;
         handing.moving.is_at(Step::Closed);
         let durable = self.0.gate.close(&slots).await?.sequence();
@@ -281,31 +284,31 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// The stream to the node that gets the slots.
-struct Handing<'a> {
-    transfer: &'a Transfer,
-    moving: &'a Moving,
+struct Handing {
+    transfer: Transfer,
+    moving: Arc<Moving>,
     at: usize,
     /// Whether the other node keeps history in the same database, so that it has the rows already.
     one_database: bool,
-    steps: flume::Sender<nodes::Step>,
+    steps: mpsc::Sender<nodes::Step>,
     done: Streaming<nodes::Done>,
     unanswered: usize,
 }
 
-impl<'a> Handing<'a> {
-    async fn begin(transfer: &'a Transfer, moving: &'a Moving, at: usize) -> Result<Self, GiveError> {
-        let unavailable = |status: Status| of_status(&moving.to, &status);
+impl Handing {
+    async fn begin(transfer: Transfer, moving: Arc<Moving>, at: usize) -> Result<Self, GiveError> {
         let peers = &transfer.0.peers;
-        let mut client = peers.client(at).map_err(unavailable)?;
-        let (steps, sent) = flume::bounded(1);
-        let calling = client.hand_over(peers.request(sent.into_stream()));
+        let mut client = peers.client(at).map_err(|status| of_status(&moving.to, &status))?;
+        let (steps, mut sent) = mpsc::channel(1);
+        let sent = futures_util::stream::poll_fn(move |context| sent.poll_recv(context));
+        let calling = client.hand_over(peers.request(sent));
         let called = tokio::time::timeout(peers.timeout, calling).await;
         let called = called.unwrap_or_else(|_| Err(Status::unavailable("it does not answer")));
-        let done = called.map_err(unavailable)?.into_inner();
+        let done = called.map_err(|status| of_status(&moving.to, &status))?.into_inner();
         let store = &transfer.0.rooms.store;
-        let mut handing = Self { transfer, moving, at, one_database: false, steps, done, unanswered: 0 };
         let (slots, store, database) =
             (moving.slots.to_string(), store.kind().to_owned(), store.database().unwrap_or_default());
+        let mut handing = Self { transfer, moving, at, one_database: false, steps, done, unanswered: 0 };
         handing.step(step::Step::Begin(nodes::Begin { slots, store, database })).await?;
         handing.one_database = handing.answer().await?.one_database;
         Ok(handing)
@@ -322,15 +325,15 @@ impl<'a> Handing<'a> {
         while self.unanswered >= STEPS_MAX {
             self.answer().await?;
         }
-        let sent = self.steps.send_async(nodes::Step { step: Some(step) });
+        let sent = self.steps.send(nodes::Step { step: Some(step) });
         match tokio::time::timeout(self.transfer.0.peers.timeout, sent).await {
             Ok(Ok(())) => {
                 self.unanswered += 1;
                 Ok(())
             }
             // It has ended the stream, and says why there.
-            Ok(Err(_)) => Err(self.answer().await.err().unwrap_or_else(|| self.unavailable(&"it ended the stream"))),
-            Err(_) => Err(self.unavailable(&"it does not read")),
+            Ok(Err(_)) => Err(self.answer().await.err().unwrap_or_else(|| self.unavailable("it ended the stream"))),
+            Err(_) => Err(self.unavailable("it does not read")),
         }
     }
 
@@ -348,13 +351,13 @@ impl<'a> Handing<'a> {
                 self.unanswered = self.unanswered.saturating_sub(1);
                 Ok(done)
             }
-            Ok(Ok(None)) => Err(self.unavailable(&"it ended the stream")),
+            Ok(Ok(None)) => Err(self.unavailable("it ended the stream")),
             Ok(Err(status)) => Err(of_status(&self.moving.to, &status)),
-            Err(_) => Err(self.unavailable(&"it does not answer")),
+            Err(_) => Err(self.unavailable("it does not answer")),
         }
     }
 
-    fn unavailable(&self, reason: &dyn std::fmt::Display) -> GiveError {
+    fn unavailable(&self, reason: &str) -> GiveError {
         GiveError::Unavailable { node: self.moving.to.clone(), reason: reason.to_string() }
     }
 }

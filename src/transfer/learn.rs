@@ -125,8 +125,6 @@ pub(super) fn to_wire(moved: &[Moved]) -> nodes::Moves {
 
 /// Moves as another node tells them.
 pub(super) fn from_wire(moves: nodes::Moves) -> Result<Vec<Moved>, crate::cluster::SlotSetError> {
-    let one = |moved: nodes::Moved| {
-        Ok(Moved { slots: moved.slots.parse()?, to: moved.to, number: moved.number })
-    };
+    let one = |moved: nodes::Moved| Ok(Moved { slots: moved.slots.parse()?, to: moved.to, number: moved.number });
     moves.moved.into_iter().map(one).collect()
 }

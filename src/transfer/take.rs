@@ -5,9 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::Transfer;
 use super::error::TakeError;
 use super::learn::from_wire;
-use super::Transfer;
 use crate::cluster::{SlotSet, slot_of};
 use crate::ingest::HandedOver;
 use crate::proto::nodes::{self, step};

@@ -35,10 +35,7 @@ pub struct Worker {
 /// Both ends.
 pub fn asking(transfer: &Transfer) -> (Asker, Worker) {
     let (wanted, asked) = flume::bounded(WAITING_MAX);
-    (
-        Asker { transfer: transfer.clone(), wanted },
-        Worker { transfer: transfer.clone(), wanted: asked },
-    )
+    (Asker { transfer: transfer.clone(), wanted }, Worker { transfer: transfer.clone(), wanted: asked })
 }
 
 impl Asker {
@@ -62,10 +59,7 @@ impl Worker {
     /// # Errors
     /// [`GiveError::Kept`]: whose some slots are is on the disk or not, so the node must end.
     pub async fn run(self, stop: CancellationToken) -> Result<(), GiveError> {
-        tokio::select! {
-            () = stop.cancelled() => Ok(()),
-            given = self.give_all() => given,
-        }
+        stop.run_until_cancelled_owned(self.give_all()).await.unwrap_or(Ok(()))
     }
 
     async fn give_all(self) -> Result<(), GiveError> {

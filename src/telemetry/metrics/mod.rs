@@ -9,12 +9,12 @@ mod define;
 mod delivery;
 mod fetch;
 mod forward;
-mod transfer;
 mod handle;
 mod ingest;
 mod node;
 mod projector;
 mod traces;
+mod transfer;
 mod wal;
 
 use prometheus::{Registry, TextEncoder};
@@ -23,12 +23,12 @@ pub use api::{ApiMetrics, Method, Refusal, code_name};
 pub use delivery::{DeliveryMetrics, StreamEnded};
 pub use fetch::{FetchMetrics, Source};
 pub use forward::{ForwardMetrics, Forwarded};
-pub use transfer::TransferMetrics;
 pub use handle::{Gauge, Handle, Histogram, IntCounter, IntGauge};
 pub use ingest::{IngestMetrics, Rejection};
 pub use node::{CheckpointMetrics, Limit, LineMetrics, NodeMetrics};
 pub use projector::ProjectorMetrics;
 pub use traces::TraceMetrics;
+pub use transfer::TransferMetrics;
 pub use wal::{FailureMetrics, WalMetrics};
 
 use define::Definitions;

@@ -23,12 +23,20 @@ pub struct TransferMetrics {
 impl TransferMetrics {
     pub(super) fn new(define: &Definitions<'_>) -> Self {
         Self {
-            slots_owned: define.gauge("walcast_slots_owned", "Slots of the cluster that this node owns; 0 without a cluster."),
+            slots_owned: define
+                .gauge("walcast_slots_owned", "Slots of the cluster that this node owns; 0 without a cluster."),
             given: define.counter("walcast_slots_given_total", "Slots that this node has given to other nodes."),
             taken: define.counter("walcast_slots_taken_total", "Slots that other nodes have given to this one."),
-            failed: define.counter("walcast_slot_moves_failed_total", "Moves of slots from this node that failed; it owns them as before."),
-            records: define.counter("walcast_slot_records_total", "Records that other nodes have handed over with slots."),
-            pause: define.fraction("walcast_slot_pause_seconds", "Seconds for which publishes were refused in the last move of slots from this node."),
+            failed: define.counter(
+                "walcast_slot_moves_failed_total",
+                "Moves of slots from this node that failed; it owns them as before.",
+            ),
+            records: define
+                .counter("walcast_slot_records_total", "Records that other nodes have handed over with slots."),
+            pause: define.fraction(
+                "walcast_slot_pause_seconds",
+                "Seconds for which publishes were refused in the last move of slots from this node.",
+            ),
         }
     }
 }
