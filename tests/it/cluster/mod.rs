@@ -2,6 +2,7 @@
 
 mod forward;
 mod layout;
+mod moving;
 mod publish_stream;
 mod publish_stream_faults;
 mod subscribe;

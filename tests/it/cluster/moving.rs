@@ -1,0 +1,113 @@
+//! Slots that move while nodes run.
+
+use bytes::Bytes;
+use tonic::{Code, Request};
+use tonic_types::StatusExt as _;
+use walcast::proto::client::PublishRequest;
+
+use super::{UNREACHABLE, clients, three};
+use crate::support::nodes::{start_all, subject_of};
+use crate::support::{Broker, error_reason, eventually, walcast};
+
+/// `walcast cluster move`.
+fn move_slots(nodes: &[Broker], slots: &str, to: &str) -> (Option<i32>, String) {
+    let admin: Vec<_> = nodes.iter().map(|node| format!("http://{}", node.admin())).collect();
+    let output = walcast(&["cluster", "move", "--slots", slots, "--to", to, "--admin", &admin.join(",")]).output();
+    let output = output.expect("it runs");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(said).expect("text"))
+}
+
+fn request(subject: &str, body: &'static str) -> Request<PublishRequest> {
+    let body = Bytes::from_static(body.as_bytes());
+    Request::new(PublishRequest {
+        subject: subject.to_owned(),
+        body,
+        expiration_seconds: 3_600,
+        ..PublishRequest::default()
+    })
+}
+
+/// The slots that each node says are its own.
+async fn owned(nodes: &[Broker]) -> Vec<String> {
+    let mut owned = Vec::new();
+    for node in nodes {
+        let status: serde_json::Value = node.get("/status").await.expect("it answers").json();
+        let cluster = &status["cluster"];
+        let all = cluster["nodes"].as_array().expect("nodes");
+        let own = all.iter().find(|other| other["name"] == cluster["node"]).expect("itself");
+        owned.push(own["slots"].as_str().expect("slots").to_owned());
+    }
+    owned
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_move_with_everything_that_is_known_of_them() {
+    let nodes = three().await;
+    let clients = clients(&nodes).await;
+    let subject = subject_of(0, 40);
+    let stays = subject_of(1, 40);
+    for id in 1..=300 {
+        assert_eq!(clients[0].publish_kept(&subject, format!("body {id}")).await, id);
+    }
+    let keyed = |body: &'static str| {
+        let mut request = request(&subject, body);
+        request.metadata_mut().insert("idempotency-key", "once".parse().expect("ASCII"));
+        request
+    };
+    assert_eq!(clients[1].publish_request(keyed("keyed")).await.expect("published"), 301);
+    clients[0].publish_kept(&stays, "stays").await;
+    // Followed from everywhere, before and after.
+    let mut followers = Vec::new();
+    for client in &clients {
+        followers.push(client.resume(&subject, 0).await);
+    }
+    let (code, said) = move_slots(&nodes, "0-341", "n2");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("slots 0-341 moved from n0 to n2: "), "{said}");
+    assert_eq!(owned(&nodes).await, ["", "342-682", "0-341+683-1023"]);
+    for client in &clients {
+        // A node that does not know yet says so, and that it passes.
+        let id = eventually("the move is known", || async { client.fetch(&subject, 300).await.ok() }).await.id;
+        assert_eq!(id, 300);
+        for id in [1, 150, 301] {
+            assert_eq!(client.fetch(&subject, id).await.expect("there").id, id);
+        }
+    }
+    assert_eq!(clients[0].publish_request(keyed("keyed")).await.expect("known"), 301, "the retry is known");
+    let other = clients[2].publish_request(keyed("another")).await.expect_err("the key is taken");
+    assert_eq!(other.code(), Code::AlreadyExists);
+    for (number, client) in clients.iter().enumerate() {
+        assert_eq!(client.publish_kept(&subject, "after").await, 302 + number as i32, "ids go on");
+    }
+    // A stream ends with a word to come again, and goes on behind what it had.
+    for (number, mut follower) in followers.into_iter().enumerate() {
+        let (ids, end) = follower.drain().await;
+        assert_eq!(ids, (1..=301).collect::<Vec<_>>());
+        let status = end.expect("it ends with a status");
+        assert_eq!((status.code(), error_reason(&status).as_str()), (Code::Unavailable, "SLOT_MOVED"), "{number}");
+        let info = status.get_details_error_info().expect("details");
+        assert_eq!(info.metadata["last_delivered_id"], "301");
+        let mut again = clients[number].resume(&subject, 301).await;
+        assert_eq!(again.next_ids(3).await, [302, 303, 304]);
+    }
+    assert_eq!(clients[0].publish_kept(&stays, "stays").await, 2);
+    // A restart of all knows it.
+    let mut setups = Vec::new();
+    for node in nodes {
+        setups.push(node.stop().await.setup().expect_log(UNREACHABLE));
+    }
+    let nodes = start_all(setups).await;
+    assert_eq!(owned(&nodes).await, ["", "342-682", "0-341+683-1023"]);
+    assert_eq!(nodes[0].client().await.publish_kept(&subject, "again").await, 305);
+    // And back, where a part of it is still.
+    let (code, said) = move_slots(&nodes, "0-341", "n0");
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(owned(&nodes).await, ["0-341", "342-682", "683-1023"]);
+    let client = nodes[0].client().await;
+    assert_eq!(client.publish_kept(&subject, "home").await, 306);
+    for id in 1..=306 {
+        assert_eq!(client.fetch(&subject, id).await.expect("there").id, id);
+    }
+    assert_eq!(client.publish_request(keyed("keyed")).await.expect("known"), 301);
+}
