@@ -6,6 +6,36 @@ use std::time::{Duration, Instant};
 /// A message of the load: its number, which is its body and its key.
 pub type Token = u64;
 
+/// How a promise is broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Acknowledged, and somebody will never see it.
+    Lost,
+    /// One id for two messages, or two ids for one.
+    Twice,
+    /// A subscriber did not get the id that is next.
+    Gap,
+    /// A subscriber got an id or a message again.
+    Repeat,
+    /// Another message than the one that was acknowledged.
+    Altered,
+}
+
+/// A promise that was broken.
+#[derive(Debug, Clone)]
+pub struct Broken {
+    pub kind: Kind,
+    /// The number of the subject, if it is of one.
+    pub subject: Option<usize>,
+    pub what: String,
+}
+
+impl Broken {
+    fn of(subject: usize, kind: Kind, what: String) -> Self {
+        Self { kind, subject: Some(subject), what }
+    }
+}
+
 /// Everything that was promised.
 #[derive(Debug)]
 pub struct Journal {
@@ -15,7 +45,7 @@ pub struct Journal {
     acknowledged: BTreeMap<(usize, i32), Token>,
     given: BTreeMap<Token, i32>,
     subscribers: Vec<Seen>,
-    broken: Vec<String>,
+    broken: Vec<Broken>,
     /// Publishes that were given up, and why.
     failed: Vec<String>,
     retries: usize,
@@ -51,9 +81,16 @@ pub struct Verdict {
     /// How long the slowest resume took.
     pub resumed_within: Duration,
     /// Everything that must not be.
-    pub broken: Vec<String>,
-    /// The longest time without an answer on a subject.
-    pub silent: Duration,
+    pub broken: Vec<Broken>,
+    /// The longest time without an answer, by subject.
+    pub silent: Vec<Duration>,
+}
+
+impl Verdict {
+    /// Promises that were broken in this way.
+    pub fn count(&self, kind: Kind) -> usize {
+        self.broken.iter().filter(|broken| broken.kind == kind).count()
+    }
 }
 
 impl Journal {
@@ -83,10 +120,12 @@ impl Journal {
     /// A publish was acknowledged.
     pub fn acknowledged(&mut self, subject: usize, id: i32, token: Token) {
         if let Some(other) = self.acknowledged.insert((subject, id), token) {
-            self.broken.push(format!("id {id} of subject {subject} was given to {other} and to {token}"));
+            let what = format!("id {id} of subject {subject} was given to {other} and to {token}");
+            self.broken.push(Broken::of(subject, Kind::Twice, what));
         }
         if let Some(other) = self.given.insert(token, id) {
-            self.broken.push(format!("message {token} was given id {other} and id {id}"));
+            let what = format!("message {token} was given id {other} and id {id}");
+            self.broken.push(Broken::of(subject, Kind::Twice, what));
         }
         let now = self.begun.elapsed();
         let silent = now.saturating_sub(std::mem::replace(&mut self.answered[subject], now));
@@ -118,7 +157,9 @@ impl Journal {
         let seen = &mut self.subscribers[subscriber];
         let expected = seen.tokens.len() as i32 + 1;
         if id != expected {
-            self.broken.push(format!("subscriber {subscriber} was to get id {expected} and got {id}"));
+            let kind = if id > expected { Kind::Gap } else { Kind::Repeat };
+            let what = format!("subscriber {subscriber} was to get id {expected} and got {id}");
+            self.broken.push(Broken::of(seen.subject, kind, what));
             return;
         }
         seen.tokens.push(token);
@@ -136,6 +177,11 @@ impl Journal {
         self.subscribers.iter().all(|seen| seen.tokens.len() as i32 >= last[seen.subject])
     }
 
+    /// Ids and messages that were given twice.
+    pub fn given_twice(&self) -> usize {
+        self.broken.iter().filter(|broken| broken.kind == Kind::Twice).count()
+    }
+
     /// Messages that were acknowledged.
     pub fn acknowledged_count(&self) -> usize {
         self.acknowledged.len()
@@ -147,19 +193,27 @@ impl Journal {
         for (number, seen) in self.subscribers.iter().enumerate() {
             let of_subject = self.acknowledged.range((seen.subject, 0)..=(seen.subject, i32::MAX));
             for ((subject, id), token) in of_subject {
-                match seen.tokens.get(*id as usize - 1) {
-                    Some(found) if found == token => {}
-                    Some(found) => {
-                        broken.push(format!("subscriber {number}: id {id} of {subject} is {found}, not {token}"))
-                    }
-                    None => broken.push(format!("subscriber {number} never saw id {id} of subject {subject}")),
-                }
+                broken.extend(match seen.tokens.get(*id as usize - 1) {
+                    Some(found) if found == token => None,
+                    Some(found) => Some(Broken::of(
+                        *subject,
+                        Kind::Altered,
+                        format!("subscriber {number}: id {id} of {subject} is {found}, not {token}"),
+                    )),
+                    None => Some(Broken::of(
+                        *subject,
+                        Kind::Lost,
+                        format!("subscriber {number} never saw id {id} of subject {subject}"),
+                    )),
+                });
             }
             let mut once: Vec<_> = seen.tokens.clone();
             once.sort_unstable();
             once.dedup();
-            if once.len() != seen.tokens.len() {
-                broken.push(format!("subscriber {number} saw {} messages twice", seen.tokens.len() - once.len()));
+            let again = seen.tokens.len() - once.len();
+            if again > 0 {
+                let what = format!("subscriber {number} saw {again} messages twice");
+                broken.push(Broken::of(seen.subject, Kind::Repeat, what));
             }
         }
         Verdict {
@@ -170,8 +224,34 @@ impl Journal {
             resumes: self.resumed.len(),
             resumed_within: self.resumed.iter().max().copied().unwrap_or_default(),
             broken,
-            silent: self.silent.iter().max().copied().unwrap_or_default(),
+            silent: self.silent.clone(),
         }
+    }
+
+    /// What is wrong with the rows that the nodes' database has in the end, each a subject, an id and a body. Rows of publishes
+    /// whose answer was lost are more than what was acknowledged.
+    pub fn judge_rows(&self, rows: impl IntoIterator<Item = (usize, i32, Token)>) -> Vec<Broken> {
+        let mut found = BTreeMap::new();
+        let mut broken = Vec::new();
+        for (subject, id, token) in rows {
+            if found.insert((subject, id), token).is_some() {
+                broken.push(Broken::of(subject, Kind::Twice, format!("id {id} of subject {subject} has two rows")));
+            }
+        }
+        for ((subject, id), token) in &self.acknowledged {
+            match found.get(&(*subject, *id)) {
+                Some(row) if row == token => {}
+                Some(row) => {
+                    let what = format!("the row of id {id} of subject {subject} is {row}, not {token}");
+                    broken.push(Broken::of(*subject, Kind::Altered, what));
+                }
+                None => {
+                    let what = format!("acknowledged id {id} of subject {subject} has no row");
+                    broken.push(Broken::of(*subject, Kind::Lost, what));
+                }
+            }
+        }
+        broken
     }
 }
 
@@ -184,19 +264,39 @@ fn the_judge_finds_each_kind_of_broken_promise() {
             journal.delivered(0, id, id as Token);
         }
         break_it(&mut journal);
-        journal.judge().broken
+        journal
+            .judge()
+            .broken
+            .into_iter()
+            .map(|broken| format!("{:?}: {}", broken.kind, broken.what))
+            .collect::<Vec<_>>()
     };
     assert!(judged(|_| {}).is_empty());
-    assert!(judged(|journal| journal.acknowledged(0, 2, 9))[0].contains("given to 2 and to 9"));
-    assert!(judged(|journal| journal.acknowledged(0, 3, 2))[0].contains("given id 2 and id 3"));
-    assert!(judged(|journal| journal.delivered(0, 4, 9))[0].contains("was to get id 3 and got 4"));
-    assert!(judged(|journal| journal.delivered(0, 2, 2))[0].contains("was to get id 3 and got 2"));
-    assert!(judged(|journal| journal.acknowledged(0, 3, 3))[0].contains("never saw id 3"));
+    assert!(
+        judged(|journal| journal.acknowledged(0, 2, 9))[0]
+            .starts_with("Twice: id 2 of subject 0 was given to 2 and to 9")
+    );
+    assert!(judged(|journal| journal.acknowledged(0, 3, 2))[0].starts_with("Twice: message 2 was given id 2 and id 3"));
+    assert!(judged(|journal| journal.delivered(0, 4, 9))[0].starts_with("Gap: subscriber 0 was to get id 3 and got 4"));
+    assert!(
+        judged(|journal| journal.delivered(0, 2, 2))[0].starts_with("Repeat: subscriber 0 was to get id 3 and got 2")
+    );
+    assert!(judged(|journal| journal.acknowledged(0, 3, 3))[0].starts_with("Lost: subscriber 0 never saw id 3"));
     assert!(
         judged(|journal| {
             journal.acknowledged(0, 3, 3);
             journal.delivered(0, 3, 2);
         })[0]
-            .contains("is 2, not 3")
+            .starts_with("Altered: subscriber 0: id 3 of 0 is 2, not 3")
     );
+    let rows = |rows: &[(usize, i32, Token)]| {
+        let mut journal = Journal::new(1, 1);
+        journal.acknowledged(0, 1, 1);
+        journal.acknowledged(0, 2, 2);
+        journal.judge_rows(rows.iter().copied()).iter().map(|broken| broken.kind).collect::<Vec<_>>()
+    };
+    assert_eq!(rows(&[(0, 1, 1), (0, 2, 2), (0, 3, 3)]), []);
+    assert_eq!(rows(&[(0, 1, 1)]), [Kind::Lost]);
+    assert_eq!(rows(&[(0, 1, 1), (0, 2, 9)]), [Kind::Altered]);
+    assert_eq!(rows(&[(0, 1, 1), (0, 2, 2), (0, 2, 2)]), [Kind::Twice]);
 }

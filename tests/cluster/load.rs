@@ -10,7 +10,8 @@ use tonic::transport::{Channel, Endpoint};
 use walcast::proto::client::broker_client::BrokerClient;
 use walcast::proto::client::{PublishRequest, SubscribeRequest};
 
-use crate::journal::{Journal, Token, Verdict};
+use crate::journal::{Broken, Journal, Kind, Token, Verdict};
+use crate::support::nodes::NODES;
 use crate::support::{PATIENCE, eventually};
 
 /// How a client pauses before each retry: three at most, which is what the deployment promises to do with.
@@ -45,6 +46,7 @@ pub struct Load {
     plan: Plan,
     journal: Arc<Mutex<Journal>>,
     stop: Arc<AtomicBool>,
+    held: Arc<AtomicBool>,
     publishing: tokio::task::JoinHandle<()>,
     subscribers: JoinSet<()>,
 }
@@ -73,9 +75,11 @@ impl Load {
             channels: futures_util::future::join_all((0..4).map(|_| channel(envoy))).await,
             plan: plan.clone(),
             journal: Arc::clone(&journal),
+            held: Arc::default(),
         };
+        let held = Arc::clone(&publisher.held);
         let publishing = tokio::spawn(publisher.run(Arc::clone(&stop)));
-        Self { plan, journal, stop, publishing, subscribers }
+        Self { plan, journal, stop, held, publishing, subscribers }
     }
 
     /// Messages that were acknowledged so far.
@@ -83,21 +87,42 @@ impl Load {
         lock(&self.journal).acknowledged_count()
     }
 
+    /// Begins no publish on subjects of the first node, or begins them again.
+    pub fn hold_the_first_node(&self, held: bool) {
+        self.held.store(held, Ordering::SeqCst);
+    }
+
+    /// What was promised so far, also after the end.
+    pub fn journal(&self) -> Arc<Mutex<Journal>> {
+        Arc::clone(&self.journal)
+    }
+
+    /// The subjects, in the order of their numbers.
+    pub fn subjects(&self) -> Vec<String> {
+        self.plan.subjects.clone()
+    }
+
     /// Stops publishing, waits until every subscriber has everything, and judges.
-    pub async fn end(mut self) -> Verdict {
+    pub async fn end(self) -> Verdict {
+        self.end_within(PATIENCE).await
+    }
+
+    /// The same, waiting no longer than that: where not everything will be seen.
+    pub async fn end_within(mut self, patience: Duration) -> Verdict {
         self.stop.store(true, Ordering::SeqCst);
         self.publishing.await.expect("it does not panic");
         let journal = Arc::clone(&self.journal);
         // Whoever never gets it is named by the judge.
-        let all_seen = eventually_or_late(|| lock(&journal).all_seen()).await;
+        let all_seen = eventually_or_late(patience, || lock(&journal).all_seen()).await;
         self.subscribers.abort_all();
         while self.subscribers.join_next().await.is_some() {}
         let mut verdict = lock(&self.journal).judge();
         if !all_seen && verdict.broken.is_empty() {
-            verdict.broken.push("not everything was seen in time".to_owned());
+            let what = "not everything was seen in time".to_owned();
+            verdict.broken.push(Broken { kind: Kind::Lost, subject: None, what });
         }
         println!(
-            "{} publishes a second on {} subjects: {} acknowledged, {} failed, {} retries, {} delivered, {} resumes (slowest {:?}), longest silence of a subject {:?}, {} promises broken",
+            "{} publishes a second on {} subjects: {} acknowledged, {} failed, {} retries, {} delivered, {} resumes (slowest {:?})",
             self.plan.rate,
             self.plan.subjects.len(),
             verdict.acknowledged,
@@ -106,21 +131,40 @@ impl Load {
             verdict.delivered,
             verdict.resumes,
             verdict.resumed_within,
-            verdict.silent,
-            verdict.broken.len(),
         );
+        println!("  promises broken: {}", counts(&verdict));
+        println!("  longest silence of a subject: {}", silence(&verdict));
         verdict
     }
 }
 
-fn lock(journal: &Mutex<Journal>) -> std::sync::MutexGuard<'_, Journal> {
+pub fn lock(journal: &Mutex<Journal>) -> std::sync::MutexGuard<'_, Journal> {
     journal.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn eventually_or_late(done: impl Fn() -> bool) -> bool {
+/// What is broken, by kind.
+fn counts(verdict: &Verdict) -> String {
+    let kinds = [
+        (Kind::Lost, "lost"),
+        (Kind::Twice, "given twice"),
+        (Kind::Altered, "altered"),
+        (Kind::Gap, "gaps"),
+        (Kind::Repeat, "repeats"),
+    ];
+    kinds.map(|(kind, name)| format!("{} {name}", verdict.count(kind))).join(", ")
+}
+
+/// How long the slots of each node were without an answer: the subject at a place is of the node at that place, round and round.
+fn silence(verdict: &Verdict) -> String {
+    let longest = |node: usize| verdict.silent.iter().skip(node).step_by(NODES.len()).max().copied();
+    let of_node = |(node, name): (usize, &&str)| format!("{name} {:.2?}", longest(node).unwrap_or_default());
+    NODES.iter().enumerate().map(of_node).collect::<Vec<_>>().join(", ")
+}
+
+async fn eventually_or_late(patience: Duration, done: impl Fn() -> bool) -> bool {
     let begun = Instant::now();
     while !done() {
-        if begun.elapsed() > PATIENCE {
+        if begun.elapsed() > patience {
             return false;
         }
         tokio::time::sleep(TICK).await;
@@ -133,6 +177,7 @@ struct Publisher {
     channels: Vec<Channel>,
     plan: Plan,
     journal: Arc<Mutex<Journal>>,
+    held: Arc<AtomicBool>,
 }
 
 impl Publisher {
@@ -143,7 +188,12 @@ impl Publisher {
             let due = (begun.elapsed().as_secs_f64() * f64::from(self.plan.rate)) as u64;
             while made < due {
                 made += 1;
-                calls.spawn(self.clone().publish(NEXT.fetch_add(1, Ordering::Relaxed)));
+                let token = NEXT.fetch_add(1, Ordering::Relaxed);
+                // Every third subject is the first node's.
+                let first = (token as usize % self.plan.subjects.len()).is_multiple_of(NODES.len());
+                if !(first && self.held.load(Ordering::SeqCst)) {
+                    calls.spawn(self.clone().publish(token));
+                }
             }
             while calls.try_join_next().is_some() {}
             tokio::time::sleep(TICK).await;

@@ -20,6 +20,7 @@ pub struct Plan {
     collector: Option<String>,
     ratelimit: Option<String>,
     affinity: bool,
+    absent: usize,
     edits: Vec<(String, String)>,
 }
 
@@ -52,6 +53,13 @@ impl Plan {
     #[must_use]
     pub fn affinity(mut self) -> Self {
         self.affinity = true;
+        self
+    }
+
+    /// So many of the brokers are not there yet.
+    #[must_use]
+    pub fn absent(mut self, count: usize) -> Self {
+        self.absent = count;
         self
     }
 
@@ -100,7 +108,7 @@ impl Plan {
         text
     }
 
-    /// Starts it; ready when all brokers are found healthy.
+    /// Starts it; ready when all brokers that are there are found healthy.
     pub async fn start(self) -> Envoy {
         let (grpc, admin, stats) = (programs::port(), programs::port(), programs::port());
         let folder = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
@@ -114,7 +122,7 @@ impl Plan {
         command.stdin(Stdio::null()).stdout(file("access")).stderr(file("log"));
         let process = programs::spawn(command).unwrap_or_else(|error| panic!("setpriv: {error}; {INSTALL}"));
         let envoy = Envoy { folder, grpc: at(grpc), admin: at(admin), stats: at(stats), process };
-        envoy.healthy(self.brokers.len()).await;
+        envoy.healthy(self.brokers.len() - self.absent).await;
         eventually("Envoy to be ready", || async {
             (http::get(&envoy.admin, "/ready").await?.status == 200).then_some(())
         })
