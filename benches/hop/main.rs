@@ -6,6 +6,9 @@
 //! slots are shared out evenly.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command that prints a table")]
 
+#[allow(dead_code, reason = "shared with the tests")]
+#[path = "../../tests/it/support/programs.rs"]
+mod programs;
 mod servers;
 
 use std::collections::BTreeMap;

@@ -4,14 +4,13 @@
 pub mod noop;
 
 use std::io::{BufRead as _, BufReader};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::{Failure, Side};
+use crate::{Failure, Side, programs};
 
 const NODES: usize = 3;
 
@@ -48,7 +47,7 @@ impl Servers {
             servers.start_noop()?;
             return Ok(servers);
         }
-        let ports = free_ports(2 * NODES)?;
+        let ports: Vec<u16> = (0..2 * NODES).map(|_| programs::port()).collect();
         let (grpc, admin) = ports.split_at(NODES);
         for (place, admin) in admin.iter().enumerate() {
             servers.start_node(place, grpc, *admin, walcast)?;
@@ -103,7 +102,7 @@ impl Servers {
     }
 
     fn start_envoy(&mut self, grpc: &[u16], envoy: &Path) -> Result<(), Failure> {
-        let ports = free_ports(3)?;
+        let ports = [programs::port(), programs::port(), programs::port()];
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut configure = Command::new(root.join("deploy/envoy/configure"));
         configure.args(["--listen", &format!("127.0.0.1:{}", ports[0]), "--admin", &ports[1].to_string()]);
@@ -162,11 +161,6 @@ impl Servers {
         }
         Ok(())
     }
-}
-
-fn free_ports(count: usize) -> std::io::Result<Vec<u16>> {
-    let held = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
-    held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
 }
 
 fn wait_for(what: &str, done: impl Fn() -> bool) -> Result<(), Failure> {
