@@ -126,7 +126,7 @@ READS = [
         "embedded: below a millisecond. Postgres and Cassandra: milliseconds.",
         "s",
         quantiles("walcast_store_read_duration_seconds"),
-        Limits(0.2, 1, "1 s is a tenth of the 10 s that Envoy waits for a Fetch; no alert asks for it"),
+        Limits(0.2, 1, "1 s is a thirtieth of the 30 s that Envoy gives a Fetch; no alert asks for it"),
         traces_of=["broker.Broker/Fetch"],
     ),
     Panel(

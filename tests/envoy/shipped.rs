@@ -30,7 +30,11 @@ fn configured(arguments: &[&str]) -> String {
 fn envoy_finds_each_variant_valid() {
     let elsewhere = ["--listen", "0.0.0.0:8080", "--stats", "0.0.0.0:9902", "--broker", "walcast:50051"];
     let elsewhere = [&elsewhere[..], &["--ratelimit", "ratelimit:8081", "--collector", "jaeger:4317"]].concat();
-    for arguments in [&[][..], &["--affinity"], &elsewhere, &[&elsewhere[..], &["--affinity"]].concat()] {
+    let six =
+        ["--listen", "[::]:8080", "--stats", "[::1]:9902", "--broker", "[::1]:50051", "--broker", "localhost:50051"];
+    let named = ["--listen", "localhost:8080", "--broker", "localhost:50051", "--collector", "localhost:4317"];
+    let affine = [&elsewhere[..], &["--affinity"]].concat();
+    for arguments in [&[][..], &["--affinity"], &elsewhere, &affine, &six, &named] {
         let (valid, said) = validate(&configured(arguments));
         assert!(valid, "{arguments:?}: {said}");
         assert!(!said.contains("[warning]") && !said.contains("deprecated"), "{arguments:?}: {said}");
@@ -42,10 +46,10 @@ fn envoy_finds_each_variant_valid() {
 #[test]
 fn what_configure_is_not_told_stays_as_it_is() {
     assert_eq!(configured(&[]), shipped());
-    let three = configured(&["--broker", "a:1", "--broker", "b:2", "--broker", "2001:db8::1:3", "--admin", "7"]);
+    let three = configured(&["--broker", "a:1", "--broker", "b:2", "--broker", "[2001:db8::1]:3", "--admin", "7"]);
     let lines: Vec<_> = three.lines().filter(|line| line.ends_with(" # @broker")).collect();
     assert_eq!(lines.len(), 3, "{lines:?}");
-    assert!(lines[2].contains("{ address: 2001:db8::1, port_value: 3 }"), "{lines:?}");
+    assert!(lines[2].contains("{ address: \"2001:db8::1\", port_value: 3 }"), "{lines:?}");
     let admin: Vec<_> = three.lines().filter(|line| line.ends_with(" # @admin")).collect();
     assert_eq!(admin.len(), 2, "the port itself, and what the stats are read from");
     assert!(admin.iter().all(|line| line.contains("{ address: 127.0.0.1, port_value: 7 }")), "{admin:?}");
@@ -63,11 +67,22 @@ fn configure_refuses_what_would_be_another_file() {
         &["--broker", "a:65536"],
         &["--broker", "a }:1"],
         &["--admin", "0.0.0.0:9901"],
+        &["--listen", "walcast:8080"],
+        &["--stats", "walcast:9902"],
     ] {
         let output = configure(arguments);
         assert_eq!((output.status.code(), output.stdout.is_empty()), (Some(2), true), "{arguments:?}");
         assert!(String::from_utf8_lossy(&output.stderr).starts_with("configure: "), "{output:?}");
     }
+}
+
+#[test]
+fn configure_says_how_it_is_used() {
+    let help = configured(&["--help"]);
+    for flag in ["--listen", "--broker", "--ratelimit", "--collector", "--stats", "--admin", "--affinity"] {
+        assert!(help.contains(flag), "{help}");
+    }
+    assert!(!help.contains('#') && !help.contains("set -eu"), "nothing but the text: {help}");
 }
 
 #[test]
