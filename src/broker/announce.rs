@@ -7,6 +7,7 @@ use bytesize::ByteSize;
 
 use super::disk::{self, Disk};
 use super::open::{OpenData, Tail};
+use crate::cluster::Ownership;
 use crate::config::{Settings, StoreKind};
 use crate::telemetry::{self, logging};
 
@@ -21,6 +22,8 @@ pub(super) struct Start<'a> {
     projected: u64,
     trimmed: u64,
     subjects: usize,
+    /// Of a node of a cluster.
+    ownership: Option<Ownership>,
 }
 
 impl<'a> Start<'a> {
@@ -36,6 +39,7 @@ impl<'a> Start<'a> {
             projected: projected.sequence().get(),
             trimmed: log.trimmed().sequence().get(),
             subjects: subjects.len(),
+            ownership: data.ownership.clone(),
         }
     }
 
@@ -47,6 +51,8 @@ impl<'a> Start<'a> {
             return;
         }
         let Settings { limits, log, telemetry, .. } = self.settings;
+        // What is None has no field in the line.
+        let of_a_cluster = self.ownership.as_ref();
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             store = self.settings.store.kind.name(),
@@ -70,6 +76,10 @@ impl<'a> Start<'a> {
             log_filter = telemetry.log_filter,
             otlp_endpoint = telemetry.otlp_endpoint.as_deref().unwrap_or("none"),
             sample_ratio = telemetry.sample_ratio,
+            cluster_node = of_a_cluster.map(|it| it.node().name.as_str()),
+            layout_version = of_a_cluster.map(|it| it.layout().version()),
+            layout_digest = of_a_cluster.map(|it| format!("{:016x}", it.layout().digest())),
+            slots = of_a_cluster.map(Ownership::slots),
             "what this broker serves"
         );
     }
@@ -81,6 +91,15 @@ impl<'a> Start<'a> {
             block.push_str(&format!("  {name:<10} {text}\n"));
         };
         row("gRPC", grpc.to_string());
+        if let Some(own) = &self.ownership {
+            let (layout, slots) = (own.layout(), own.slots());
+            let slots = if slots.is_empty() { "none".to_owned() } else { slots };
+            let (version, digest, nodes) = (layout.version(), layout.digest(), layout.nodes().len());
+            row(
+                "node",
+                format!("{} of {nodes}, layout {version} (digest {digest:016x}), slots {slots}", own.node().name),
+            );
+        }
         row("admin", format!("http://{admin}  /metrics /status /readyz /livez"));
         let disk = self.disk.map_or_else(
             || "the system does not tell how much is free".to_owned(),

@@ -31,6 +31,23 @@ struct Report {
     delivery: Option<Delivery>,
     connections: Option<u64>,
     limits: Option<Limits>,
+    cluster: Option<Cluster>,
+}
+
+/// What it is of a cluster; a broker that is alone says nothing of it.
+#[derive(Debug, Deserialize)]
+struct Cluster {
+    node: String,
+    version: u64,
+    digest: String,
+    nodes: Vec<Node>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Node {
+    name: String,
+    slots: String,
+    unreachable: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -103,6 +120,15 @@ pub fn run(arguments: &StatusArguments, output: &mut Output) -> Result<(), Failu
     screen(&report).iter().try_for_each(|line| output.line(line))
 }
 
+/// Which node of which layout it is, and whom it cannot reach.
+fn node(Cluster { node, version, digest, nodes }: &Cluster) -> String {
+    let slots = nodes.iter().find(|it| it.name == *node).map_or("", |own| own.slots.as_str());
+    let slots = if slots.is_empty() { "none" } else { slots };
+    let away: Vec<_> = nodes.iter().filter(|it| it.unreachable).map(|it| it.name.as_str()).collect();
+    let away = if away.is_empty() { String::new() } else { format!(", cannot reach {}", away.join(", ")) };
+    format!("{node} of {}, layout {version} (digest {digest}), slots {slots}{away}", nodes.len())
+}
+
 /// The lines of the screen: a name and its value.
 fn screen(report: &Report) -> Vec<String> {
     let state = match (&report.phase, report.ready) {
@@ -114,6 +140,9 @@ fn screen(report: &Report) -> Vec<String> {
     let limits = report.limits.as_ref();
     let limit = |choose: fn(&Limits) -> Option<u64>| limits.and_then(choose);
     let mut rows = vec![("broker", format!("walcast {}, {state}, up {uptime}", report.version))];
+    if let Some(cluster) = &report.cluster {
+        rows.push(("node", node(cluster)));
+    }
     if let Some(log) = &report.log {
         rows.push(("log", format!("{} in {} files, id {}, epoch {}", size(log.bytes), log.files, log.id, log.epoch)));
         let appended = log.appended.map(|appended| format!("appended {appended}, ")).unwrap_or_default();
@@ -259,6 +288,19 @@ subscribers 5 of 100000 on 2 subjects, 0 B unread
 connections 6
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_node_says_which_it_is_and_whom_it_cannot_reach() {
+        let body = r#"{"version":"0.1.0","uptime_seconds":0,"ready":true,"phase":"serving",
+            "cluster":{"node":"b","version":4,"digest":"00ab","nodes":[
+            {"name":"a","address":"h:1","slots":"0-1023","unreachable":true},
+            {"name":"b","address":"h:2","slots":"","unreachable":false}]}}"#;
+        let expected = "\
+broker      walcast 0.1.0, ready, up 0s
+node        b of 2, layout 4 (digest 00ab), slots none, cannot reach a
+";
+        assert_eq!(shown(admin("200 OK", body), false).expect("shown"), expected);
     }
 
     #[test]

@@ -165,6 +165,22 @@ async fn a_start_says_what_it_serves() {
     assert!(stopped.logged(&grpc) > 0);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_of_a_node_says_which_it_is() {
+    let nodes =
+        Setup::new().set("cluster.nodes", "a=127.0.0.1:1,b=127.0.0.1:2").set("cluster.slots", "a=0-9,b=10-1023");
+    let broker = nodes.set("cluster.node", "b").start().await;
+    let digest = broker.get("/status").await.expect("it answers").body;
+    let digest =
+        digest.split("\"digest\":\"").nth(1).and_then(|rest| rest.split('"').next()).expect("a digest").to_owned();
+    let stopped = broker.stop().await;
+    let fields =
+        format!("\"cluster_node\":\"b\",\"layout_version\":1,\"layout_digest\":\"{digest}\",\"slots\":\"10-1023\"");
+    assert_eq!(stopped.logged(&fields), 1, "{fields}");
+    let alone = Setup::new().start().await.stop().await;
+    assert_eq!(alone.logged("layout_version"), 0, "a broker that is alone has none");
+}
+
 #[test]
 fn for_people_the_start_is_a_block() {
     let (code, said) = {
