@@ -118,7 +118,7 @@ ready envoy answers http://127.0.0.1:9901/ready
   fi
   echo 'scrape_configs:'
   echo '- { job_name: walcast, static_configs: [ { targets: [ "127.0.0.1:9464" ] } ] }'
-  echo '- { job_name: envoy, metrics_path: /stats/prometheus, static_configs: [ { targets: [ "127.0.0.1:9901" ] } ] }'
+  echo '- { job_name: envoy, metrics_path: /stats/prometheus, static_configs: [ { targets: [ "127.0.0.1:9902" ] } ] }'
 } >"$folder/prometheus.yml"
 start prometheus prometheus --config.file="$folder/prometheus.yml" --storage.tsdb.path="$folder/tsdb" --web.listen-address=127.0.0.1:9090 \
   --log.level=warn
@@ -141,7 +141,7 @@ load load-fanout fanout --rate 20
 
 echo "running, with everything in $folder"
 say broker "127.0.0.1:50051 (gRPC), http://127.0.0.1:9464/metrics, ${store[1]} store"
-say Envoy "127.0.0.1:8080 (gRPC), http://127.0.0.1:9901"
+say Envoy "127.0.0.1:8080 (gRPC), http://127.0.0.1:9902/stats/prometheus, http://127.0.0.1:9901 (admin)"
 say Prometheus http://127.0.0.1:9090
 [ ${#tracing[@]} = 0 ] && say Jaeger "not there, or this broker sends no traces" || say Jaeger http://127.0.0.1:16686
 [ -z "${grafana[*]}" ] && say Grafana "not installed: import grafana/dashboards into yours" || say Grafana http://127.0.0.1:3000
