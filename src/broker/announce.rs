@@ -76,10 +76,10 @@ impl<'a> Start<'a> {
             log_filter = telemetry.log_filter,
             otlp_endpoint = telemetry.otlp_endpoint.as_deref().unwrap_or("none"),
             sample_ratio = telemetry.sample_ratio,
-            cluster_node = of_a_cluster.map(|it| it.node().name.as_str()),
-            layout_version = of_a_cluster.map(|it| it.layout().version()),
+            cluster_node = of_a_cluster.map(|it| it.node()),
+            layout_version = of_a_cluster.map(|it| tracing::field::display(it.layout().version())),
             layout_digest = of_a_cluster.map(|it| format!("{:016x}", it.layout().digest())),
-            slots = of_a_cluster.map(Ownership::slots),
+            slots = of_a_cluster.map(|it| it.slots().to_string()),
             "what this broker serves"
         );
     }
@@ -93,12 +93,9 @@ impl<'a> Start<'a> {
         row("gRPC", grpc.to_string());
         if let Some(own) = &self.ownership {
             let (layout, slots) = (own.layout(), own.slots());
-            let slots = if slots.is_empty() { "none".to_owned() } else { slots };
+            let slots = if slots.is_empty() { "none".to_owned() } else { slots.to_string() };
             let (version, digest, nodes) = (layout.version(), layout.digest(), layout.nodes().len());
-            row(
-                "node",
-                format!("{} of {nodes}, layout {version} (digest {digest:016x}), slots {slots}", own.node().name),
-            );
+            row("node", format!("{} of {nodes}, layout {version} (digest {digest:016x}), slots {slots}", own.node()));
         }
         row("admin", format!("http://{admin}  /metrics /status /readyz /livez"));
         let disk = self.disk.map_or_else(

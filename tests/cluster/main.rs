@@ -27,6 +27,8 @@ mod layouts;
 #[cfg(test)]
 mod load;
 #[cfg(test)]
+mod moves;
+#[cfg(test)]
 mod net;
 #[cfg(test)]
 mod rig;

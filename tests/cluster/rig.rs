@@ -104,6 +104,14 @@ impl Cluster {
         load::Load::start(self.envoy.grpc(), change(plan)).await
     }
 
+    /// The nodes that are up.
+    pub fn up(&self) -> impl Iterator<Item = &Broker> {
+        self.nodes.iter().filter_map(|node| match node {
+            Some(Node::Up(broker)) => Some(broker),
+            _ => None,
+        })
+    }
+
     /// A node that is up.
     pub fn node(&self, place: usize) -> &Broker {
         match self.nodes[place].as_ref() {
