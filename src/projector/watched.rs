@@ -74,6 +74,10 @@ impl Store for WatchedStore {
         self.inner.kind()
     }
 
+    fn database(&self) -> Option<String> {
+        self.inner.database()
+    }
+
     fn keeps_history(&self) -> bool {
         self.inner.keeps_history()
     }

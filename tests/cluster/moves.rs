@@ -9,8 +9,11 @@ use serde_json::Value;
 use crate::days::{BETWEEN, kept, nothing_failed};
 use crate::load::more;
 use crate::rig::Cluster;
+use crate::server::Server;
+use crate::shared;
 use crate::support::nodes::NODES;
 use crate::support::{Broker, Setup, eventually, from_env, walcast};
+use tokio::task::block_in_place;
 
 /// The longest pause of a slot that a move may make.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -139,4 +142,44 @@ async fn a_taker_that_freezes_holds_up_nobody_for_long() {
     more(&load, BETWEEN).await;
     assert_eq!(owners(&cluster).await, before);
     kept(&load.end().await);
+}
+
+/// Slots of nodes that share a database move while it is down, and every row is there in the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_move_while_their_database_is_down() {
+    let server = Server::start();
+    let database = server.database().await;
+    let url = server.url(&database);
+    let common = || shared::common(&url).expect_log(shared::STALLED).expect_log(STAYED).expect_log(UNTOLD);
+    let mut cluster = Cluster::of(common).await;
+    let load = cluster.load().await;
+    more(&load, BETWEEN).await;
+    // While it is there: what the store has and the log has not need not be copied.
+    let mut pauses = move_slots(&cluster, "0-200", "n1").await;
+    more(&load, BETWEEN).await;
+    block_in_place(|| server.kill_nine());
+    pauses.extend(move_slots(&cluster, "201-341", "n2").await);
+    pauses.extend(move_slots(&cluster, "342-400", "n0").await);
+    more(&load, BETWEEN).await;
+    // Who starts meanwhile knows by itself whose they are.
+    for place in [2, 0] {
+        cluster.kill(place).await;
+        cluster.bring_back(place).await;
+    }
+    more(&load, BETWEEN).await;
+    block_in_place(|| server.start_again());
+    more(&load, BETWEEN).await;
+    assert_eq!(owners(&cluster).await, ["342-400", "0-200+401-682", "201-341+683-1023"]);
+    let (journal, subjects) = (load.journal(), load.subjects());
+    nothing_failed(&load.end().await);
+    cluster.all_projected().await;
+    // Who got slots and who gave them have told the database by now, in whatever order; a start of each is let in.
+    for place in 0..NODES.len() {
+        cluster.stop(place).await;
+        cluster.bring_back(place).await;
+    }
+    let admin = server.client(&database).await;
+    let wrong = shared::wrong_rows(&admin, &journal, &subjects).await;
+    assert!(wrong.is_empty(), "{} rows: {:#?}", wrong.len(), wrong.first());
+    println!("pauses of slots {pauses:?}");
 }

@@ -15,7 +15,7 @@ use crate::server::Server;
 use crate::support::{Setup, from_env};
 
 /// What a node says while its store is away.
-const STALLED: &str = "projection waits for the store";
+pub const STALLED: &str = "projection waits for the store";
 
 /// Nodes that share this database.
 pub fn common(url: &str) -> Setup {

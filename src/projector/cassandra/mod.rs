@@ -236,6 +236,12 @@ impl Store for CassandraStore {
         KIND
     }
 
+    fn database(&self) -> Option<String> {
+        let mut nodes = self.config.nodes.clone();
+        nodes.sort_unstable();
+        self.owner.shared.then(|| format!("{} at {}", self.config.keyspace, nodes.join(",")))
+    }
+
     async fn prepare(&self) -> Result<(), StoreError> {
         self.ready().await.map(drop)
     }

@@ -181,6 +181,11 @@ impl Readers {
         Self { pool, connector, timeout: config.read_timeout, for_many }
     }
 
+    /// Which database it is: its servers and its name.
+    pub(super) fn database(&self) -> String {
+        self.connector.place()
+    }
+
     /// How long a read may take.
     pub(super) const fn timeout(&self) -> Duration {
         self.timeout

@@ -143,6 +143,10 @@ impl Store for PostgresStore {
         KIND
     }
 
+    fn database(&self) -> Option<String> {
+        self.shared.then(|| self.readers.database())
+    }
+
     async fn prepare(&self) -> Result<(), StoreError> {
         self.write("the first contact", |writer| writer.contact().boxed()).await
     }
