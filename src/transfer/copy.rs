@@ -63,8 +63,8 @@ impl Growing {
 }
 
 /// The high-water marks of subjects of these slots, in records. Blocks.
-pub(super) fn marks(rooms: &Rooms, slots: &SlotSet) -> Result<Vec<Bytes>, GiveError> {
-    let marks_max = marks_that_fit(rooms.frame_bytes_max - RECORD_LENGTH_BYTES);
+pub(super) fn marks(rooms: &Rooms, slots: &SlotSet, frame_bytes_max: usize) -> Result<Vec<Bytes>, GiveError> {
+    let marks_max = marks_that_fit(frame_bytes_max - RECORD_LENGTH_BYTES);
     let mut records = Vec::new();
     let mut some: Vec<(String, MessageId)> = Vec::new();
     let mut encode = |some: &mut Vec<(String, MessageId)>| -> Result<(), GiveError> {
@@ -152,12 +152,17 @@ pub(super) fn was_trimmed(error: &GiveError) -> bool {
 }
 
 /// Sends what a store of this node alone has of the subjects of these marks and the log has not.
-pub(super) async fn rows(rooms: &Rooms, marks: &[Bytes], parts: &mpsc::Sender<Part>) -> Result<(), GiveError> {
+pub(super) async fn rows(
+    rooms: &Rooms,
+    marks: &[Bytes],
+    frame_bytes_max: usize,
+    parts: &mpsc::Sender<Part>,
+) -> Result<(), GiveError> {
     for record in marks {
         let Logged::TakenOver(TakenOver::Marks(marks)) = record::decode(record).map_err(copy)? else { continue };
         for (subject, last) in marks.iter() {
             let subject = Subject::new(subject.to_owned()).map_err(copy)?;
-            rows_of(rooms, &subject, last, parts).await?;
+            rows_of(rooms, (&subject, last), frame_bytes_max, parts).await?;
         }
     }
     Ok(())
@@ -165,8 +170,8 @@ pub(super) async fn rows(rooms: &Rooms, marks: &[Bytes], parts: &mpsc::Sender<Pa
 
 async fn rows_of(
     rooms: &Rooms,
-    subject: &Subject,
-    last: MessageId,
+    (subject, last): (&Subject, MessageId),
+    frame_bytes_max: usize,
     parts: &mpsc::Sender<Part>,
 ) -> Result<(), GiveError> {
     let mut after = 0;
@@ -186,7 +191,7 @@ async fn rows_of(
         };
         let rows = tokio::task::spawn_blocking(gone).await.map_err(copy)?;
         let the_log_goes_on = rows.len() < read;
-        let mut growing = Growing::new(rooms.frame_bytes_max);
+        let mut growing = Growing::new(frame_bytes_max);
         for (id, stored) in &rows {
             if let Some(part) = growing.add(row(subject, *id, stored)?)
                 && parts.send(part).await.is_err()

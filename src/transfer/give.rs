@@ -183,8 +183,8 @@ impl Transfer {
     async fn hand_over_all(&self, handing: &mut Handing) -> Result<Sequence, GiveError> {
         let slots = handing.moving.slots;
         // Before the log is read: the other node leaves out what its marks say that it has.
-        let transfer = self.clone();
-        let marks = blocking(move || copy::marks(&transfer.0.rooms, &slots)).await?;
+        let (transfer, frame_bytes_max) = (self.clone(), handing.frame_bytes_max);
+        let marks = blocking(move || copy::marks(&transfer.0.rooms, &slots, frame_bytes_max)).await?;
         let window = self.0.rooms.keys.snapshot();
         let mut attempts = 0;
         let (durable, seen) = loop {
@@ -195,7 +195,6 @@ impl Transfer {
                 messages => break messages?,
             }
         };
-        let frame_bytes_max = self.0.rooms.frame_bytes_max;
         let keys = blocking(move || copy::keys(&window, &seen, frame_bytes_max)).await?;
         for record in marks.into_iter().chain(keys) {
             handing.records(vec![record]).await?;
@@ -213,9 +212,9 @@ impl Transfer {
         let rooms = &self.0.rooms;
         let (trimmed, durable) = (rooms.log.trimmed().sequence(), rooms.log.durable().sequence());
         if rooms.store.keeps_history() && !handing.one_database {
-            let (parts, mut read) = mpsc::channel(1);
+            let ((parts, mut read), frame_bytes_max) = (mpsc::channel(1), handing.frame_bytes_max);
             let rows = async {
-                let rows = copy::rows(rooms, marks, &parts).await;
+                let rows = copy::rows(rooms, marks, frame_bytes_max, &parts).await;
                 drop(parts);
                 rows
             };
@@ -240,7 +239,7 @@ impl Transfer {
     ) -> Result<Option<HashSet<Sequence>>, GiveError> {
         let (parts, mut read) = mpsc::channel(1);
         let (log, slots) = (self.0.rooms.log.clone(), handing.moving.slots);
-        let frame_bytes_max = self.0.rooms.frame_bytes_max;
+        let frame_bytes_max = handing.frame_bytes_max;
         let reading = tokio::task::spawn_blocking(move || {
             copy::log((&log, frame_bytes_max), range, &slots, seen.as_mut(), parts).map(|()| seen)
         });
@@ -290,6 +289,8 @@ struct Handing {
     at: usize,
     /// Whether the other node keeps history in the same database, so that it has the rows already.
     one_database: bool,
+    /// What both take at once.
+    frame_bytes_max: usize,
     steps: mpsc::Sender<nodes::Step>,
     done: Streaming<nodes::Done>,
     unanswered: usize,
@@ -308,9 +309,14 @@ impl Handing {
         let store = &transfer.0.rooms.store;
         let (slots, store, database) =
             (moving.slots.to_string(), store.kind().to_owned(), store.database().unwrap_or_default());
-        let mut handing = Self { transfer, moving, at, one_database: false, steps, done, unanswered: 0 };
+        let frame_bytes_max = transfer.0.rooms.frame_bytes_max;
+        let mut handing =
+            Self { transfer, moving, at, one_database: false, frame_bytes_max, steps, done, unanswered: 0 };
         handing.step(step::Step::Begin(nodes::Begin { slots, store, database })).await?;
-        handing.one_database = handing.answer().await?.one_database;
+        let theirs = handing.answer().await?;
+        handing.one_database = theirs.one_database;
+        let frame_bytes_max = usize::try_from(theirs.frame_bytes_max).unwrap_or(usize::MAX);
+        handing.frame_bytes_max = handing.frame_bytes_max.min(frame_bytes_max);
         Ok(handing)
     }
 

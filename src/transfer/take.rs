@@ -97,7 +97,7 @@ impl TakeOver {
         rooms.ownership.expect_copies(&slots)?;
         self.noted = Some(noted);
         let one_database = rooms.store.database().is_some_and(|database| database == begin.database);
-        Ok(nodes::Done { one_database })
+        Ok(nodes::Done { one_database, frame_bytes_max: rooms.frame_bytes_max as u64 })
     }
 
     async fn records(&self, records: Vec<Bytes>, slots: SlotSet) -> Result<(), TakeError> {

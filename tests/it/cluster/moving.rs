@@ -4,10 +4,11 @@ use bytes::Bytes;
 use tonic::{Code, Request};
 use tonic_types::StatusExt as _;
 use walcast::proto::client::PublishRequest;
+use walcast::proto::nodes::{self, nodes_client::NodesClient};
 
-use super::{UNREACHABLE, clients, three};
+use super::{UNREACHABLE, clients, setups, three};
 use crate::support::nodes::{start_all, subject_of};
-use crate::support::{Broker, error_reason, eventually, walcast};
+use crate::support::{Broker, Setup, error_reason, eventually, walcast};
 
 /// `walcast cluster move`.
 fn move_slots(nodes: &[Broker], slots: &str, to: &str) -> (Option<i32>, String) {
@@ -110,4 +111,93 @@ async fn slots_move_with_everything_that_is_known_of_them() {
         assert_eq!(client.fetch(&subject, id).await.expect("there").id, id);
     }
     assert_eq!(client.publish_request(keyed("keyed")).await.expect("known"), 301);
+}
+
+/// Settings with which a log gets short.
+fn short_log(setup: Setup) -> Setup {
+    setup.set("log.segment_bytes", "64KiB").set("limits.body_bytes", "8KiB").set("log.keep_bytes", "0")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_log_no_longer_has_moves_too() {
+    let nodes = start_all(setups().into_iter().map(short_log).collect()).await;
+    let client = nodes[0].client().await;
+    let (subject, other, quiet) = (subject_of(0, 41), subject_of(0, 42), subject_of(0, 43));
+    let mut first = request(&quiet, "said once");
+    first.metadata_mut().insert("idempotency-key", "old".parse().expect("ASCII"));
+    assert_eq!(client.publish_request(first).await.expect("published"), 1);
+    assert_eq!(client.publish(&other, "nobody fetches it", 0).await.expect("published"), 1);
+    for id in 1..=200 {
+        assert_eq!(client.publish_kept(&subject, vec![id as u8; 4_096]).await, id);
+    }
+    nodes[0].all_projected().await;
+    // What is written after a checkpoint trims.
+    eventually("the log to be trimmed", || async {
+        client.publish_kept(&other, vec![0; 4_096]).await;
+        (nodes[0].position("trimmed").await > 100.0).then_some(())
+    })
+    .await;
+    let last = client.publish_kept(&other, "last").await;
+    let (code, said) = move_slots(&nodes, "0-341", "n1");
+    assert_eq!(code, Some(0), "{said}");
+    let client = nodes[1].client().await;
+    for id in 1..=200 {
+        assert_eq!(client.fetch_body(&subject, id).await, vec![id as u8; 4_096], "{id}");
+    }
+    assert_eq!(client.fetch_body(&quiet, 1).await, "said once");
+    assert_eq!(error_reason(&client.fetch(&other, 1).await.expect_err("never kept")), "EXPIRED");
+    let mut again = request(&quiet, "said once");
+    again.metadata_mut().insert("idempotency-key", "old".parse().expect("ASCII"));
+    assert_eq!(client.publish_request(again).await.expect("known"), 1, "its record is in no log");
+    assert_eq!(client.publish_kept(&quiet, "more").await, 2);
+    assert_eq!(client.publish_kept(&other, "more").await, last + 1);
+    let mut follower = client.resume(&subject, 0).await;
+    assert_eq!(follower.next_ids(200).await, (1..=200).collect::<Vec<_>>());
+    drop(follower);
+    // And after it was killed: from its own log and store.
+    let mut nodes = nodes;
+    let taker = nodes.remove(1).kill_nine().await.setup().expect_log(UNREACHABLE).start().await;
+    let client = taker.client().await;
+    for id in 1..=200 {
+        assert_eq!(client.fetch_body(&subject, id).await, vec![id as u8; 4_096], "{id}");
+    }
+    assert_eq!(client.publish_kept(&subject, "more").await, 201);
+    drop(nodes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_that_cannot_be_is_refused_and_changes_nothing() {
+    let mut setups = setups();
+    setups[2] = setups[2].clone().store("none");
+    const UNLEARNT: &str = "what another node knows of slots that moved cannot be learnt";
+    setups[0] = setups[0].clone().expect_log("slots did not move").expect_log(UNLEARNT);
+    let nodes = start_all(setups).await;
+    let refused = |slots: &str, to: &str, part: &str| {
+        let (code, said) = move_slots(&nodes, slots, to);
+        assert!(said.contains(part), "{slots} to {to}: {said}");
+        code
+    };
+    assert_eq!(refused("0-9", "n7", "n7 is not in the layout"), Some(2));
+    assert_eq!(refused("0-9", "n2", "this node has store.kind = none, and node n0 has embedded"), Some(1));
+    assert_eq!(refused("700-709", "n2", "are of n2 already"), Some(0));
+    assert_eq!(refused("1000-2000", "n1", "not a slot or a range"), Some(2));
+    let (code, said) = move_slots(&nodes[1..], "0-9", "n1");
+    assert_eq!(code, Some(2));
+    assert!(said.contains("slots 0-9 are of nodes that were not asked"), "{said}");
+    assert_eq!(owned(&nodes).await, ["0-341", "342-682", "683-1023"]);
+    // What no node may say to another.
+    let mut client = NodesClient::connect(format!("http://{}", nodes[0].grpc())).await.expect("it connects");
+    let status = client.exchange(nodes::Moves::default()).await.expect_err("a client's");
+    assert_eq!(status.code(), Code::PermissionDenied);
+    let status: serde_json::Value = nodes[0].get("/status").await.expect("it answers").json();
+    let digest = status["cluster"]["digest"].as_str().expect("a digest");
+    let by = |node: &str, moved: Vec<nodes::Moved>| {
+        let mut request = Request::new(nodes::Moves { moved });
+        request.metadata_mut().insert("walcast-forwarded", format!("{node};1;{digest}").parse().expect("ASCII"));
+        request
+    };
+    let moved = |to: &str| nodes::Moved { slots: "400".to_owned(), to: to.to_owned(), number: 1 };
+    let error = client.exchange(by("n1", vec![moved("n0")])).await.expect_err("it has nothing of it");
+    assert!(error.message().contains("which was not given their data"), "{error}");
+    assert_eq!(owned(&nodes).await, ["0-341", "342-682", "683-1023"]);
 }
