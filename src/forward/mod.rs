@@ -143,6 +143,13 @@ impl Forward {
         self.0.subscriptions.close();
     }
 
+    /// The node at this place of the layout has answered another question: it is reachable, whatever its last call found.
+    pub fn has_answered(&self, at: usize) {
+        if let Some(Some(owner)) = self.0.owners.get(at) {
+            owner.reached();
+        }
+    }
+
     /// Name of this node.
     pub fn node(&self) -> String {
         self.0.ownership.node()

@@ -156,7 +156,7 @@ impl Owner {
         sent.map_err(|error| self.failed(method, error)).inspect(|_| self.reached())
     }
 
-    fn reached(&self) {
+    pub(super) fn reached(&self) {
         if self.0.lost.load(Ordering::Relaxed) && self.0.lost.swap(false, Ordering::Relaxed) {
             self.0.metrics.unreachable.dec();
             tracing::info!(node = self.0.name, "another node of the cluster is reachable again");

@@ -50,6 +50,7 @@ impl Transfer {
         request.set_timeout(peers.timeout);
         // What it says beside an answer is told by calls on its subjects.
         let Ok(moves) = client.exchange(request).await else { return false };
+        self.0.rooms.forward.has_answered(at);
         let _told_in_the_log = self.learn_from(moves.into_inner()).await;
         true
     }
