@@ -90,6 +90,9 @@ pub struct StatusArguments {
     /// Print the broker's answer as it is, one JSON object
     #[arg(long)]
     pub json: bool,
+    /// Exit with 5 if the broker is not ready, as health checks want it
+    #[arg(long)]
+    pub ready: bool,
 }
 
 /// A duration of whole seconds that fits the contract's `int32`.

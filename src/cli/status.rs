@@ -113,11 +113,25 @@ pub fn run(arguments: &StatusArguments, output: &mut Output) -> Result<(), Failu
         Failure::new(Exit::Failed, message)
     };
     let value: serde_json::Value = serde_json::from_str(&body).map_err(wrong)?;
+    let report = Report::deserialize(&value).map_err(wrong)?;
     if arguments.json {
-        return output.json(&value);
+        output.json(&value)?;
+    } else {
+        screen(&report).iter().try_for_each(|line| output.line(line))?;
     }
-    let report: Report = serde_json::from_value(value).map_err(wrong)?;
-    screen(&report).iter().try_for_each(|line| output.line(line))
+    if arguments.ready && !report.ready {
+        let message = format!("the broker at {} is {}", arguments.admin, state(&report));
+        return Err(Failure::new(Exit::Unavailable, message));
+    }
+    Ok(())
+}
+
+fn state(report: &Report) -> &str {
+    match (&report.phase, report.ready) {
+        (_, true) => "ready",
+        (Some(phase), false) => phase,
+        (None, false) => "not ready",
+    }
 }
 
 /// Which node of which layout it is, and whom it cannot reach.
@@ -131,11 +145,7 @@ fn node(Cluster { node, version, digest, nodes }: &Cluster) -> String {
 
 /// The lines of the screen: a name and its value.
 fn screen(report: &Report) -> Vec<String> {
-    let state = match (&report.phase, report.ready) {
-        (_, true) => "ready",
-        (Some(phase), false) => phase,
-        (None, false) => "not ready",
-    };
+    let state = state(report);
     let uptime = humantime::format_duration(Duration::from_secs(report.uptime_seconds));
     let limits = report.limits.as_ref();
     let limit = |choose: fn(&Limits) -> Option<u64>| limits.and_then(choose);
@@ -268,7 +278,7 @@ mod tests {
     fn shown(admin: String, json: bool) -> Result<String, Failure> {
         let captured = Captured::default();
         let mut output = Output::to(captured.clone());
-        run(&StatusArguments { admin, json }, &mut output)?;
+        run(&StatusArguments { admin, json, ready: false }, &mut output)?;
         output.flush()?;
         Ok(captured.text())
     }
@@ -315,6 +325,21 @@ node        b of 2, layout 4 (digest 00ab), slots none, cannot reach a
     fn a_broker_that_is_still_opening_has_parts_missing() {
         let body = r#"{"version":"0.1.0","uptime_seconds":0,"ready":false,"phase":"starting"}"#;
         assert_eq!(shown(admin("200 OK", body), false).expect("shown"), "broker      walcast 0.1.0, starting, up 0s\n");
+    }
+
+    #[test]
+    fn a_health_check_fails_until_the_broker_is_ready() {
+        let check = |body| {
+            let captured = Captured::default();
+            let mut output = Output::to(captured.clone());
+            let arguments = StatusArguments { admin: admin("200 OK", body), json: false, ready: true };
+            let checked = run(&arguments, &mut output);
+            output.flush().expect("flushed");
+            (checked.map_err(|failure| failure.exit()), captured.text().starts_with("broker "))
+        };
+        assert_eq!(check(BODY), (Ok(()), true));
+        let starting = r#"{"version":"0.1.0","uptime_seconds":0,"ready":false,"phase":"starting"}"#;
+        assert_eq!(check(starting), (Err(Exit::Unavailable), true));
     }
 
     #[test]
