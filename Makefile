@@ -222,6 +222,16 @@ dashboards: ## Write grafana/dashboards again from grafana/boards, and check the
 	target/services/venv/bin/python grafana/generate.py
 	target/services/venv/bin/python grafana/check.py grafana/dashboards
 
+.PHONY: image-check
+image-check: ## The container image built by a real engine: size, the README's tour in it, three brokers behind Envoy in compose, each killed in turn, k6, Prometheus, Postgres.
+	@tests/services/install engine envoy ratelimit redis k6 prometheus jaeger postgres kubernetes-validate
+	@tests/services/image.sh
+
+.PHONY: k8s-check
+k8s-check: ## The manifests before a real API server, with controllers and pretended machines: every overlay, start, update and drain (its programs take some eight minutes to build, once).
+	@tests/services/install kustomize kubernetes-validate crds kubernetes
+	@target/services/venv/bin/python tests/k8s/control_plane.py
+
 .PHONY: loadtest
 loadtest: ## The k6 scripts for 30 s each against a running broker (SERVER=127.0.0.1:50051 RATE=1000 MAX_P99_MS=50).
 	@tests/services/install k6

@@ -6,6 +6,8 @@ from manifests import NAME, of_kind, pods, selects
 NEEDED = {
     ("envoy", "walcast", 50051),
     ("walcast", "walcast", 50051),
+    # `walcast cluster status`, which people run in a pod.
+    ("walcast", "walcast", 9464),
     ("envoy", "ratelimit", 8081),
     ("ratelimit", "redis", 6379),
     ("prometheus", "walcast", 9464),
