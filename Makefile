@@ -232,6 +232,11 @@ k8s-check: ## The manifests before a real API server, with controllers and prete
 	@tests/services/install kustomize kubernetes-validate crds kubernetes
 	@target/services/venv/bin/python tests/k8s/control_plane.py
 
+.PHONY: k8s-node-check
+k8s-node-check: ## Real pods on a real kubelet and containerd, as root: start, rolling restart and a frozen broker under load, k6 as a Job (also builds a kubelet and the image).
+	@tests/services/install kustomize kubernetes-validate crds kubernetes kubelet engine envoy ratelimit redis k6
+	@tests/services/node.sh
+
 .PHONY: loadtest
 loadtest: ## The k6 scripts for 30 s each against a running broker (SERVER=127.0.0.1:50051 RATE=1000 MAX_P99_MS=50).
 	@tests/services/install k6

@@ -54,6 +54,7 @@ class ControlPlane:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(20)
             child.kill()
+            child.wait()
 
     def kubectl(self, *arguments, text=None):
         command = [str(BIN / "kubectl"), "--kubeconfig", str(self.config), *map(str, arguments)]
@@ -78,7 +79,7 @@ class ControlPlane:
         self.start("kube-apiserver", BIN / "kube-apiserver", f"--etcd-servers=http://{etcd}", "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1",
                    f"--secure-port={self.port['api']}", "--cert-dir=.", "--token-auth-file=tokens.csv", "--authorization-mode=RBAC",
                    f"--service-account-issuer=https://{api}", "--service-account-key-file=sa.pub", "--service-account-signing-key-file=sa.key",
-                   "--service-cluster-ip-range=10.96.0.0/24", "--endpoint-reconciler-type=none", "--allow-privileged=false")
+                   "--service-cluster-ip-range=10.96.0.0/24", "--endpoint-reconciler-type=none", "--kubelet-preferred-address-types=InternalIP")
         context = {"cluster": "c", "user": "u", "namespace": "walcast"}
         self.config.write_text(yaml.safe_dump({
             "apiVersion": "v1", "kind": "Config", "current-context": "x",
@@ -88,12 +89,14 @@ class ControlPlane:
         }))
         return until("the API server", lambda: self.kubectl("get", "--raw", "/readyz")[0] == 0)
 
-    def controllers(self):
-        """Controller-manager, scheduler, and three pretended machines with a volume each."""
+    def controllers(self, pretend=True):
+        """Controller-manager and scheduler, and pretended machines with a volume each."""
         flags = ["--leader-elect=false", *(f"--{name}={self.config}" for name in ("kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"))]
         self.start("controller-manager", BIN / "kube-controller-manager", *flags, f"--secure-port={check.free_port()}", "--cert-dir=.",
                    "--service-account-private-key-file=sa.key", "--use-service-account-credentials=false")
         self.start("scheduler", BIN / "kube-scheduler", *flags, f"--secure-port={check.free_port()}", "--cert-dir=.")
+        if not pretend:
+            return
         self.start("kwok", BIN / "kwok", f"--kubeconfig={self.config}", "--manage-all-nodes=true", "--node-lease-duration-seconds=0",
                    f"--config={manifests.ROOT / 'target/services/kwok-stages.yaml'}", f"--server-address=127.0.0.1:{check.free_port()}")
         self.must("apply", "-f", "-", text=yaml.safe_dump_all(machines()))
