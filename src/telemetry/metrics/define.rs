@@ -90,7 +90,7 @@ impl<'a> Definitions<'a> {
     /// CPU, memory and descriptors of this process.
     pub fn process(&self) {
         #[cfg(target_os = "linux")]
-        self.0.register(Box::new(prometheus::process_collector::ProcessCollector::for_self())).expect(VALID);
+        self.0.register(Box::new(super::process::Process::new())).expect(VALID);
     }
 
     pub fn build_info(&self, version: &str) {

@@ -12,6 +12,8 @@ mod forward;
 mod handle;
 mod ingest;
 mod node;
+#[cfg(target_os = "linux")]
+mod process;
 mod projector;
 mod traces;
 mod transfer;
