@@ -13,8 +13,8 @@ use super::{Exit, Failure};
 /// Longest wait for the admin port, for each of connecting, sending and receiving.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Largest answer that is read: a status has some kilobytes.
-const ANSWER_BYTES_MAX: u64 = 1024 * 1024;
+/// Largest answer that is read: a status has some kilobytes, metrics some hundred.
+const ANSWER_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// What the broker says of itself. Parts are absent until it has opened them.
 #[derive(Debug, Deserialize)]
@@ -194,11 +194,16 @@ fn size(bytes: u64) -> String {
     bytesize::ByteSize(bytes).display().iec().to_string()
 }
 
-/// The body of the answer to `GET /status`. HTTP/1.0 keeps it simple: the answer ends with the connection.
+/// The body of the answer to `GET /status`.
 pub(super) fn get(admin: &str) -> Result<String, Failure> {
-    let (status, body) = call(admin, "GET /status", "", TIMEOUT)?;
+    get_path(admin, "/status")
+}
+
+/// The body of the answer to `GET` of a path. HTTP/1.0 keeps it simple: the answer ends with the connection.
+pub(super) fn get_path(admin: &str, path: &str) -> Result<String, Failure> {
+    let (status, body) = call(admin, &format!("GET {path}"), "", TIMEOUT)?;
     if status.split(' ').nth(1) != Some("200") {
-        let message = format!("{admin} answered `{status}` and no status; is it the admin port of a walcast broker?");
+        let message = format!("{admin} answered `{status}`; is it the admin port of a walcast broker?");
         return Err(Failure::new(Exit::Failed, message));
     }
     Ok(body)

@@ -11,6 +11,8 @@ mod alert_rules;
 #[cfg(test)]
 mod architecture;
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
 mod cluster;
 #[cfg(test)]
 mod contract;

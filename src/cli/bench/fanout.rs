@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::{Status, Streaming};
@@ -21,8 +20,10 @@ use super::options::{LoadOptions, Loop};
 use super::order::{Faults, Order};
 use super::plan::{Due, Plan};
 use super::publish::subjects;
-use super::record::{Latencies, add, latencies};
+use super::record::{self, Record};
 use super::report::Report;
+use super::seconds::Series;
+use super::watch::Watch;
 use crate::proto::client::{MessageResponse, PublishRequest, SubscribeRequest};
 use crate::telemetry::metrics::code_name;
 
@@ -119,13 +120,13 @@ pub async fn run(options: &LoadOptions, fanout: &FanoutOptions) -> Result<Report
     output::note(&format!("{} subscribers on {} subjects", fanout.subscribers, subjects.len()));
 
     let (finish, finished) = watch::channel(None);
-    let records: Vec<Arc<Mutex<Seen>>> = clients.iter().map(|_| Arc::default()).collect();
+    let (published, received) = (record::records(1), record::records(clients.len()));
     let mut listeners = JoinSet::new();
     for (number, stream) in streams.into_iter().enumerate() {
         let listener = Listener {
             subject: number % subjects.len(),
             shared: Arc::clone(&shared),
-            record: Arc::clone(&records[number % records.len()]),
+            record: Arc::clone(&received[number % received.len()]),
             finished: finished.clone(),
         };
         listeners.spawn(listener.run(stream));
@@ -139,11 +140,13 @@ pub async fn run(options: &LoadOptions, fanout: &FanoutOptions) -> Result<Report
             .then(|| u64::from(fanout.window) * u64::from(fanout.subscribers)),
     };
     let plan = Plan::start(options);
-    let calls = load::run("publishes", options, &[publisher], &plan, call).await;
+    let watch = Watch::start(options, &plan, [published.clone(), received]);
+    load::run("publishes", options, &[publisher], &published, &plan, call).await;
     finish.send_replace(Some(Instant::now() + fanout.drain));
     let outcomes = listeners.join_all().await;
-    let delivered = sum(fanout, &records, outcomes);
-    Ok(Report::new("fanout", options, &calls, plan.measure_from()).with_deliveries(delivered, plan.measure_from()))
+    let ([publishes, deliveries], around) = watch.finish().await;
+    let delivered = sum(fanout, deliveries, outcomes);
+    Ok(Report::new("fanout", options, publishes, around).with_deliveries(delivered))
 }
 
 impl Shared {
@@ -181,23 +184,10 @@ async fn subscribe(
     streams.map_err(|status| Failure::status("subscribing", &options.server.server, &status))
 }
 
-/// What the subscribers of one connection received.
-#[derive(Debug)]
-struct Seen {
-    latencies: Latencies,
-    last: Option<Instant>,
-}
-
-impl Default for Seen {
-    fn default() -> Self {
-        Self { latencies: latencies(), last: None }
-    }
-}
-
 struct Listener {
     subject: usize,
     shared: Arc<Shared>,
-    record: Arc<Mutex<Seen>>,
+    record: Arc<Record>,
     /// Once publishing is over: until when deliveries are waited for.
     finished: watch::Receiver<Option<Instant>>,
 }
@@ -239,44 +229,36 @@ impl Listener {
 
     /// Writes deliveries down; the code of the status that ended the stream.
     fn take(&self, order: &mut Order, burst: Vec<Result<MessageResponse, Status>>) -> Option<&'static str> {
-        let now = Instant::now();
-        let mut seen = self.record.lock();
-        for message in burst {
-            let message = match message {
-                Ok(message) => message,
-                Err(status) => return Some(code_name(status.code())),
-            };
-            self.shared.received.fetch_add(1, Ordering::Relaxed);
-            order.see(message.id);
-            let head = body::head(&message.body);
-            if let Some(head) = head.filter(|head| head.measured) {
-                let due = self.shared.base + Duration::from_nanos(head.due_ns);
-                add(&mut seen.latencies, now.saturating_duration_since(due));
-                seen.last = seen.last.max(Some(now));
+        let mut ended = None;
+        let measured = burst.into_iter().filter_map(|message| match message {
+            Ok(message) => {
+                self.shared.received.fetch_add(1, Ordering::Relaxed);
+                order.see(message.id);
+                let head = body::head(&message.body).filter(|head| head.measured)?;
+                Some((self.shared.base + Duration::from_nanos(head.due_ns), Ok(())))
             }
-        }
-        None
+            Err(status) => {
+                ended = Some(code_name(status.code()));
+                None
+            }
+        });
+        self.record.add_all(measured);
+        ended
     }
 }
 
-fn sum(fanout: &FanoutOptions, records: &[Arc<Mutex<Seen>>], outcomes: Vec<Outcome>) -> Delivered {
+fn sum(fanout: &FanoutOptions, series: Series, outcomes: Vec<Outcome>) -> Delivered {
     let mut delivered = Delivered {
         subscribers: fanout.subscribers,
-        latencies: latencies(),
-        last: None,
+        series,
         faults: Faults::default(),
         max_faults: fanout.max_faults,
         ended: BTreeMap::new(),
     };
-    for record in records {
-        let seen = record.lock();
-        delivered.latencies.add(&seen.latencies).expect("all histograms have the same bounds");
-        delivered.last = delivered.last.max(seen.last);
-    }
     for outcome in outcomes {
         delivered.faults.merge(&outcome.faults);
         if let Some(code) = outcome.ended {
-            *delivered.ended.entry(code).or_default() += 1;
+            *delivered.ended.entry(code.to_owned()).or_default() += 1;
         }
     }
     delivered

@@ -12,7 +12,9 @@ use super::load::{self, Call, Client};
 use super::options::{LoadOptions, SUBJECTS};
 use super::plan::{Due, Plan};
 use super::publish::subjects;
+use super::record;
 use super::report::Report;
+use super::watch::Watch;
 use crate::proto::client::{FetchRequest, PublishRequest};
 
 /// Publishes in flight on each connection while the messages are made.
@@ -95,9 +97,12 @@ pub async fn run(options: &LoadOptions, count: u64) -> Result<Report, Failure> {
     });
     fill(options, count, &clients, &messages).await?;
     let ids: Arc<[i32]> = messages.ids.lock().as_slice().into();
+    let records = record::records(clients.len());
     let plan = Plan::start(options);
-    let calls = load::run("fetches", options, &clients, &plan, FetchOne { messages, ids }).await;
-    Ok(Report::new("fetch", options, &calls, plan.measure_from()))
+    let watch = Watch::start(options, &plan, [records.clone()]);
+    load::run("fetches", options, &clients, &records, &plan, FetchOne { messages, ids }).await;
+    let ([fetches], around) = watch.finish().await;
+    Ok(Report::new("fetch", options, fetches, around))
 }
 
 /// Refuses a run whose messages would expire before it ends.
@@ -124,7 +129,8 @@ async fn fill(options: &LoadOptions, count: u64, clients: &[Client], messages: &
     };
     let failed = Arc::default();
     let call = Fill { messages: Arc::clone(messages), expires: options.expires, failed: Arc::clone(&failed) };
-    load::run("publishes", &filling, clients, &Plan::start(&filling), call).await;
+    let unread = record::records(clients.len());
+    load::run("publishes", &filling, clients, &unread, &Plan::start(&filling), call).await;
     let status = failed.lock().take();
     let what = "publishing the messages to fetch";
     status.map_or(Ok(()), |status| Err(Failure::status(what, &options.server.server, &status)))

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -14,7 +14,7 @@ use super::super::{Failure, client};
 use super::options::{LoadOptions, Loop};
 use super::plan::{Due, Plan};
 use super::progress;
-use super::record::{Calls, Record, Tally};
+use super::record::{Record, Tally};
 use crate::proto::client::broker_client::BrokerClient;
 
 /// A caller rests so long after UNAVAILABLE: a server that is away answers thousands of calls a second.
@@ -43,12 +43,18 @@ pub async fn connect(options: &LoadOptions) -> Result<Vec<Client>, Failure> {
     Ok(clients)
 }
 
-/// Makes all calls of a plan and gives back what was measured.
-pub async fn run(unit: &str, options: &LoadOptions, clients: &[Client], plan: &Plan, call: impl Call) -> Calls {
+/// Makes all calls of a plan and writes them down in `records`.
+pub async fn run(
+    unit: &str,
+    options: &LoadOptions,
+    clients: &[Client],
+    records: &[Arc<Record>],
+    plan: &Plan,
+    call: impl Call,
+) {
     let tally = Arc::new(Tally::default());
     let mut callers = JoinSet::new();
-    let records: Vec<Arc<Record>> = clients.iter().map(|_| Arc::default()).collect();
-    for (client, record) in clients.iter().zip(&records) {
+    for (client, record) in clients.iter().zip(records.iter().cycle()) {
         let caller = Caller {
             client: client.clone(),
             plan: plan.clone(),
@@ -62,9 +68,6 @@ pub async fn run(unit: &str, options: &LoadOptions, clients: &[Client], plan: &P
         }
     }
     progress::show(unit, &tally, callers.join_all()).await;
-    let mut all = Calls::new();
-    records.iter().for_each(|record| all.merge(&record.calls()));
-    all
 }
 
 #[derive(Clone)]
@@ -88,14 +91,23 @@ impl<C: Call> Caller<C> {
     /// call, hundreds wait for the next that is due, and to choose and wake one of them costs as much as a call.
     async fn when_due(self, in_flight: usize) {
         let mut calls = FuturesUnordered::new();
+        // Since when there is a place for a call: what was due before has waited for the server.
+        let mut free_since = Instant::now();
         loop {
             tokio::select! {
                 due = self.plan.next(), if calls.len() < in_flight => {
                     let Some(due) = due else { break };
+                    if due.measured {
+                        self.record.add_late(free_since.max(due.at).elapsed());
+                    }
                     let mut caller = self.clone();
                     calls.push(async move { caller.make(due).await });
                 }
-                Some(()) = calls.next() => {}
+                Some(()) = calls.next() => {
+                    if calls.len() + 1 == in_flight {
+                        free_since = Instant::now();
+                    }
+                }
             }
         }
         while calls.next().await.is_some() {}

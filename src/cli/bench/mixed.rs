@@ -13,8 +13,9 @@ use super::load::{self, Call, Client};
 use super::options::{LoadOptions, SUBJECTS};
 use super::plan::{Due, Plan};
 use super::publish::subjects;
-use super::record::Record;
+use super::record::{self, Record};
 use super::report::Report;
+use super::watch::Watch;
 use crate::proto::client::{FetchRequest, PublishRequest};
 
 /// Messages that are being published at a time before the run.
@@ -98,7 +99,10 @@ pub async fn run(options: &LoadOptions, fetch_percent: u64) -> Result<Report, Fa
     });
     let published = stream::iter(first).buffer_unordered(PUBLISHING).try_collect::<Vec<()>>().await;
     published.map_err(|status| Failure::status("publishing", &options.server.server, &status))?;
+    let records = record::records(clients.len());
     let plan = Plan::start(options);
-    let calls = load::run("calls", options, &clients, &plan, call).await;
-    Ok(Report::new("mixed", options, &calls, plan.measure_from()).with_fetches(&fetches.calls(), plan.measure_from()))
+    let watch = Watch::start(options, &plan, [records.clone(), vec![fetches]]);
+    load::run("calls", options, &clients, &records, &plan, call).await;
+    let ([publishes, fetches], around) = watch.finish().await;
+    Ok(Report::new("mixed", options, publishes, around).with_fetches(fetches))
 }

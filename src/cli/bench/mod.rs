@@ -8,23 +8,30 @@ mod body;
 mod delivered;
 mod fanout;
 mod fetch;
+mod files;
+mod find;
 mod load;
 mod mixed;
 mod options;
 mod order;
+mod page;
 mod plan;
+mod plots;
 mod progress;
 mod publish;
 mod record;
 mod report;
+mod seconds;
+mod server;
 mod streams;
+mod watch;
 
 use clap::{Args, Subcommand};
 
 use super::client::cannot_start;
 use super::output::Output;
 use super::{Exit, Failure};
-use options::{Bounds, LoadOptions};
+use options::LoadOptions;
 use report::Report;
 
 #[derive(Debug, Args)]
@@ -71,35 +78,63 @@ enum BenchCommand {
         #[command(flatten)]
         fanout: fanout::FanoutOptions,
     },
+    /// Draw runs that were measured before: the page of one file of --json, beside another with --compare
+    Report {
+        /// The file of --json
+        #[arg(value_name = "FILE")]
+        run: std::path::PathBuf,
+        #[command(flatten)]
+        files: files::Files,
+    },
 }
 
-/// Runs the load, prints the table, writes the file, and checks the bounds.
+impl BenchCommand {
+    /// Of all that put load on a broker.
+    fn load(&self) -> Option<&LoadOptions> {
+        match self {
+            Self::Publish { load, .. }
+            | Self::Stream { load }
+            | Self::Mixed { load, .. }
+            | Self::Fetch { load, .. }
+            | Self::Fanout { load, .. } => Some(load),
+            Self::Report { .. } => None,
+        }
+    }
+
+    /// Puts this load on it.
+    async fn measure(&self, load: &LoadOptions) -> Result<Report, Failure> {
+        match self {
+            Self::Publish { keys, .. } => publish::run(load, *keys).await,
+            Self::Stream { .. } => streams::run(load).await,
+            Self::Mixed { fetch_percent, .. } => mixed::run(load, *fetch_percent).await,
+            Self::Fetch { messages, .. } => fetch::run(load, *messages).await,
+            Self::Fanout { fanout, .. } => fanout::run(load, fanout).await,
+            Self::Report { run, .. } => files::read(run),
+        }
+    }
+}
+
+/// Runs the load, prints the table, writes the files, and checks the bounds.
 pub fn run(arguments: &BenchArguments, output: &mut Output) -> Result<(), Failure> {
+    let Some(load) = arguments.command.load() else { return draw(&arguments.command, output) };
+    // Before minutes of load for nothing.
+    let earlier = files::earlier(&load.files)?;
     // The load comes from several threads: one alone would measure itself.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| cannot_start(&error))?;
-    let (load, report) = match &arguments.command {
-        BenchCommand::Publish { load, keys } => (load, runtime.block_on(publish::run(load, *keys))?),
-        BenchCommand::Stream { load } => (load, runtime.block_on(streams::run(load))?),
-        BenchCommand::Mixed { load, fetch_percent } => (load, runtime.block_on(mixed::run(load, *fetch_percent))?),
-        BenchCommand::Fetch { load, messages } => (load, runtime.block_on(fetch::run(load, *messages))?),
-        BenchCommand::Fanout { load, fanout } => (load, runtime.block_on(fanout::run(load, fanout))?),
-    };
-    finish(&load.bounds, load.json.as_deref(), &report, output)
+    let measure = |load: &LoadOptions| runtime.block_on(arguments.command.measure(load));
+    let report = if load.find_max { find::run(load, find::REST, measure)? } else { measure(load)? };
+    files::show(&report, earlier.as_ref(), &load.files, output)?;
+    if let Some(search) = &report.search {
+        output.line(&search.conclusion)?;
+    }
+    let broken = report.broken(&load.bounds);
+    if broken.is_empty() { Ok(()) } else { Err(Failure::new(Exit::Failed, broken.join("; "))) }
 }
 
-fn finish(
-    bounds: &Bounds,
-    file: Option<&std::path::Path>,
-    report: &Report,
-    output: &mut Output,
-) -> Result<(), Failure> {
-    report.table().iter().try_for_each(|line| output.line(line))?;
-    if let Some(path) = file {
-        let mut text = serde_json::to_string(report).expect("a report has text keys and finite numbers only");
-        text.push('\n');
-        std::fs::write(path, text).map_err(|error| Failure::writing(&path.display().to_string(), &error))?;
-    }
-    let broken = report.broken(bounds);
-    if broken.is_empty() { Ok(()) } else { Err(Failure::new(Exit::Failed, broken.join("; "))) }
+/// Shows runs that were measured before.
+fn draw(command: &BenchCommand, output: &mut Output) -> Result<(), Failure> {
+    let BenchCommand::Report { run, files } = command else { return Ok(()) };
+    let earlier = files::earlier(files)?;
+    files::show(&files::read(run)?, earlier.as_ref(), files, output)
 }

@@ -1,11 +1,12 @@
-//! What the three loads have in common.
+//! What all loads have in common.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 
 use super::super::arguments::{ServerArguments, duration, whole_seconds};
+use super::files::Files;
+use super::record::Calls;
 use crate::event::limits::BODY_BYTES_CEILING;
 
 #[derive(Debug, Clone, Args)]
@@ -39,11 +40,40 @@ pub struct LoadOptions {
     /// How long published messages can be fetched
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = whole_seconds)]
     pub expires: i32,
-    /// Write the result to this file
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
+    /// Admin port whose /metrics go into the report: processor time, fdatasyncs and lag; once for each node
+    /// [default: port 9464 of the server's host if its own port is 50051, else none]
+    #[arg(long, value_name = "URL", env = "WALCAST_ADMIN", value_delimiter = ',')]
+    pub admin: Vec<String>,
+    #[command(flatten)]
+    pub files: Files,
     #[command(flatten)]
     pub bounds: Bounds,
+    /// Find the highest rate that keeps the bounds by itself: from --rate on it is doubled until they break, then the gap is
+    /// halved until it is 5 %; each rate is tried for --warmup and --duration, and once more before it counts as too high
+    #[arg(long, requires = "max_p99", conflicts_with_all = ["in_flight", "count"])]
+    pub find_max: bool,
+    /// With --find-max: try no higher rate
+    #[arg(long, value_name = "PER_SECOND", requires = "find_max", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub max_rate: Option<u32>,
+    /// When the run is lost and may end early.
+    #[arg(skip)]
+    pub give_up: Option<GiveUp>,
+}
+
+/// A percentile that cannot be kept any more.
+#[derive(Debug, Clone, Copy)]
+pub struct GiveUp {
+    /// The longest latency that keeps the bound, in microseconds.
+    pub bound_us: u64,
+    /// This many calls may be longer.
+    pub longer_max: u64,
+}
+
+impl GiveUp {
+    /// Whether too many calls were too long, however the others will be.
+    pub fn is_due(&self, calls: &Calls) -> bool {
+        calls.latencies.count_between(self.bound_us.saturating_add(1), u64::MAX) > self.longer_max
+    }
 }
 
 /// What must hold, or the command fails.
@@ -65,6 +95,10 @@ const DURATION: Duration = Duration::from_secs(10);
 
 /// Calls a second if no load is given.
 const RATE: u32 = 1000;
+
+/// Where a broker listens if nobody has set it: for calls, and for operators.
+const SERVER_PORT: u16 = 50051;
+const ADMIN_PORT: u16 = 9464;
 
 /// Callers on a connection in an open loop: together they must cover the rate times the longest latency
 /// worth measuring. Calls that find none free wait, and their waiting counts as latency.
@@ -99,6 +133,17 @@ impl LoadOptions {
         }
     }
 
+    /// Admin ports to be asked.
+    pub fn admin(&self) -> Vec<String> {
+        if !self.admin.is_empty() {
+            return self.admin.clone();
+        }
+        // Another port is another broker's as likely as not.
+        let uri: Option<http::Uri> = self.server.server.parse().ok();
+        let host = uri.as_ref().filter(|uri| uri.port_u16() == Some(SERVER_PORT)).and_then(http::Uri::host);
+        host.map(|host| format!("http://{host}:{ADMIN_PORT}")).into_iter().collect()
+    }
+
     /// How long to measure, if time is the measure.
     pub fn measured(&self) -> Option<Duration> {
         self.duration.or_else(|| self.count.is_none().then_some(DURATION))
@@ -118,6 +163,7 @@ fn body_bytes(text: &str) -> Result<usize, String> {
 pub(super) mod tests {
     use clap::Parser;
 
+    use super::super::record::add;
     use super::*;
 
     #[derive(Debug, Parser)]
@@ -143,6 +189,35 @@ pub(super) mod tests {
         assert_eq!(options("bench").measured(), Some(DURATION));
         assert_eq!(options("bench --count 5").measured(), None);
         assert_eq!(options("bench --count 5 --duration 2s").measured(), Some(Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn only_a_broker_at_its_usual_port_is_asked_by_itself() {
+        assert_eq!(options("bench").admin(), ["http://127.0.0.1:9464"]);
+        assert_eq!(options("bench --server http://[::1]:50051").admin(), ["http://[::1]:9464"]);
+        assert_eq!(options("bench --server http://127.0.0.1:8080").admin(), Vec::<String>::new());
+        let given = options("bench --server http://h:1 --admin http://a:1 --admin http://b:1");
+        assert_eq!(given.admin(), ["http://a:1", "http://b:1"]);
+    }
+
+    #[test]
+    fn a_search_needs_a_bound_and_an_open_loop() {
+        assert!(options("bench --find-max --max-p99 10ms --rate 5").find_max);
+        for wrong in ["bench --find-max", "bench --find-max --max-p99 1ms --in-flight 1"] {
+            assert!(Line::try_parse_from(wrong.split_whitespace()).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_run_is_lost_when_too_many_calls_are_too_long() {
+        let give_up = GiveUp { bound_us: 1000, longer_max: 1 };
+        let mut calls = Calls::new();
+        for micros in [900, 5000] {
+            add(&mut calls.latencies, Duration::from_micros(micros));
+        }
+        assert!(!give_up.is_due(&calls));
+        add(&mut calls.latencies, Duration::from_micros(1100));
+        assert!(give_up.is_due(&calls));
     }
 
     #[test]

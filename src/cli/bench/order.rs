@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 const GAPS_MAX: usize = 100_000;
 
 /// What was wrong with deliveries.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Faults {
     /// Never came.
     pub lost: u64,

@@ -1,7 +1,7 @@
 //! Which call is due when.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use flume::{Receiver, Sender};
@@ -39,6 +39,7 @@ pub struct Phases {
 pub struct Plan {
     source: Source,
     phases: Phases,
+    given_up: Arc<AtomicBool>,
 }
 
 #[derive(Debug, Clone)]
@@ -66,7 +67,7 @@ impl Plan {
                 Source::Open(receiver)
             }
         };
-        Self { source, phases }
+        Self { source, phases, given_up: Arc::default() }
     }
 
     /// When the measurement begins.
@@ -74,8 +75,16 @@ impl Plan {
         self.phases.measure_from
     }
 
+    /// Ends it early: no further call, also of those that are due already.
+    pub fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
+    }
+
     /// The next call, once it is due; none at the end.
     pub async fn next(&self) -> Option<Due> {
+        if self.given_up.load(Ordering::Relaxed) {
+            return None;
+        }
         match &self.source {
             Source::Open(due) => due.recv_async().await.ok(),
             Source::Closed { next, left } => {
@@ -143,6 +152,14 @@ mod tests {
         assert_eq!(due.len(), 25);
         assert_eq!(due.iter().filter(|due| due.measured).count(), 20);
         assert!(due.windows(2).all(|pair| pair[1].at - pair[0].at == Duration::from_millis(1)));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_due_once_it_is_given_up() {
+        let plan = Plan::start(&options("bench --rate 1000 --warmup 0s"));
+        assert!(plan.next().await.is_some());
+        plan.clone().give_up();
+        assert!(plan.next().await.is_none());
     }
 
     #[test]

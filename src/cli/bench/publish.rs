@@ -10,7 +10,9 @@ use super::body::Bodies;
 use super::load::{self, Call, Client};
 use super::options::{LoadOptions, SUBJECTS};
 use super::plan::{Due, Plan};
+use super::record;
 use super::report::Report;
+use super::watch::Watch;
 use crate::event::clock;
 use crate::proto::client::PublishRequest;
 
@@ -61,7 +63,10 @@ pub async fn run(options: &LoadOptions, keys: bool) -> Result<Report, Failure> {
     let keys = keys.then(|| Keys { run: clock::now().as_micros(), next: Arc::default() });
     let subjects = subjects(options.subjects.unwrap_or(SUBJECTS));
     let call = Publish { subjects, bodies, expires: options.expires, keys };
+    let records = record::records(clients.len());
     let plan = Plan::start(options);
-    let calls = load::run("publishes", options, &clients, &plan, call).await;
-    Ok(Report::new("publish", options, &calls, plan.measure_from()))
+    let watch = Watch::start(options, &plan, [records.clone()]);
+    load::run("publishes", options, &clients, &records, &plan, call).await;
+    let ([publishes], around) = watch.finish().await;
+    Ok(Report::new("publish", options, publishes, around))
 }

@@ -1,6 +1,7 @@
 //! What is written down of each call.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -27,15 +28,26 @@ pub fn add(latencies: &mut Latencies, latency: Duration) {
     latencies.saturating_record(micros);
 }
 
-/// One connection's calls. Its callers share it: a lock of a few nanoseconds beside a call of microseconds.
+/// Calls of some connections that nobody has gathered yet. Their callers share it: a lock of a few nanoseconds beside a
+/// call of microseconds.
 #[derive(Debug)]
 pub struct Record(Mutex<Calls>);
+
+/// Records of a load. Some threads share each, and a thousand connections need no thousand histograms.
+const RECORDS: usize = 16;
+
+/// Where the calls of a load with so many connections are written down; connection n in the n-th, and round again.
+pub fn records(connections: usize) -> Vec<Arc<Record>> {
+    (0..connections.clamp(1, RECORDS)).map(|_| Arc::default()).collect()
+}
 
 /// Calls that were measured.
 #[derive(Debug, Clone)]
 pub struct Calls {
     /// Latencies of those that succeeded.
     pub latencies: Latencies,
+    /// How late calls of an open loop began although there was a place for them: the client's own fault.
+    pub late: Latencies,
     /// Those that failed, by their code.
     pub errors: BTreeMap<&'static str, u64>,
     /// When the last one ended.
@@ -54,6 +66,11 @@ impl Record {
         self.add_all(std::iter::once((due, outcome)));
     }
 
+    /// Writes down how late a call began that the client could have made when it was due.
+    pub fn add_late(&self, late: Duration) {
+        add(&mut self.0.lock().late, late);
+    }
+
     /// Writes down calls that were due at these times and were answered together.
     pub fn add_all(&self, answered: impl Iterator<Item = (Instant, Result<(), Code>)>) {
         let now = Instant::now();
@@ -67,21 +84,23 @@ impl Record {
         }
     }
 
-    /// What was written down.
-    pub fn calls(&self) -> Calls {
-        self.0.lock().clone()
+    /// Takes away what was written down.
+    pub fn take(&self) -> Calls {
+        let empty = Calls::new();
+        std::mem::replace(&mut *self.0.lock(), empty)
     }
 }
 
 impl Calls {
     /// None yet.
     pub fn new() -> Self {
-        Self { latencies: latencies(), errors: BTreeMap::new(), last: None }
+        Self { latencies: latencies(), late: latencies(), errors: BTreeMap::new(), last: None }
     }
 
-    /// Adds those of another connection.
+    /// Adds those of another record.
     pub fn merge(&mut self, other: &Self) {
         self.latencies.add(&other.latencies).expect("all histograms have the same bounds");
+        self.late.add(&other.late).expect("all histograms have the same bounds");
         for (code, count) in &other.errors {
             *self.errors.entry(code).or_default() += count;
         }
@@ -122,10 +141,11 @@ mod tests {
         one.add(due, Ok(()));
         one.add(due, Err(Code::Unavailable));
         other.add(due, Err(Code::Unavailable));
-        let mut all = one.calls();
-        all.merge(&other.calls());
+        let mut all = one.take();
+        all.merge(&other.take());
         assert_eq!((all.latencies.len(), all.errors.get("UNAVAILABLE")), (1, Some(&2)));
         assert!(all.last.is_some_and(|last| last >= due));
+        assert_eq!(one.take().latencies.len(), 0, "what was taken is not there any more");
     }
 
     #[test]

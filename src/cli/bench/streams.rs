@@ -12,12 +12,13 @@ use tonic::{Code, Status, Streaming};
 use super::super::Failure;
 use super::body::Bodies;
 use super::load::{self, Client, REST};
-use super::options::{LoadOptions, SUBJECTS};
+use super::options::{LoadOptions, Loop, SUBJECTS};
 use super::plan::Plan;
 use super::progress;
 use super::publish::subjects;
-use super::record::{Calls, Record, Tally};
+use super::record::{self, Record, Tally};
 use super::report::Report;
+use super::watch::Watch;
 use crate::proto::client::{PublishRequest, PublishStreamResponse};
 
 /// Answers that are taken at once.
@@ -37,6 +38,8 @@ struct Messages {
     bodies: Bodies,
     expires: i32,
     plan: Plan,
+    /// Whether calls are due at fixed times.
+    open: bool,
 }
 
 /// The sending side of one stream: as many ahead of the answers as the window has permits.
@@ -44,13 +47,19 @@ struct Sender {
     messages: Messages,
     window: Arc<Semaphore>,
     sent: flume::Sender<Sent>,
+    record: Arc<Record>,
 }
 
 impl Sender {
     async fn next(self) -> Option<(PublishRequest, Self)> {
         let permit = Arc::clone(&self.window).acquire_owned().await.ok()?;
-        let Messages { subjects, bodies, expires, plan } = &self.messages;
+        // What was due before there was a place has waited for the server.
+        let free_since = Instant::now();
+        let Messages { subjects, bodies, expires, plan, open } = &self.messages;
         let due = plan.next().await?;
+        if due.measured && *open {
+            self.record.add_late(free_since.max(due.at).elapsed());
+        }
         // It has as many places as the window has permits.
         self.sent.try_send(Sent { due: due.at, measured: due.measured, _permit: permit }).ok()?;
         let subject = subjects[(due.number % subjects.len() as u64) as usize].clone();
@@ -82,7 +91,7 @@ impl Streamer {
     async fn one_stream(&mut self) -> Result<(), Code> {
         let (sent, in_flight) = flume::bounded(self.window);
         let window = Arc::new(Semaphore::new(self.window));
-        let sender = Sender { messages: self.messages.clone(), window, sent };
+        let sender = Sender { messages: self.messages.clone(), window, sent, record: Arc::clone(&self.record) };
         let outcome = match self.client.publish_stream(stream::unfold(sender, Sender::next)).await {
             Ok(answers) => self.answers(answers.into_inner().ready_chunks(BURST), &in_flight).await,
             Err(status) => Err(status.code()),
@@ -130,17 +139,19 @@ impl Streamer {
 /// Publishes and measures.
 pub async fn run(options: &LoadOptions) -> Result<Report, Failure> {
     let clients = load::connect(options).await?;
+    let records = record::records(clients.len());
     let plan = Plan::start(options);
+    let watch = Watch::start(options, &plan, [records.clone()]);
     let messages = Messages {
         subjects: subjects(options.subjects.unwrap_or(SUBJECTS)),
         bodies: Bodies::new(options.body_bytes),
         expires: options.expires,
-        plan: plan.clone(),
+        plan,
+        open: matches!(options.kind(), Loop::Open(_)),
     };
     let tally = Arc::new(Tally::default());
-    let records: Vec<Arc<Record>> = clients.iter().map(|_| Arc::default()).collect();
     let mut streams = JoinSet::new();
-    for (client, record) in clients.into_iter().zip(&records) {
+    for (client, record) in clients.into_iter().zip(records.iter().cycle()) {
         let streamer = Streamer {
             client,
             messages: messages.clone(),
@@ -151,7 +162,6 @@ pub async fn run(options: &LoadOptions) -> Result<Report, Failure> {
         streams.spawn(streamer.run());
     }
     progress::show("publishes", &tally, streams.join_all()).await;
-    let mut all = Calls::new();
-    records.iter().for_each(|record| all.merge(&record.calls()));
-    Ok(Report::new("stream", options, &all, plan.measure_from()))
+    let ([publishes], around) = watch.finish().await;
+    Ok(Report::new("stream", options, publishes, around))
 }
