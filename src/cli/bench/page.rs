@@ -179,8 +179,9 @@ impl<'a> Runs<'a> {
     fn latencies(self, across: Across) -> Panel {
         let wanted: [(&str, Choose); 3] =
             [("p50", |found| found.p50), ("p99", |found| found.p99), ("max", |found| found.max)];
-        // Six lines can be told apart, twelve cannot.
-        let wanted = if self.earlier.is_some() { &wanted[..2] } else { &wanted[..] };
+        // Three or four lines can be told apart, a dozen cannot.
+        let many = self.each().map(|(_, report)| report.judged().len()).sum::<usize>() > 1;
+        let wanted = if many { &wanted[..2] } else { &wanted[..] };
         let mut lines = Vec::new();
         for (run, report) in self.each() {
             // Of what the bounds are about.
@@ -190,7 +191,6 @@ impl<'a> Runs<'a> {
                     let seconds = measured.each_second.iter();
                     let points = seconds.filter_map(|second| Some((second.at, millis(second.latency_us.as_ref()?))));
                     let name = self.name(run, &format!("{name} of {kind}"));
-                    // A second kind in the colours of an earlier run would be taken for one.
                     lines.push(Line { name, run, number: number + place * 2, points: points.collect() });
                 }
             }

@@ -1,8 +1,10 @@
 //! The plots of the page, as SVG. Nothing is painted behind them and all words are of a grey that can be read on white and on
 //! black.
 
+use plotters::coord::Shift;
 use plotters::coord::ranged1d::ValueFormatter;
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::super::{Exit, Failure};
 
@@ -54,7 +56,11 @@ pub enum Run {
     Earlier,
 }
 
-const SIZE: (u32, u32) = (860, 280);
+const SIZE: (u32, u32) = (940, 280);
+/// For the names of the lines.
+const LEGEND_WIDTH: u32 = 170;
+const LEGEND_TOP: i32 = 36;
+const LEGEND_STEP: i32 = 18;
 const GREY: RGBColor = RGBColor(0x80, 0x86, 0x8e);
 const FONT_SIZE: u32 = 13;
 /// Room above the highest point.
@@ -84,7 +90,9 @@ impl Panel {
         let mut svg = String::new();
         {
             let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-            let mut builder = ChartBuilder::on(&area);
+            let (chart, legend) = area.split_horizontally(SIZE.0 - LEGEND_WIDTH);
+            self.legend(&legend)?;
+            let mut builder = ChartBuilder::on(&chart);
             builder.margin(8).margin_right(16).caption(self.title, words()).y_label_area_size(70).x_label_area_size(40);
             if self.powers {
                 let least = values().fold(f64::MAX, f64::min);
@@ -133,20 +141,21 @@ impl Panel {
             // A run of a second has a point and no line.
             let dot = Circle::new(*last, 2, colour.filled());
             chart.draw_series([dot]).map_err(failure)?;
-            chart
-                .draw_series(LineSeries::new(points, colour.stroke_width(2)))
-                .map_err(failure)?
-                .label(&line.name)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(3)));
+            chart.draw_series(LineSeries::new(points, colour.stroke_width(2))).map_err(failure)?;
         }
-        let mut legend = chart.configure_series_labels();
-        // Rates lie high in their plot and percentiles rise to the right.
-        legend.position(match (self.across, self.powers) {
-            (Across::Percentiles, _) => SeriesLabelPosition::UpperLeft,
-            (_, true) => SeriesLabelPosition::UpperRight,
-            (_, false) => SeriesLabelPosition::LowerRight,
-        });
-        legend.label_font(words()).border_style(GREY.mix(0.3)).draw().map_err(failure)
+        Ok(())
+    }
+
+    /// The names of the lines, beside the plot: over it they would hide a line sooner or later.
+    fn legend(&self, area: &DrawingArea<SVGBackend<'_>, Shift>) -> Result<(), Failure> {
+        for (place, line) in (0..).zip(&self.lines) {
+            let y = LEGEND_TOP + place * LEGEND_STEP;
+            let stroke = PathElement::new([(4, y), (22, y)], line.colour().stroke_width(3));
+            area.draw(&stroke).map_err(failure)?;
+            let left = words().pos(Pos::new(HPos::Left, VPos::Center));
+            area.draw(&Text::new(line.name.clone(), (28, y), left)).map_err(failure)?;
+        }
+        Ok(())
     }
 
     fn place(&self, at: f64) -> f64 {
