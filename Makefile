@@ -147,6 +147,11 @@ bench-telemetry: ## What metrics and traces cost: publishes with both (a collect
 	cp target/release/walcast target/release/walcast-no-telemetry
 	cargo bench --bench telemetry -- --check --without $(CURDIR)/target/release/walcast-no-telemetry $(ARGS)
 
+.PHONY: bench-peers
+bench-peers: ## Publishes beside NATS JetStream and Redis Streams, both syncing before they answer, and a server that does nothing; writes docs/performance.md (ARGS="--rounds 5").
+	@tests/services/install nats redis
+	cargo bench --bench peers -- --nats $(CURDIR)/target/services/venv/bin/nats-server --write docs/performance.md $(ARGS)
+
 .PHONY: bench-hop
 bench-hop: ## What the hop to the owner costs: publishes to the owner, to another node, and through Envoy with and without affinity, interleaved (ARGS="--rounds 5").
 	@tests/services/install envoy
@@ -205,6 +210,11 @@ envoy: ## The shipped Envoy before real brokers: limits, retries, nodes that are
 	@tests/services/install envoy redis ratelimit
 	@tests/services/run envoy
 
+.PHONY: demo
+demo: ## Three brokers, Envoy, Postgres, Prometheus, Jaeger and a gentle load on this machine, with their addresses; Ctrl-C stops all.
+	@began=$$(date +%s.%N); tests/services/install postgres prometheus envoy jaeger && cargo build --release && \
+	  DEMO_BEGAN=$$began tests/services/observe.sh target/release/walcast 3
+
 .PHONY: observe
 observe: ## Broker, a gentle load, Envoy, Prometheus, Jaeger and (if it is installed) Grafana, with their addresses; Ctrl-C stops all.
 	@tests/services/install prometheus envoy jaeger
@@ -238,11 +248,9 @@ k8s-node-check: ## Real pods on a real kubelet and containerd, as root: start, r
 	@tests/services/node.sh
 
 .PHONY: loadtest
-loadtest: ## The k6 scripts for 30 s each against a running broker (SERVER=127.0.0.1:50051 RATE=1000 MAX_P99_MS=50).
+loadtest: ## k6 for 30 s a script against what runs (SERVER=127.0.0.1:50051 RATE=1000 MAX_P99_MS=50 SCRIPTS="publish fetch"); JSON and pages in target/loadtests.
 	@tests/services/install k6
-	@for script in publish fetch subscribe; do \
-	  K6_NO_USAGE_REPORT=true target/services/venv/bin/k6 run --quiet loadtests/k6/$$script.js || exit 1; \
-	done
+	@loadtests/k6/run $(or $(SCRIPTS),publish fetch subscribe mixed spike)
 
 .PHONY: generate
 generate: ## Write the Go code of the protos again (needed when proto/ changes).

@@ -1,10 +1,15 @@
 #!/usr/bin/env bash
-# Everything that an operator looks at, around one broker: Envoy before it, a gentle load, Prometheus, Jaeger and Grafana.
-#   tests/services/observe.sh WALCAST     runs until Ctrl-C, then stops all that it started and removes its folder
+# Everything that an operator looks at, around one broker or a cluster of them: Envoy before it, a gentle load, Prometheus, Jaeger
+# and Grafana.
+#   tests/services/observe.sh WALCAST [NODES]     runs until Ctrl-C, then stops all that it started and removes its folder
 # Postgres keeps the history if it is installed, the embedded store else. What is not installed is left out, and named.
+# DEMO_PORTS is the first of some dozen ports in a row, in place of the usual ones; DEMO_SCRAPE how often Prometheus looks;
+# DEMO_BEGAN when whoever called this began, in seconds since 1970.
 set -uo pipefail
+started=$(date +%s.%N)
 cd "$(dirname "$0")/../.."
 walcast=$(realpath "$1")
+nodes=${2:-1}
 services=$PWD/target/services
 folder=$(mktemp -d /tmp/walcast-observe-XXXXXX)
 chmod 755 "$folder"
@@ -66,8 +71,16 @@ ready() {
 answers() { curl -sf "$1"; }
 say() { printf '  %-12s %s\n' "$@"; }
 
-# Of the broker, Envoy (three), Prometheus, Postgres, Jaeger (OTLP, its two query ports) and Grafana.
-for port in 50051 9464 8080 9901 9902 9090 15432 4317 16685 16686 3000; do
+# Of Envoy (three), Prometheus, Postgres, Jaeger (OTLP, its two query ports), Grafana, and of each broker.
+usual=(8080 9901 9902 9090 15432 4317 16685 16686 3000)
+for ((i = 0; i < nodes; i++)); do usual+=($((50051 + i)) $((9464 + i))); done
+ports=("${usual[@]}")
+[ -z "${DEMO_PORTS:-}" ] || for i in "${!usual[@]}"; do ports[i]=$((DEMO_PORTS + i)); done
+envoy_port=${ports[0]} envoy_admin=${ports[1]} envoy_stats=${ports[2]} prometheus_port=${ports[3]} postgres_port=${ports[4]}
+otlp_port=${ports[5]} jaeger_grpc=${ports[6]} jaeger_port=${ports[7]} grafana_port=${ports[8]}
+grpc_of() { echo "127.0.0.1:${ports[9 + 2 * $1]}"; }
+admin_of() { echo "127.0.0.1:${ports[10 + 2 * $1]}"; }
+for port in "${ports[@]}"; do
   if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
     echo "port $port is in use: stop what listens there first"
     exit 1
@@ -76,75 +89,104 @@ done
 
 store=(--store embedded)
 postgres=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -1)
-if [ -n "$postgres" ] && [ "$(id -u)" = 0 ]; then
-  mkdir "$folder/postgres" && chown postgres: "$folder/postgres"
-  as_postgres=(setpriv --reuid=postgres --regid=postgres --clear-groups)
+if [ -n "$postgres" ]; then
+  mkdir "$folder/postgres"
+  as_postgres=()
+  # It refuses to run as root.
+  if [ "$(id -u)" = 0 ]; then
+    chown postgres: "$folder/postgres"
+    as_postgres=(setpriv --reuid=postgres --regid=postgres --clear-groups)
+  fi
   (cd "$folder/postgres" && "${as_postgres[@]}" "$postgres/initdb" -D data -U walcast -A trust -E UTF8 --locale=C >/dev/null) || exit 1
-  start postgres "${as_postgres[@]}" "$postgres/postgres" -D "$folder/postgres/data" -c listen_addresses=127.0.0.1 -c port=15432 \
+  start postgres "${as_postgres[@]}" "$postgres/postgres" -D "$folder/postgres/data" -c listen_addresses=127.0.0.1 -c port="$postgres_port" \
     -c unix_socket_directories="$folder/postgres"
-  ready postgres "$postgres/psql" -h 127.0.0.1 -p 15432 -U walcast -c 'CREATE DATABASE walcast' postgres
-  store=(--store postgres --postgres-url postgres://walcast@127.0.0.1:15432/walcast)
+  ready postgres "$postgres/psql" -h 127.0.0.1 -p "$postgres_port" -U walcast -c 'CREATE DATABASE walcast' postgres
+  store=(--store postgres --postgres-url postgres://walcast@127.0.0.1:$postgres_port/walcast)
 fi
 
 tracing=()
-if [ -x "$services/bin/jaeger" ] && WALCAST_TELEMETRY__OTLP_ENDPOINT=http://127.0.0.1:4317 "$walcast" config check >/dev/null 2>&1; then
-  cat >"$folder/jaeger.yaml" <<'YAML'
+if [ -x "$services/bin/jaeger" ] && WALCAST_TELEMETRY__OTLP_ENDPOINT=http://127.0.0.1:$otlp_port "$walcast" config check >/dev/null 2>&1; then
+  cat >"$folder/jaeger.yaml" <<YAML
 service: { extensions: [jaeger_storage, jaeger_query], telemetry: { metrics: { level: none }, logs: { level: warn } },
   pipelines: { traces: { receivers: [otlp], processors: [batch], exporters: [jaeger_storage_exporter] } } }
 extensions:
-  jaeger_query: { storage: { traces: memory }, http: { endpoint: 127.0.0.1:16686 }, grpc: { endpoint: 127.0.0.1:16685 } }
+  jaeger_query: { storage: { traces: memory }, http: { endpoint: 127.0.0.1:$jaeger_port }, grpc: { endpoint: 127.0.0.1:$jaeger_grpc } }
   jaeger_storage: { backends: { memory: { memory: { max_traces: 20000 } } } }
-receivers: { otlp: { protocols: { grpc: { endpoint: 127.0.0.1:4317 } } } }
+receivers: { otlp: { protocols: { grpc: { endpoint: 127.0.0.1:$otlp_port } } } }
 processors: { batch: { timeout: 100ms } }
 exporters: { jaeger_storage_exporter: { trace_storage: memory } }
 YAML
   start jaeger "$services/bin/jaeger" --config "$folder/jaeger.yaml"
-  ready jaeger answers http://127.0.0.1:16686/api/services
-  tracing=(--otlp-endpoint http://127.0.0.1:4317)
+  ready jaeger answers "http://127.0.0.1:$jaeger_port/api/services"
+  tracing=(--otlp-endpoint "http://127.0.0.1:$otlp_port")
 fi
 
-start broker "$walcast" serve --data-dir "$folder/data" "${store[@]}" "${tracing[@]}"
-ready broker answers http://127.0.0.1:9464/readyz
+# A tenth is traced: there is little to trace.
+export WALCAST_TELEMETRY__SAMPLE_RATIO=0.1
+layout=''
+for ((i = 0; i < nodes; i++)); do layout+="${layout:+,}node-$i=$(grpc_of "$i")"; done
+for ((i = 0; i < nodes; i++)); do
+  cluster=()
+  [ "$nodes" = 1 ] || cluster=(WALCAST_CLUSTER__NODE="node-$i" WALCAST_CLUSTER__NODES="$layout")
+  start "broker-$i" env "${cluster[@]}" "$walcast" serve --listen "$(grpc_of "$i")" --admin-listen "$(admin_of "$i")" \
+    --data-dir "$folder/data-$i" "${store[@]}" "${tracing[@]}"
+done
+for ((i = 0; i < nodes; i++)); do ready "broker-$i" answers "http://$(admin_of "$i")/readyz"; done
 
 envoy=$("$services/venv/bin/python" -c 'import envoy, os; print(os.path.join(os.path.dirname(envoy.__file__), "_bin", "envoy"))') || exit 1
-start envoy "$envoy" -c deploy/envoy/envoy.yaml --concurrency 1 --disable-hot-restart --log-level warn
-ready envoy answers http://127.0.0.1:9901/ready
+brokers=()
+for ((i = 0; i < nodes; i++)); do brokers+=(--broker "$(grpc_of "$i")"); done
+deploy/envoy/configure --listen "127.0.0.1:$envoy_port" "${brokers[@]}" --admin "$envoy_admin" --stats "127.0.0.1:$envoy_stats" \
+  --collector "127.0.0.1:$otlp_port" >"$folder/envoy.yaml" || exit 1
+start envoy "$envoy" -c "$folder/envoy.yaml" --concurrency 1 --disable-hot-restart --log-level warn
+healthy() { [[ $(answers "http://127.0.0.1:$envoy_admin/stats?filter=cluster.broker.membership_healthy") == *": $nodes" ]]; }
+ready envoy healthy
 
+# There and back, as a client sees it.
+export WALCAST_SERVER=http://127.0.0.1:$envoy_port
+id=$("$walcast" publish demo.hello hello --expires 5m) && said=$("$walcast" fetch demo.hello "$id") || exit 1
+first=$(date +%s.%N)
+
+targets=''
 {
   # As deploy/prometheus/prometheus.yml has it, and as timeInterval of Grafana's datasource says.
-  echo 'global: { scrape_interval: 15s, evaluation_interval: 15s }'
+  echo "global: { scrape_interval: ${DEMO_SCRAPE:-15s}, evaluation_interval: ${DEMO_SCRAPE:-15s} }"
   if compgen -G 'deploy/prometheus/walcast.*.yml' >/dev/null; then
     echo "rule_files: [ '$PWD/deploy/prometheus/walcast.*.yml' ]"
   fi
   echo 'scrape_configs:'
-  echo '- { job_name: walcast, static_configs: [ { targets: [ "127.0.0.1:9464" ] } ] }'
-  echo '- { job_name: envoy, metrics_path: /stats/prometheus, static_configs: [ { targets: [ "127.0.0.1:9902" ] } ] }'
+  for ((i = 0; i < nodes; i++)); do targets+="${targets:+, }'$(admin_of "$i")'"; done
+  echo "- { job_name: walcast, static_configs: [ { targets: [ $targets ] } ] }"
+  echo "- { job_name: envoy, metrics_path: /stats/prometheus, static_configs: [ { targets: [ '127.0.0.1:$envoy_stats' ] } ] }"
 } >"$folder/prometheus.yml"
-start prometheus prometheus --config.file="$folder/prometheus.yml" --storage.tsdb.path="$folder/tsdb" --web.listen-address=127.0.0.1:9090 \
+start prometheus prometheus --config.file="$folder/prometheus.yml" --storage.tsdb.path="$folder/tsdb" --web.listen-address="127.0.0.1:$prometheus_port" \
   --log.level=warn
-ready prometheus answers http://127.0.0.1:9090/-/ready
+ready prometheus answers "http://127.0.0.1:$prometheus_port/-/ready"
 
 grafana=$(command -v grafana-server || command -v grafana)
 if [ -n "$grafana" ]; then
-  export PROMETHEUS_URL=http://127.0.0.1:9090 JAEGER_URL=http://127.0.0.1:16686 WALCAST_DASHBOARDS=$PWD/grafana/dashboards
+  export PROMETHEUS_URL=http://127.0.0.1:$prometheus_port JAEGER_URL=http://127.0.0.1:$jaeger_port WALCAST_DASHBOARDS=$PWD/grafana/dashboards
   export GF_PATHS_PROVISIONING=$PWD/grafana/provisioning GF_PATHS_DATA=$folder/grafana GF_PATHS_LOGS=$folder/grafana
-  export GF_SERVER_HTTP_ADDR=127.0.0.1 GF_AUTH_ANONYMOUS_ENABLED=true GF_AUTH_ANONYMOUS_ORG_ROLE=Viewer
+  export GF_SERVER_HTTP_ADDR=127.0.0.1 GF_SERVER_HTTP_PORT=$grafana_port GF_AUTH_ANONYMOUS_ENABLED=true GF_AUTH_ANONYMOUS_ORG_ROLE=Viewer
   [ "$(basename "$grafana")" = grafana ] && grafana=("$grafana" server) || grafana=("$grafana")
   start grafana "${grafana[@]}" --homepath "${GRAFANA_HOME:-/usr/share/grafana}"
-  ready grafana answers http://127.0.0.1:3000/api/health
+  ready grafana answers "http://127.0.0.1:$grafana_port/api/health"
 fi
 
 # Through Envoy, for as long as all of it runs: publishes and fetches, and two subscribers.
-load() { start "$1" bash -c 'while :; do "$@" --duration 60s --server http://127.0.0.1:8080; sleep 1; done' load "$walcast" bench "${@:2}"; }
+load() { start "$1" bash -c 'while :; do "$@" --duration 60s; sleep 1; done' load "$walcast" bench "${@:2}"; }
 load load-mixed mixed --rate 100 --expires 5m
-load load-fanout fanout --rate 20
+load load-fanout fanout --rate 20 --subjects 6 --subscribers 12
 
+seconds() { awk -v from="$1" -v to="$2" 'BEGIN { printf "%.1f", to - from }'; }
+echo "the first message was published and fetched through Envoy after $(seconds "$started" "$first") s (\"$said\")"
+[ -z "${DEMO_BEGAN:-}" ] || echo "with what had to be built and installed before: after $(seconds "$DEMO_BEGAN" "$first") s"
 echo "running, with everything in $folder"
-say broker "127.0.0.1:50051 (gRPC), http://127.0.0.1:9464/metrics, ${store[1]} store"
-say Envoy "127.0.0.1:8080 (gRPC), http://127.0.0.1:9902/stats/prometheus, http://127.0.0.1:9901 (admin)"
-say Prometheus http://127.0.0.1:9090
-[ ${#tracing[@]} = 0 ] && say Jaeger "not there, or this broker sends no traces" || say Jaeger http://127.0.0.1:16686
-[ -z "${grafana[*]}" ] && say Grafana "not installed: import grafana/dashboards into yours" || say Grafana http://127.0.0.1:3000
+for ((i = 0; i < nodes; i++)); do say "broker $i" "$(grpc_of "$i") (gRPC), http://$(admin_of "$i")/metrics, ${store[1]} store"; done
+say Envoy "127.0.0.1:$envoy_port (gRPC), http://127.0.0.1:$envoy_stats/stats/prometheus, http://127.0.0.1:$envoy_admin (admin)"
+say Prometheus "http://127.0.0.1:$prometheus_port"
+[ ${#tracing[@]} = 0 ] && say Jaeger "not there, or this broker sends no traces" || say Jaeger "http://127.0.0.1:$jaeger_port"
+[ -z "${grafana[*]}" ] && say Grafana "not installed: import grafana/dashboards into yours" || say Grafana "http://127.0.0.1:$grafana_port"
 echo "Ctrl-C stops all of it"
 # Until one of them ends by itself.
 wait -n "${pids[@]}"
