@@ -1,0 +1,157 @@
+//! The systems as processes of their own, each with an empty data directory, killed when they go out of scope.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::{Args, Failure, System, nats, redis};
+
+/// Clock ticks a second of `/proc/PID/stat`: USER_HZ, 100 on every Linux that Rust supports.
+const TICKS_PER_SECOND: f64 = 100.0;
+/// How long a server may take to start, and to come to rest.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running system.
+pub struct Server {
+    /// Which.
+    pub system: System,
+    /// `HOST:PORT`.
+    pub address: String,
+    /// Where NATS says how it is set up.
+    monitor: String,
+    child: Child,
+    _data: TempDir,
+}
+
+impl Server {
+    /// Starts it, waits until it answers, and checks that it syncs what it acknowledges.
+    pub async fn start(system: System, args: &Args) -> Result<Self, Failure> {
+        let data = tempfile::Builder::new().prefix("peers").tempdir_in(&args.data_root)?;
+        let mut command = command(system, args, data.path())?;
+        let own = matches!(system, System::Noop | System::Walcast);
+        let ports = if own { None } else { Some(ports_of(&mut command, system, data.path())?) };
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(if own { Stdio::piped() } else { Stdio::null() });
+        let child = command.spawn().map_err(|error| format!("{}: {error}", system.title()))?;
+        let mut server = Self { system, address: String::new(), monitor: String::new(), child, _data: data };
+        match ports {
+            Some([port, monitor]) => {
+                server.address = format!("127.0.0.1:{port}");
+                server.monitor = format!("127.0.0.1:{monitor}");
+            }
+            None => server.address = server.listening()?,
+        }
+        server.ready().await?;
+        Ok(server)
+    }
+
+    /// Its own log line says where it listens.
+    fn listening(&mut self) -> Result<String, Failure> {
+        let mut lines = BufReader::new(self.child.stderr.take().ok_or("no stderr")?).lines();
+        while let Some(line) = lines.next().transpose()? {
+            let value: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+            if value["message"] == "listening" {
+                // Or it would wait for somebody to read the rest.
+                std::thread::spawn(move || lines.for_each(drop));
+                return Ok(value["grpc"].as_str().ok_or("no address")?.to_owned());
+            }
+        }
+        Err("the server ended before it listened".into())
+    }
+
+    async fn ready(&self) -> Result<(), Failure> {
+        let started = Instant::now();
+        loop {
+            let tried = match self.system {
+                System::Nats => nats_is_ready(&self.address, &self.monitor).await,
+                System::Redis => redis::syncs(&self.address).await,
+                System::Noop | System::Walcast => return Ok(()),
+            };
+            match tried {
+                Ok(()) => return Ok(()),
+                Err(error) if started.elapsed() > PATIENCE => {
+                    return Err(format!("{} does not answer: {error}", self.system.title()).into());
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    /// CPU seconds that it has used, user and system.
+    pub fn cpu_seconds(&self) -> Result<f64, Failure> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // The name in parentheses may hold spaces; utime and stime are fields 14 and 15.
+        let fields: Vec<&str> = stat.rsplit_once(')').ok_or("no name")?.1.split_whitespace().collect();
+        let ticks = |place: usize| -> Result<u64, Failure> { Ok(fields.get(place).ok_or("too few fields")?.parse()?) };
+        Ok((ticks(11)? + ticks(12)?) as f64 / TICKS_PER_SECOND)
+    }
+
+    /// CPU seconds once it has nothing left to do: what a call costs includes what it causes afterwards.
+    pub async fn cpu_seconds_when_quiet(&self) -> Result<f64, Failure> {
+        let started = Instant::now();
+        let mut before = self.cpu_seconds()?;
+        loop {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            let now = self.cpu_seconds()?;
+            if now - before < 0.015 || started.elapsed() > PATIENCE {
+                return Ok(now);
+            }
+            before = now;
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It can only be gone already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn command(system: System, args: &Args, data: &Path) -> Result<Command, Failure> {
+    Ok(match system {
+        System::Noop => {
+            let mut command = Command::new(std::env::current_exe()?);
+            command.arg("noop");
+            command
+        }
+        System::Walcast => {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_walcast"));
+            command.args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir"]);
+            command.arg(data.join("data"));
+            // Not the settings of whoever runs this.
+            for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"WALCAST_")) {
+                command.env_remove(name);
+            }
+            command
+        }
+        System::Nats => Command::new(&args.nats),
+        System::Redis => Command::new("redis-server"),
+    })
+}
+
+async fn nats_is_ready(address: &str, monitor: &str) -> Result<(), Failure> {
+    nats::syncs(monitor).await?;
+    nats::create_stream(address).await
+}
+
+/// Gives a server of others free ports, and what makes it sync before it answers.
+fn ports_of(command: &mut Command, system: System, data: &Path) -> Result<[u16; 2], Failure> {
+    let free = [TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?];
+    let [port, monitor] = [free[0].local_addr()?.port(), free[1].local_addr()?.port()];
+    let folder = data.display();
+    if system == System::Nats {
+        let file = data.join("nats.conf");
+        let store = format!("jetstream {{ store_dir: \"{folder}\", max_file_store: 8GB, sync_interval: always }}");
+        std::fs::write(&file, format!("host: 127.0.0.1\nport: {port}\nhttp: 127.0.0.1:{monitor}\n{store}\n"))?;
+        command.arg("-c").arg(file);
+    } else {
+        command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--appendonly", "yes"]);
+        command.args(["--appendfsync", "always", "--dir"]).arg(data);
+    }
+    Ok([port, monitor])
+}
