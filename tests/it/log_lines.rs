@@ -175,7 +175,7 @@ async fn a_start_of_a_node_says_which_it_is() {
         digest.split("\"digest\":\"").nth(1).and_then(|rest| rest.split('"').next()).expect("a digest").to_owned();
     let stopped = broker.stop().await;
     let fields =
-        format!("\"cluster_node\":\"b\",\"layout_version\":1,\"layout_digest\":\"{digest}\",\"slots\":\"10-1023\"");
+        format!("\"cluster_node\":\"b\",\"layout_version\":\"1\",\"layout_digest\":\"{digest}\",\"slots\":\"10-1023\"");
     assert_eq!(stopped.logged(&fields), 1, "{fields}");
     let alone = Setup::new().start().await.stop().await;
     assert_eq!(alone.logged("layout_version"), 0, "a broker that is alone has none");

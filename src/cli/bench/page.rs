@@ -63,7 +63,7 @@ pub fn html(this: &Report, earlier: Option<&Report>) -> Result<String, Failure> 
 
 const NOTES: &str = "<p>Latencies of an open loop count from when a call was due, not from when it was sent: a stall shows in every \
 call that it delayed. A second has the calls that were answered in it. Figures of the broker come from its /metrics, once a second; \
-percentiles of fdatasync are as exact as the buckets there.</p>\n";
+percentiles of the sync are as exact as the buckets there.</p>\n";
 
 /// What was run, in a sentence.
 fn summary(report: &Report) -> String {
