@@ -23,8 +23,9 @@ enum ClusterCommand {
     Move(MoveArguments),
 }
 
+/// The admin ports of nodes.
 #[derive(Debug, Args)]
-struct ClusterStatusArguments {
+pub(super) struct AdminPorts {
     /// Addresses of the nodes' admin ports, separated by commas
     #[arg(
         long,
@@ -33,7 +34,13 @@ struct ClusterStatusArguments {
         value_delimiter = ',',
         default_value = "http://127.0.0.1:9464"
     )]
-    admin: Vec<String>,
+    pub(super) admin: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+struct ClusterStatusArguments {
+    #[command(flatten)]
+    admin: AdminPorts,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -109,7 +116,7 @@ pub fn run(arguments: &ClusterArguments, output: &mut Output) -> Result<(), Fail
         ClusterCommand::Status(arguments) => arguments,
         ClusterCommand::Move(arguments) => return cluster_move::run(arguments, output),
     };
-    let asked: Vec<Asked> = arguments.admin.iter().map(|admin| ask(admin)).collect();
+    let asked: Vec<Asked> = arguments.admin.admin.iter().map(|admin| ask(admin)).collect();
     let layouts = || asked.iter().filter_map(|asked| asked.answer.as_ref().ok()?.cluster.as_ref());
     let Some(newest) = layouts().max_by_key(|layout| (layout.version, layout.moves)) else {
         let failed = asked.into_iter().find_map(|asked| asked.answer.err());

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::cluster_command::{Layout, ask};
+use super::cluster_command::{AdminPorts, Layout, ask};
 use super::output::Output;
 use super::{Exit, Failure, status};
 use crate::cluster::SlotSet;
@@ -21,15 +21,8 @@ pub struct MoveArguments {
     /// The node that gets them
     #[arg(long, value_name = "NODE")]
     to: String,
-    /// Addresses of the nodes' admin ports, separated by commas: of all that own one of the slots
-    #[arg(
-        long,
-        value_name = "URLS",
-        env = "WALCAST_ADMIN",
-        value_delimiter = ',',
-        default_value = "http://127.0.0.1:9464"
-    )]
-    admin: Vec<String>,
+    #[command(flatten)]
+    admin: AdminPorts,
     /// Print one JSON object for each node that gave slots away
     #[arg(long)]
     json: bool,
@@ -83,7 +76,7 @@ fn parts(arguments: &MoveArguments) -> Result<Vec<Part>, Failure> {
         return Err(Failure::new(Exit::Usage, "no slots to move; name some with --slots, such as 0-341"));
     }
     let (mut parts, mut left) = (Vec::new(), *slots);
-    for admin in &arguments.admin {
+    for admin in &arguments.admin.admin {
         let Layout { node, nodes, .. } = ask(admin).answer?.cluster.ok_or_else(|| {
             Failure::new(Exit::Failed, format!("the broker at {admin} is in no cluster: cluster.node is not set there"))
         })?;

@@ -160,6 +160,13 @@ impl SubjectTable {
         Ok(shard.insert(hash, name, &self.hasher))
     }
 
+    fn find_or_add(&self, shard: &mut Shard, hash: u64, name: &[u8]) -> Result<u32, IdsExhausted> {
+        match shard.find(hash, name) {
+            Some(at) => Ok(at),
+            None => self.add(shard, hash, name),
+        }
+    }
+
     /// Gives out the next id of a subject. For the committer alone: it never takes one back, so whoever
     /// calls this must append the message or let the log fail.
     ///
@@ -169,10 +176,7 @@ impl SubjectTable {
         let name = subject.as_str();
         let (hash, shard_at) = self.place(name);
         let mut shard = self.shards[shard_at].write();
-        let at = match shard.find(hash, name.as_bytes()) {
-            Some(at) => at,
-            None => self.add(&mut shard, hash, name.as_bytes())?,
-        };
+        let at = self.find_or_add(&mut shard, hash, name.as_bytes())?;
         let entry = &mut shard.entries[at as usize];
         let id = MessageId::new(entry.issued + 1).ok_or(IdsExhausted::Subject)?;
         entry.issued = id.get();
@@ -191,10 +195,7 @@ impl SubjectTable {
         let name = subject.as_str();
         let (hash, shard_at) = self.place(name);
         let mut shard = self.shards[shard_at].write();
-        let at = match shard.find(hash, name.as_bytes()) {
-            Some(at) => at,
-            None => self.add(&mut shard, hash, name.as_bytes())?,
-        };
+        let at = self.find_or_add(&mut shard, hash, name.as_bytes())?;
         let entry = &mut shard.entries[at as usize];
         if entry.issued >= id.get() {
             return Ok(None);
@@ -238,10 +239,7 @@ impl SubjectTable {
     pub fn restore(&self, subject: &str, id: MessageId) -> Result<SubjectKey, IdsExhausted> {
         let (hash, shard_at) = self.place(subject);
         let mut shard = self.shards[shard_at].write();
-        let at = match shard.find(hash, subject.as_bytes()) {
-            Some(at) => at,
-            None => self.add(&mut shard, hash, subject.as_bytes())?,
-        };
+        let at = self.find_or_add(&mut shard, hash, subject.as_bytes())?;
         let entry = &mut shard.entries[at as usize];
         if entry.issued < NEAR_LAST_ID && id.get() >= NEAR_LAST_ID {
             self.near_last_id.fetch_add(1, Ordering::Relaxed);
