@@ -158,10 +158,10 @@ bench-hop: ## What the hop to the owner costs: publishes to the owner, to anothe
 	cargo bench --bench hop -- --check --envoy "$$(echo $(CURDIR)/target/services/venv/lib/python*/site-packages/envoy/_bin/envoy)" $(ARGS)
 
 .PHONY: soak-cluster
-soak-cluster: ## Bad days of a cluster behind Envoy for longer: ten rolling restarts under 3,000 publishes a second, a node frozen for a minute, a database away for a minute.
+soak-cluster: ## Bad days of a cluster behind Envoy for longer: ten rolling restarts under 3,000 publishes a second, a node frozen for a minute, a database away for a minute, slots that move while nodes are killed.
 	@tests/services/install envoy postgres
 	cargo build --locked --release --bin walcast
-	WALCAST_BINARY=$(CURDIR)/target/release/walcast WALCAST_ROUNDS=10 WALCAST_RATE=3000 WALCAST_FROZEN=60 WALCAST_DATABASE_AWAY=30 \
+	WALCAST_BINARY=$(CURDIR)/target/release/walcast WALCAST_ROUNDS=10 WALCAST_RATE=3000 WALCAST_FROZEN=60 WALCAST_DATABASE_AWAY=30 WALCAST_MOVES=100 \
 	  cargo test --locked --test cluster -- --nocapture --test-threads 1
 
 .PHONY: trace-tour
