@@ -1,8 +1,13 @@
 """Overview: is it well, who calls, and how far is each position."""
 
+from boards.cluster import CLUSTER
 from kit import OF, Board, Limits, Panel, Query, no_thresholds, one, quantiles, rate
 
-PUBLISHED = f"(sum({rate('method_count', method='Publish', status='OK')}) + sum({rate('walcast_stream_publishes_total')}))"
+# Records of the log: each message once, at the node that owns its subject, however many nodes its publish went over.
+PUBLISHED = f"sum({rate('walcast_batch_records_sum')})"
+# A call that a node passes on is counted there and at its owner, so those that owners have answered are taken off once.
+PASSED_ON = f"sum by (method) ({rate('walcast_forwarded_calls_total', result='answered')})"
+ENDED = f"sum by (method) ({rate('method_count')})"
 STREAM_FAILURES = f"sum({rate('walcast_stream_publish_failures_total')})"
 FAULTS = "=~INTERNAL|UNKNOWN|UNAVAILABLE|DATA_LOSS"
 ERROR_SHARE = f"sum({rate('method_count', status=FAULTS)}) / sum({rate('method_count')})"
@@ -19,7 +24,7 @@ NOW = [
     ),
     Panel(
         "Published",
-        "Messages a second that were acknowledged: on the disk, from unary calls and streams.",
+        "Messages a second that were acknowledged: on the disk, from unary calls and streams, each once, at its owner.",
         "your traffic.",
         "ops",
         one(PUBLISHED, "messages"),
@@ -92,10 +97,10 @@ NOW = [
 CALLS = [
     Panel(
         "Calls",
-        "Calls a second that ended, by method. A stream counts once, when it ends.",
+        "Calls a second that ended, by method, each once: one that was passed on to its owner counts there. A stream counts when it ends.",
         "your traffic.",
         "reqps",
-        one(f"sum by (method) ({rate('method_count')})", "{{method}}"),
+        one(f"clamp_min({ENDED} - {PASSED_ON}, 0) or {ENDED}", "{{method}}"),
         limits=no_thresholds("how much is called is the clients' affair"),
     ),
     Panel(
@@ -215,5 +220,5 @@ BOARD = Board(
     "walcast-overview",
     "walcast: overview",
     "Is it well, who calls with which result, and how far each position of the log is.",
-    [("Now", NOW), ("Calls", CALLS), ("Positions and processes", POSITIONS)],
+    [("Now", NOW), ("Calls", CALLS), ("Positions and processes", POSITIONS), ("Cluster", CLUSTER)],
 )

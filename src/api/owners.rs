@@ -12,7 +12,7 @@ use crate::event::Subject;
 use crate::forward::{
     Ask, Call, Forward, ForwardError, ForwardedSubscription, MARKER, Marker, OWED_AFTER, Owner, Reply,
 };
-use crate::telemetry::metrics::Method;
+use crate::telemetry::metrics::{Method, Misdirected};
 use crate::telemetry::traces::{CallTrace, Hop, PARENT};
 
 static MARKER_NAME: HeaderName = HeaderName::from_static(MARKER);
@@ -37,7 +37,10 @@ impl BrokerService {
         };
         match marker {
             // One hop only: two nodes that take each other for the owner would pass a call on for ever.
-            Some(marker) => Err(errors::not_owner(&other, Some(&marker))),
+            Some(marker) => {
+                self.forwarded.misdirected(Misdirected::NotOwner);
+                Err(errors::not_owner(&other, Some(&marker)))
+            }
             None => Ok(Some(Elsewhere { owner, slot: other.slot })),
         }
     }
@@ -56,11 +59,15 @@ impl BrokerService {
     /// marker that does not read.
     pub(super) fn marker(&self, headers: &HeaderMap) -> Result<Option<Marker>, Status> {
         let Some(marker) = headers.get(&MARKER_NAME) else { return Ok(None) };
-        let Some(forward) = &self.forward else { return Err(errors::not_in_a_cluster()) };
+        let Some(forward) = &self.forward else {
+            self.forwarded.misdirected(Misdirected::NotInACluster);
+            return Err(errors::not_in_a_cluster());
+        };
         let marker = marker.to_str().unwrap_or_default().parse::<Marker>();
         let marker = marker.map_err(|error| errors::malformed(&error.to_string()))?;
         let layout = forward.layout();
         if marker.contradicts(&layout) {
+            self.forwarded.misdirected(Misdirected::LayoutsDiffer);
             return Err(errors::layouts_differ(&marker, &layout));
         }
         Ok(Some(marker))

@@ -23,7 +23,7 @@ use crate::forward::{self, Forward, ForwardError, ForwardedSubscription, SUBSCRI
 use crate::ingest::{IdsExhausted, Publish, PublishError, Publisher};
 use crate::proto::server::broker_server::Broker;
 use crate::proto::server::{FetchRequest, PublishRequest, PublishResponse, SubscribeRequest};
-use crate::telemetry::metrics::{IngestMetrics, Method, Rejection};
+use crate::telemetry::metrics::{ForwardMetrics, IngestMetrics, Method, Rejection};
 use crate::telemetry::traces::{CallTrace, PublishTrace, Traces};
 
 /// The service's state: handles of the rooms below.
@@ -43,6 +43,8 @@ pub struct BrokerService {
     pub body_bytes_max: usize,
     /// Counts what is refused.
     pub metrics: IngestMetrics,
+    /// Counts what other nodes have passed on wrongly.
+    pub forwarded: ForwardMetrics,
     /// Decides which calls are traced.
     pub traces: Traces,
     /// The way to the other nodes of a cluster; None if this one is alone and owns everything.

@@ -216,6 +216,7 @@ fn service(
         streams: PublishStreams::new(limits.publish_streams, limits.stream_in_flight_bytes, other_nodes),
         body_bytes_max: limits.body_bytes,
         metrics: surroundings.metrics.ingest.clone(),
+        forwarded: surroundings.metrics.forward.clone(),
         traces: surroundings.traces.clone(),
         forward,
     }

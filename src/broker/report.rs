@@ -79,7 +79,7 @@ impl Reporter {
 
     /// Reads the gauges that nothing moves in between.
     fn refresh(&self, rooms: &Rooms) {
-        let Metrics { ingest, wal, delivery, projector, fetch, node, .. } = &self.metrics;
+        let Metrics { ingest, wal, delivery, projector, fetch, forward, node, .. } = &self.metrics;
         let Positions { trimmed, projected, durable } = rooms.positions();
         wal.durable.set(signed(durable));
         wal.trimmed.set(signed(trimmed));
@@ -104,6 +104,9 @@ impl Reporter {
         fetch.index_memory_bytes.set(signed(rooms.index.memory_bytes() as u64));
         fetch.index_file_bytes.set(signed(rooms.index.file_bytes()));
         fetch.index_gap_records.set(signed(rooms.index.gap_records()));
+        if let Some(other_nodes) = &rooms.forward {
+            forward.in_flight_bytes.set(signed(other_nodes.bytes_in_flight() as u64));
+        }
         node.checkpoints.show_age();
     }
 }
@@ -170,6 +173,8 @@ fn show_limits(node: &NodeMetrics, settings: &Settings) {
         (Limit::HotTailBytes, limits.hot_tail_bytes),
         (Limit::Connections, limits.connections),
         (Limit::DeadLetters, LetterBounds::default().letters),
+        (Limit::ForwardCalls, limits.forward_calls),
+        (Limit::ForwardBytes, limits.forward_bytes),
     ] {
         node.limit(limit, value as u64);
     }

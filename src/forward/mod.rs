@@ -155,6 +155,11 @@ impl Forward {
         self.0.ownership.node()
     }
 
+    /// Bytes of requests and answers on their way to and from all other nodes.
+    pub fn bytes_in_flight(&self) -> usize {
+        self.0.owners.iter().flatten().map(Owner::bytes_in_flight).sum()
+    }
+
     /// How the node at this place of the layout was found last; None for this one.
     pub fn health(&self, at: usize) -> Option<OwnerHealth> {
         self.0.owners.get(at)?.as_ref().map(Owner::health)

@@ -112,6 +112,11 @@ impl Owner {
         if self.0.lost.load(Ordering::Relaxed) { OwnerHealth::Unreachable } else { OwnerHealth::Reachable }
     }
 
+    /// Bytes of requests and answers on their way to and from it.
+    pub(super) fn bytes_in_flight(&self) -> usize {
+        self.0.bytes.load(Ordering::Relaxed)
+    }
+
     /// How long it may be silent.
     pub(super) fn timeout(&self) -> Duration {
         self.0.config.owner_timeout

@@ -14,6 +14,7 @@ use tonic::Code;
 
 use crate::accelerate;
 use crate::alerts_clients as clients;
+use crate::alerts_cluster as cluster;
 use crate::alerts_faults as faults;
 use crate::alerts_stores as stores;
 use crate::load;
@@ -184,11 +185,13 @@ async fn alerts_fire_under_real_faults_and_end_after_them() {
     let stage = faults::Stage::start().await;
     let stores = stores::Stage::start().await;
     let clients = clients::Stage::start().await;
+    let cluster = cluster::Stage::start().await;
     let mut plan = Plan::new().every(INTERVAL, INTERVAL);
     for rules in accelerate::rules(&own, FACTOR) {
         plan = plan.rules(rules);
     }
-    for (job, admin) in stage.targets().into_iter().chain(stores.targets()).chain(clients.targets()) {
+    let targets = stage.targets().into_iter().chain(stores.targets()).chain(clients.targets());
+    for (job, admin) in targets.chain(cluster.targets()) {
         plan = plan.scrape(Target { job: job.to_owned(), ..Target::broker(&admin) });
     }
     let prometheus = Arc::new(plan.start().await);
@@ -199,6 +202,7 @@ async fn alerts_fire_under_real_faults_and_end_after_them() {
     stage.run(&watch, &mut running);
     stores.run(&watch, &mut running);
     clients.run(&watch, &mut running);
+    cluster.run(&watch, &mut running);
     let mut failures = Vec::new();
     while let Some(ended) = running.join_next().await {
         if let Err(panicked) = ended {

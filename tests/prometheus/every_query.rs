@@ -107,6 +107,19 @@ async fn broker(server: &Server, url: &str) -> Broker {
     setup.start().await
 }
 
+/// A node that owns nothing, on which a load is passed on as a whole, and the owner of everything.
+async fn cluster() -> [Broker; 2] {
+    let ports = [programs::port(), programs::port()];
+    let nodes = format!("n0=127.0.0.1:{},n1=127.0.0.1:{}", ports[0], ports[1]);
+    let node = |place: usize| {
+        let setup = load::setup().set("cluster.node", &format!("n{place}")).set("cluster.nodes", &nodes);
+        // They are stopped one after the other at the end, some calls in the air.
+        let setup = setup.set("cluster.slots", "n1=0-1023").expect_log("another node of the cluster is unreachable");
+        setup.arg("--listen").arg(format!("127.0.0.1:{}", ports[place])).start()
+    };
+    [node(0).await, node(1).await]
+}
+
 /// The broker is killed while Envoy calls it: Envoy tries again, and finds it unhealthy.
 async fn killed(broker: Broker, prometheus: &Prometheus) -> Broker {
     let stopped = broker.kill_nine().await;
@@ -152,12 +165,18 @@ async fn every_query_of_every_panel_has_data() {
         .edit("consecutive_local_origin_failure: 5\n", "consecutive_local_origin_failure: 1000000\n")
         .start()
         .await;
+    let cluster = cluster().await;
     let mut plan = Plan::new().scrape(Target::broker(broker.admin())).scrape(Target::envoy(envoy.admin()));
+    for node in &cluster {
+        plan = plan.scrape(Target::broker(node.admin()));
+    }
     for rules in rules() {
         plan = plan.rules(rules);
     }
     let prometheus = plan.start().await;
     let (mut direct, mut through_envoy) = (Load::on(broker.grpc()), Load::on(envoy.grpc()));
+    let mut passed_on = Load::on(cluster[0].grpc());
+    passed_on.begin_all([Work::Publish, Work::PublishStream, Work::Subscribe, Work::Fetch, Work::FallBehind]);
     through_envoy.begin_all([Work::Publish, Work::PublishStream, Work::Subscribe, Work::Fetch]);
     through_envoy.goes_on(1).await;
     broker = killed(broker, &prometheus).await;
@@ -189,7 +208,7 @@ async fn every_query_of_every_panel_has_data() {
             println!("above 0 in no rig: {}: {why} (here {})", place.name, best[place.name]);
         }
     }
-    drop((direct, through_envoy));
+    drop((direct, through_envoy, passed_on));
     broker.kill_nine().await;
 }
 

@@ -15,6 +15,8 @@ mod alerts;
 #[cfg(test)]
 mod alerts_clients;
 #[cfg(test)]
+mod alerts_cluster;
+#[cfg(test)]
 mod alerts_faults;
 #[cfg(test)]
 mod alerts_stores;

@@ -47,9 +47,12 @@ const fn nowhere(name: &'static str, here: Here, why: &'static str) -> Place {
 }
 
 /// All of them. Every other query must have been above 0 in the rig of every query.
-pub const MAY_BE_ZERO: [Place; 25] = [
+pub const MAY_BE_ZERO: [Place; 30] = [
     zero("overview.json: Calls that failed B"),
     zero("overview.json: Log failures A"),
+    zero("overview.json: Nodes that do not answer A"),
+    zero("overview.json: Passed on in vain A"),
+    zero("overview.json: Refused from other nodes A"),
     zero("pipeline.json: Publishes by result D"),
     zero("pipeline.json: Idempotency B"),
     zero("pipeline.json: Failed checkpoints A"),
@@ -62,6 +65,8 @@ pub const MAY_BE_ZERO: [Place; 25] = [
     zero("resources.json: Log lines left out A"),
     // The queue is empty at most scrapes, and so is what lies between write and fdatasync.
     mostly("overview.json: Distances A"),
+    mostly("overview.json: On their way, share of the limit A"),
+    mostly("overview.json: On their way, share of the limit B"),
     mostly("pipeline.json: Queue, share of its limits A"),
     mostly("pipeline.json: Queue, share of its limits B"),
     mostly("pipeline.json: Queue bytes A"),

@@ -18,7 +18,7 @@ use crate::cluster::Slot;
 use crate::forward::{Forward, Marker, Outcome, Sending, Sent, StreamEnd, StreamHead, Upstream};
 use crate::ingest::PUBLISH_OVERHEAD_BYTES;
 use crate::proto::server::{PublishRequest, PublishStreamResponse};
-use crate::telemetry::metrics::{IngestMetrics, Rejection};
+use crate::telemetry::metrics::{ForwardMetrics, IngestMetrics, Misdirected, Rejection};
 use crate::telemetry::traces::PARENT;
 
 /// What a stream has of other nodes.
@@ -29,6 +29,7 @@ pub struct Others {
     head: StreamHead,
     /// Counts what their owners did not answer.
     metrics: IngestMetrics,
+    forwarded: ForwardMetrics,
     in_flight_max: usize,
     /// What is not answered is charged, in bytes.
     in_flight: usize,
@@ -70,6 +71,7 @@ impl Others {
             marker,
             head: StreamHead { headers, deadline },
             metrics: service.metrics.clone(),
+            forwarded: service.forwarded.clone(),
             in_flight_max: service.streams.in_flight_bytes_max,
             in_flight: 0,
             upstreams: Vec::new(),
@@ -91,6 +93,7 @@ impl Others {
     pub fn take(&mut self, request: PublishRequest, own: usize, context: &mut Context<'_>) -> Taken {
         let Some((owner, other)) = self.forward.elsewhere(&request.subject) else { return Taken::Own(request) };
         if let Some(marker) = &self.marker {
+            self.forwarded.misdirected(Misdirected::NotOwner);
             return Taken::Refused(Rejection::NotOwner, errors::not_owner(&other, Some(marker)));
         }
         let slot = other.slot;

@@ -19,6 +19,19 @@ pub enum Forwarded {
 
 const RESULTS: [&str; 3] = ["answered", "unavailable", "busy"];
 
+/// Why a call was refused that another node had passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Misdirected {
+    /// Its subject is another node's by the layout here.
+    NotOwner,
+    /// The layouts contradict each other.
+    LayoutsDiffer,
+    /// This broker is in no cluster.
+    NotInACluster,
+}
+
+const MISDIRECTED: [&str; 3] = ["not_owner", "layouts_differ", "not_in_a_cluster"];
+
 /// The methods that are passed on, in the order of [`Method`].
 const METHODS: [&str; 4] = ["Publish", "PublishStream", "Subscribe", "Fetch"];
 
@@ -26,10 +39,13 @@ const METHODS: [&str; 4] = ["Publish", "PublishStream", "Subscribe", "Fetch"];
 #[derive(Debug, Clone)]
 pub struct ForwardMetrics {
     ended: [[IntCounter; RESULTS.len()]; METHODS.len()],
+    misdirected: [IntCounter; MISDIRECTED.len()],
     /// Seconds from passing a unary call on until its answer.
     pub duration: Histogram,
     /// Calls on their way to other nodes.
     pub in_flight: IntGauge,
+    /// Bytes of requests and answers on their way to and from other nodes.
+    pub in_flight_bytes: IntGauge,
     /// Connections to other nodes.
     pub connections: IntGauge,
     /// Nodes whose last call got no answer.
@@ -51,14 +67,24 @@ impl ForwardMetrics {
             "Calls that were passed on to the owner of their subject and ended, by method and how.",
             &["method", "result"],
         );
+        let misdirected = define.counters(
+            "walcast_forwarded_refused_total",
+            "Calls and messages of streams that another node passed on and this one refused, by reason.",
+            &["reason"],
+        );
         Self {
             ended: METHODS.map(|method| RESULTS.map(|result| ended.with_label_values(&[method, result]))),
+            misdirected: MISDIRECTED.map(|reason| misdirected.with_label_values(&[reason])),
             duration: define.histogram(
                 "walcast_forwarded_duration_seconds",
                 "Seconds from passing a Publish or Fetch on until the owner's answer.",
                 &SECONDS_COARSE,
             ),
             in_flight: define.gauge("walcast_forwarded_in_flight", "Calls on their way to other nodes."),
+            in_flight_bytes: define.gauge(
+                "walcast_forwarded_in_flight_bytes",
+                "Bytes of requests and answers on their way to and from other nodes.",
+            ),
             connections: define.gauge("walcast_node_connections", "Connections to other nodes that are open."),
             unreachable: define.gauge("walcast_nodes_unreachable", "Other nodes whose last call got no answer."),
             subscribers: define.gauge("walcast_forwarded_subscribers", "Subscribers of other nodes' subjects."),
@@ -82,6 +108,11 @@ impl ForwardMetrics {
         if let Some(results) = self.ended.get(method as usize) {
             results[how as usize].inc();
         }
+    }
+
+    /// Counts a call of another node that was refused here.
+    pub fn misdirected(&self, why: Misdirected) {
+        self.misdirected[why as usize].inc();
     }
 
     /// Notes how long an answer took.

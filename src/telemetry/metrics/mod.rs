@@ -24,7 +24,7 @@ use prometheus::{Registry, TextEncoder};
 pub use api::{ApiMetrics, Method, Refusal, code_name};
 pub use delivery::{DeliveryMetrics, StreamEnded};
 pub use fetch::{FetchMetrics, Source};
-pub use forward::{ForwardMetrics, Forwarded};
+pub use forward::{ForwardMetrics, Forwarded, Misdirected};
 pub use handle::{Gauge, Handle, Histogram, IntCounter, IntGauge};
 pub use ingest::{IngestMetrics, Rejection};
 pub use node::{CheckpointMetrics, Limit, LineMetrics, NodeMetrics};

@@ -33,9 +33,13 @@ pub enum Limit {
     Connections,
     /// How many dead letters are kept, of `walcast_projector_dead_letters`.
     DeadLetters,
+    /// `limits.forward_calls`, of `walcast_forwarded_in_flight`; for each other node.
+    ForwardCalls,
+    /// `limits.forward_bytes`, of `walcast_forwarded_in_flight_bytes`; for each other node.
+    ForwardBytes,
 }
 
-const LIMITS: [&str; 11] = [
+const LIMITS: [&str; 13] = [
     "log_bytes",
     "in_flight_bytes",
     "in_flight_publishes",
@@ -47,6 +51,8 @@ const LIMITS: [&str; 11] = [
     "hot_tail_bytes",
     "connections",
     "dead_letters",
+    "forward_calls",
+    "forward_bytes",
 ];
 
 /// Handles of the node.

@@ -7,7 +7,7 @@ use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 use walcast::cluster::LayoutVersion;
 use walcast::forward::{MARKER, Marker};
-use walcast::proto::client::PublishRequest;
+use walcast::proto::client::{FetchRequest, PublishRequest};
 
 use super::{UNREACHABLE, clients, setups, three};
 use crate::support::nodes::{NODES, start_all, subject_of};
@@ -99,6 +99,11 @@ async fn keys_and_large_bodies_go_over_the_hop() {
     assert_eq!(clients[1].fetch_body(&subject, 2).await, body);
 }
 
+/// The counter of calls that other nodes have passed on wrongly.
+fn misdirected(reason: &str) -> String {
+    format!("walcast_forwarded_refused_total{{reason=\"{reason}\"}}")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_goes_over_one_hop_only() {
     let nodes = three().await;
@@ -125,9 +130,18 @@ async fn a_call_goes_over_one_hop_only() {
         let refused = client.publish_request(marked(&subject, 1, digest ^ 1)).await.expect_err("another layout 1");
         assert_eq!(said(&refused), (Code::FailedPrecondition, "LAYOUTS_DIFFER".to_owned()));
     }
+    let fetched = FetchRequest { subject: subject_of(1, 4), id: 1 };
+    let mut fetched = Request::new(fetched);
+    fetched.metadata_mut().insert(MARKER, format!("n2;7;{digest:016x}").parse().expect("ASCII"));
+    let refused = client.grpc().fetch(fetched).await.expect_err("not the owner of this either");
+    assert_eq!(said(&refused).1, "NOT_OWNER");
+    for (reason, count) in [("not_owner", 2.0), ("layouts_differ", 2.0), ("not_in_a_cluster", 0.0)] {
+        assert_eq!(nodes[0].metric(&misdirected(reason)).await, count, "{reason}");
+    }
     let alone = Broker::start().await;
     let refused = alone.client().await.publish_request(marked("s", 1, digest)).await.expect_err("in no cluster");
     assert_eq!(said(&refused), (Code::FailedPrecondition, "NOT_IN_A_CLUSTER".to_owned()));
+    assert_eq!(alone.metric(&misdirected("not_in_a_cluster")).await, 1.0);
     assert_eq!(alone.metric("walcast_position{position=\"durable\"}").await, 0.0);
 }
 

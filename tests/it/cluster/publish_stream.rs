@@ -184,6 +184,8 @@ async fn a_stream_goes_over_one_hop_only() {
     assert_eq!(versions, ("1", "7", "n2", "n1"));
     let rejected = r#"walcast_publishes_rejected_total{reason="not_owner"}"#;
     assert_eq!(nodes[0].metric(rejected).await, 1.0);
+    let misdirected = r#"walcast_forwarded_refused_total{reason="not_owner"}"#;
+    assert_eq!(nodes[0].metric(misdirected).await, 1.0);
     let (answers, end) = marked(&client, &by(1, digest ^ 1), &subjects).await;
     assert!(answers.is_empty());
     assert_eq!(error_reason(&end.expect("another layout 1")), "LAYOUTS_DIFFER");
