@@ -8,8 +8,18 @@ check "promtool check config" promtool check config "$rules/prometheus.yml"
 for file in "$rules"/walcast.*.yml; do
   check "promtool check rules ${file##*/}" promtool check rules "$file"
 done
+# Days of samples take one processor for long: side by side, and told in order.
 for file in "$rules"/tests/*.yml; do
-  check "promtool test rules ${file##*/}" promtool test rules "$file"
+  { promtool test rules "$file" >"$scratch/of-${file##*/}" 2>&1; echo $? >"$scratch/code-of-${file##*/}"; } &
+done
+wait
+for file in "$rules"/tests/*.yml; do
+  name=${file##*/}
+  if [ "$(cat "$scratch/code-of-$name")" = 0 ]; then
+    ok "promtool test rules $name"
+  else
+    failed "promtool test rules $name" "$(cat "$scratch/of-$name")"
+  fi
 done
 
 # Controls: a threshold, a duration and a text that are not what the tests say.
