@@ -154,6 +154,9 @@ def cluster(walcast):
         case(f"{total} acknowledged publishes are there, no id twice", seen.lost()[:3])
         load(profiles)
         observe(profiles)
+        every = docker("ps", "-aq", "--filter", "label=com.docker.compose.project=walcast").stdout.split()
+        restarts = [said for said in (docker("inspect", "-f", "{{.Name}} {{.RestartCount}}", each).stdout.strip() for each in every) if not said.endswith(" 0")]
+        case(f"none of {len(every)} containers ended by itself", restarts)
     finally:
         project("down", "-v", "-t", "40", profiles=["cluster", "observe", "load"], check=False)
 

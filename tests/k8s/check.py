@@ -90,6 +90,40 @@ def probes(built):
             broker.wait(60)
 
 
+def envoy(built):
+    """What the pods of Envoy ask it, asked of a real one: the path of the probes, and the drain before the end (preStop)."""
+    wheel = subprocess.run([sys.executable, "-c", "import envoy; print(envoy.__file__)"], check=True, capture_output=True, text=True)
+    program = pathlib.Path(wheel.stdout.strip()).parent / "_bin/envoy"
+    listen, stats, admin = free_port(), free_port(), free_port()
+    flags = ["--listen", f"127.0.0.1:{listen}", "--stats", f"127.0.0.1:{stats}", "--admin", str(admin)]
+    _, config = references.run("sh", str(manifests.ROOT / "deploy/envoy/configure"), *flags)
+    deployment = next(each for each in built["embedded"] if each["kind"] == "Deployment" and each["metadata"]["name"] == "envoy")
+    command = deployment["spec"]["template"]["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    with tempfile.TemporaryDirectory(prefix="walcast-k8s.") as folder:
+        pathlib.Path(f"{folder}/envoy.yaml").write_text(config)
+        with open(f"{folder}/log", "w") as log:
+            options = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "warn"]
+            started = subprocess.Popen([program, "-c", f"{folder}/envoy.yaml", *options], stdout=log, stderr=log)
+        try:
+            paths = {path for application, _, path in references.probe_paths(built["embedded"]) if application == "envoy"}
+            deadline = time.monotonic() + 60
+            while status(stats, "/ready") != 200 and time.monotonic() < deadline and started.poll() is None:
+                time.sleep(0.1)
+            case("Envoy answers the paths of its probes", [f"{path}: {status(stats, path)}" for path in paths if status(stats, path) != 200])
+            # At another port, and without the wait for the drain.
+            shown = [part.replace("9901", str(admin)).replace("sleep 20", "true") for part in command]
+            case("Envoy drains as its preStop asks", [] if said(shown).startswith("HTTP/1.1 200 ") else [said(shown)])
+            older = [part.replace("HTTP/1.1", "HTTP/1.0") for part in shown]
+            case("control: it does not if it is asked in HTTP/1.0", [said(older)] if " 200 " in said(older) else [])
+        finally:
+            started.terminate()
+            started.wait(60)
+
+
+def said(command):
+    return subprocess.run(command, capture_output=True, text=True, timeout=30).stdout
+
+
 def status(port, path):
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
@@ -118,4 +152,5 @@ if __name__ == "__main__":
     if set(everything) == set(manifests.OVERLAYS):
         names(everything)
         probes(everything)
+        envoy(everything)
     sys.exit(failures > 0)
