@@ -175,7 +175,7 @@ def k6_names(documents):
     """The variables that k6 gets, its script, and that all scripts are there."""
     folder = ROOT / "loadtests/k6"
     scripts = {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*.js")}
-    read = set(re.findall(r"__ENV\.([A-Z0-9_]+)", "".join(scripts.values())))
+    read = set(re.findall(r"(?:__ENV\.|\b(?:setting|number)\(')([A-Z0-9_]+)", "".join(scripts.values())))
     for workload, _, spec in pods(documents):
         for container in spec["containers"]:
             if container["name"] != "k6":
