@@ -90,6 +90,15 @@ pub enum Opening {
     Look,
 }
 
+/// Why a store is not taken for a log that lacks what it has.
+pub(super) fn beyond_the_log(projected: Projected, end: Projected) -> String {
+    let (projected, end) = (projected.sequence(), end.sequence());
+    format!(
+        "it is at sequence {projected}, but the log ends at {end}: another process has written what is beyond, from the data directory \
+         that this one is an older copy of; start that one, or restore the log and the store from the same moment"
+    )
+}
+
 /// Why a store cannot answer now.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {

@@ -30,6 +30,11 @@ impl StoreOf {
     pub(super) fn log(log: &Log) -> Self {
         Self { log_id: log.log_id(), epoch: log.epoch(), durable: log.durable() }
     }
+
+    /// Its end; None where only its identity is known.
+    fn known_end(&self) -> Option<Projected> {
+        (self.durable > Durable::default()).then_some(Projected(self.durable.sequence()))
+    }
 }
 
 /// Opens the store that the settings name, for a node of the layout if there is one. Waits for no server. A local one is always taken: a lock keeps others from it.
@@ -55,6 +60,7 @@ pub fn open(
         }
         StoreKind::Postgres => {
             let store = open_postgres(&settings.store.postgres, log_id, of.epoch, opening)?;
+            let store = of.known_end().into_iter().fold(store, PostgresStore::of_a_log_up_to);
             Ok(match membership {
                 Some(membership) => Arc::new(store.shared_by(membership)),
                 None => Arc::new(store),
@@ -62,6 +68,7 @@ pub fn open(
         }
         StoreKind::Cassandra => {
             let store = open_cassandra(settings, log_id, of.epoch, opening)?;
+            let store = of.known_end().into_iter().fold(store, CassandraStore::of_a_log_up_to);
             Ok(match membership {
                 Some(membership) => Arc::new(store.shared_by(membership)),
                 None => Arc::new(store),

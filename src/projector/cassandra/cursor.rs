@@ -19,6 +19,7 @@ use super::joining::{ANCHOR, of_a_cluster};
 use super::session::{Database, rows};
 use crate::event::{Projected, Sequence};
 use crate::projector::StoreError;
+use crate::projector::store::beyond_the_log;
 
 /// How often a claim is tried anew because somebody else changed the row meanwhile. Two processes that start at once need
 /// two or three; more means that something is wrong, and the pipeline comes again.
@@ -33,6 +34,8 @@ pub(super) struct Owner {
     pub(super) epoch: u64,
     /// Whether the nodes of a cluster share the store.
     pub(super) shared: bool,
+    /// Where the log ended when it was opened, if that is known: a store that is further has another process's messages.
+    pub(super) log_ends_at: Option<Projected>,
 }
 
 impl Owner {
@@ -253,7 +256,11 @@ impl Cursor {
                 self.epoch, owner.epoch
             )));
         }
-        Ok(())
+        // Before it is taken from whoever has written that.
+        match owner.log_ends_at.filter(|end| self.projected > *end) {
+            Some(end) => Err(inconsistent(beyond_the_log(self.projected, end))),
+            None => Ok(()),
+        }
     }
 }
 
@@ -277,7 +284,7 @@ pub(super) fn applied(answer: Result<QueryResult, ExecutionError>) -> Result<boo
 mod tests {
     use super::*;
 
-    const OWNER: Owner = Owner { log_id: 7, epoch: 3, shared: false };
+    const OWNER: Owner = Owner { log_id: 7, epoch: 3, shared: false, log_ends_at: None };
 
     fn cursor(log_id: u128, epoch: u64, claim: &str) -> Cursor {
         Cursor { log_id: format!("{log_id:032x}"), epoch, claim: claim.to_owned(), projected: Projected::default() }
@@ -294,6 +301,15 @@ mod tests {
         for (epoch, taken) in [(1, true), (2, true), (3, true), (4, false)] {
             assert_eq!(cursor(7, epoch, "other").may_be_taken_by(OWNER, &none).is_ok(), taken, "{epoch}");
         }
+        // One whose log ends before what is there takes it from nobody; whoever has it already moves it on.
+        let at = |sequence| Some(Projected(Sequence::new(sequence)));
+        let further = Cursor { projected: Projected(Sequence::new(9)), ..cursor(7, 2, "other") };
+        for (end, taken) in [(None, true), (at(9), true), (at(8), false)] {
+            let owner = Owner { log_ends_at: end, ..OWNER };
+            assert_eq!(further.may_be_taken_by(owner, &none).is_ok(), taken, "{end:?}");
+        }
+        let own = Cursor { claim: "mine.4".to_owned(), ..further };
+        assert!(own.may_be_taken_by(Owner { log_ends_at: at(8), ..OWNER }, &claims(Some("4"), None)).is_ok());
         let other = cursor(8, 1, "other").may_be_taken_by(OWNER, &none);
         assert!(matches!(other, Err(StoreError::Inconsistent { .. })), "{other:?}");
     }

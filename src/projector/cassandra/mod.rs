@@ -99,7 +99,7 @@ impl CassandraStore {
             pace: Pace::new(config.in_flight),
             reads: Semaphore::new(config.reads_at_once()),
             config,
-            owner: Owner { log_id, epoch, shared: false },
+            owner: Owner { log_id, epoch, shared: false, log_ends_at: None },
             membership: None,
             opening,
             database: OnceLock::new(),
@@ -115,6 +115,14 @@ impl CassandraStore {
         self.owner.shared = true;
         self.writer.get_mut().membership = Some(membership.clone());
         self.membership = Some(membership);
+        self
+    }
+
+    /// The same for a log that ends here: where the store is further it is not taken, because somebody else has written what is
+    /// beyond, from the directory that this one is an older copy of.
+    #[must_use]
+    pub fn of_a_log_up_to(mut self, end: Projected) -> Self {
+        self.owner.log_ends_at = Some(end);
         self
     }
 

@@ -21,6 +21,7 @@ use super::connection::Value;
 use super::{KIND, errors};
 use crate::event::{Projected, Sequence};
 use crate::projector::members::{self, Members, Membership};
+use crate::projector::store::beyond_the_log;
 use crate::projector::{ApplyError, StoreBatch, StoreError};
 
 /// Who writes: what a process has of its own for as long as it runs.
@@ -34,6 +35,8 @@ pub(super) struct Identity {
     pub(super) holder: String,
     /// The cluster whose nodes share the tables; None for a broker that is alone.
     pub(super) membership: Option<Membership>,
+    /// Where the log ended when it was opened, if that is known: a store that is further has another process's messages.
+    pub(super) log_ends_at: Option<Projected>,
 }
 
 /// The row of this log as it was found.
@@ -109,7 +112,7 @@ impl Identity {
         transaction.batch_execute(&turn).await.map_err(failed)?;
         self.join(transaction.client()).await?;
         if first {
-            self.warn_of_a_copy(transaction.client()).await?;
+            self.compare_with_a_copy(transaction.client()).await?;
         }
         let node = self.membership.as_ref().map(|membership| membership.node.as_str());
         let mut values = Vec::from(self.values(&connection));
@@ -170,9 +173,13 @@ impl Identity {
     }
 
     /// Every start has a number of its own: whoever had the store with this one was started on a copy of the data directory, and
-    /// what it wrote is not in this log.
-    async fn warn_of_a_copy(&self, client: &Client) -> Result<(), StoreError> {
+    /// what it wrote is not in this log. A log that lacks what the store has is refused before it takes it from whoever wrote that.
+    async fn compare_with_a_copy(&self, client: &Client) -> Result<(), StoreError> {
         let Some(found) = self.find(client).await? else { return Ok(()) };
+        let projected = position(found.projected)?;
+        if let Some(end) = self.log_ends_at.filter(|end| projected > *end) {
+            return Err(errors::inconsistent(beyond_the_log(projected, end)));
+        }
         if found.epoch == self.epoch && found.holder != self.holder {
             warn!(
                 epoch = found.epoch,
@@ -295,7 +302,7 @@ mod tests {
     use super::*;
 
     fn identity(membership: Option<Membership>) -> Identity {
-        Identity { log_id: "0a".into(), epoch: 3, holder: "me".into(), membership }
+        Identity { log_id: "0a".into(), epoch: 3, holder: "me".into(), membership, log_ends_at: None }
     }
 
     fn found(epoch: i64, holder: &str, connection: i64) -> Found {

@@ -78,6 +78,7 @@ impl PostgresStore {
             epoch: i64::try_from(epoch).unwrap_or(i64::MAX),
             holder: random_name(),
             membership: None,
+            log_ends_at: None,
         };
         let readers = Arc::new(Readers::new(connector.clone(), config));
         Ok(Self {
@@ -95,6 +96,14 @@ impl PostgresStore {
     pub fn shared_by(mut self, membership: Membership) -> Self {
         self.writer.get_mut().share(membership);
         self.shared = true;
+        self
+    }
+
+    /// The same for a log that ends here: where the store is further it is not taken, because somebody else has written what is
+    /// beyond, from the directory that this one is an older copy of.
+    #[must_use]
+    pub fn of_a_log_up_to(mut self, end: Projected) -> Self {
+        self.writer.get_mut().expect_no_more_than(end);
         self
     }
 

@@ -71,6 +71,10 @@ impl Writer {
     }
 
     /// Has the tables together with the other nodes of a cluster.
+    pub(super) fn expect_no_more_than(&mut self, end: Projected) {
+        self.identity.log_ends_at = Some(end);
+    }
+
     pub(super) fn share(&mut self, membership: Membership) {
         self.identity.membership = Some(membership);
     }
