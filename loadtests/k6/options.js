@@ -52,12 +52,14 @@ const ramp = setting('RAMP', '5s');
 // Calls arrive at rates of their own, however slowly they are answered. A call that finds no free virtual user is dropped,
 // and a dropped call fails the run. `stages` are pairs of a rate and how long to get there, in milliseconds.
 export function arrivals(stages, more) {
+  // A second's worth of calls at the highest rate, as far as users go: making one takes time in which calls would be dropped.
+  const ready = Math.max(50, ...stages.map(([target]) => Math.ceil(target)));
   return {
     executor: 'ramping-arrival-rate',
     startRate: Math.max(1, Math.round(stages[0][0])),
     timeUnit: '1s',
     stages: stages.slice(1).map(([target, ms]) => ({ target: Math.max(1, Math.round(target)), duration: `${Math.round(ms)}ms` })),
-    preAllocatedVUs: Math.min(50, maxUsers),
+    preAllocatedVUs: Math.min(ready, maxUsers),
     maxVUs: maxUsers,
     ...more,
   };

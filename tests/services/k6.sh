@@ -35,7 +35,7 @@ start_envoy
 # can keep: k6 must end with 99, its code for a failed threshold. No other difference than the variables.
 runs() { # TARGET ADDRESS SCRIPT...
   local target=$1 script code out
-  export SERVER=$2 RATE=60 RAMP=1s MESSAGES=20 USERS=3 ROUND=10
+  export SERVER=$2 RATE=60 SPIKE=3 RAMP=1s MESSAGES=20 USERS=3 ROUND=10
   shift 2
   for script; do
     out=$scratch/$target-$script code=0
