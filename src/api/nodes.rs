@@ -37,7 +37,12 @@ type Done = Pin<Box<dyn Stream<Item = Result<nodes::Done, Status>> + Send>>;
 impl Nodes for NodesService {
     async fn exchange(&self, request: Request<nodes::Moves>) -> Result<Response<nodes::Moves>, Status> {
         self.caller(&request)?;
-        self.transfer.learn_from(request.into_inner()).await.map_err(|error| match error {
+        let (transfer, moves) = (self.transfer.clone(), request.into_inner());
+        // It goes on when the caller is gone: all rooms here must hear of what has changed, or none.
+        #[expect(clippy::disallowed_methods, reason = "it waits for the committer, the disk and the fan-out, and ends")]
+        let learning = tokio::spawn(async move { transfer.learn_from(moves).await });
+        let learnt = learning.await.map_err(|ended| Status::internal(ended.to_string()))?;
+        learnt.map_err(|error| match error {
             ChangeError::Kept(_) => Status::internal(error.to_string()),
             ChangeError::Slots(_) => Status::invalid_argument(error.to_string()),
             ChangeError::Learn(_) | ChangeError::NotReady { .. } => Status::failed_precondition(error.to_string()),

@@ -149,7 +149,7 @@ impl OpenDataError {
             Self::IdsMissing { .. } | Self::KeysMissing { .. } | Self::StoreBehind { .. } => ErrorKind::Damaged,
             Self::Store(error) => store_kind(error),
             Self::Cluster(ClaimError::Kept(KeptError::Damaged { .. })) => ErrorKind::Damaged,
-            Self::Cluster(ClaimError::Kept(KeptError::Io { .. })) => ErrorKind::Failed,
+            Self::Cluster(ClaimError::Kept(KeptError::Io { .. } | KeptError::Lost(_))) => ErrorKind::Failed,
             Self::Cluster(_) => ErrorKind::Configuration,
             Self::PostgresSettings(_) | Self::CassandraSettings(_) => ErrorKind::Configuration,
             Self::DeadLetters(DeadLetterError::File { .. }) => ErrorKind::Damaged,

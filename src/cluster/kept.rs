@@ -32,6 +32,9 @@ pub enum KeptError {
         /// The reason.
         source: io::Error,
     },
+    /// The thread that writes it ended in the middle; a defect.
+    #[error("writing the layout ended in the middle: {0}")]
+    Lost(String),
     /// The file is not as it was written.
     #[error("the layout in {} is damaged: {reason}; restore the file from a backup of the data directory", path.display())]
     Damaged {

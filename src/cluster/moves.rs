@@ -70,25 +70,36 @@ impl Layout {
         after
     }
 
-    /// This layout with what another one knows better; None if that is nothing.
-    ///
-    /// # Errors
-    /// [`LearnError`].
-    pub fn learnt(&self, theirs: &[Moved]) -> Result<Option<Self>, LearnError> {
-        let mut learnt = self.clone();
+    /// This layout with what another one knows better, slot by slot, and why the rest of it cannot be learnt: one slot that contradicts
+    /// what is known here keeps nobody from hearing of the others.
+    pub fn learnt(&self, theirs: &[Moved]) -> (Self, Option<LearnError>) {
+        let (mut learnt, mut refused) = (self.clone(), None);
         for moved in theirs {
-            let to = self.find(&moved.to).ok_or_else(|| NodeUnknown(moved.clone()))?;
+            let Some(to) = self.find(&moved.to) else {
+                refused.get_or_insert_with(|| NodeUnknown(moved.clone()).into());
+                continue;
+            };
             for slot in moved.slots.iter() {
                 let (number, at) = (self.moves[slot.index()], slot.index());
                 if moved.number > number {
                     (learnt.owners[at], learnt.moves[at]) = (to, moved.number);
                 } else if moved.number == number && self.owners[at] != to {
                     let (ours, theirs) = (self.owner(slot).name.clone(), moved.to.clone());
-                    return Err(LearnError::TwoOwners { slot, number, ours, theirs });
+                    refused.get_or_insert(LearnError::TwoOwners { slot, number, ours, theirs });
                 }
             }
         }
-        Ok((learnt != *self).then_some(learnt))
+        (learnt, refused)
+    }
+
+    /// This layout with these slots as another one has them.
+    #[must_use]
+    pub(super) fn with_slots_of(mut self, other: &Self, slots: &SlotSet) -> Self {
+        for slot in slots.iter() {
+            let at = slot.index();
+            (self.owners[at], self.moves[at]) = (other.owners[at], other.moves[at]);
+        }
+        self
     }
 }
 
@@ -111,25 +122,29 @@ mod tests {
     fn moves_of_two_owners_come_together_in_any_order() {
         let of_a = layout().after_move(&set("0-99"), 2);
         let of_b = layout().after_move(&set("600-609"), 2);
-        let both = of_a.learnt(&of_b.moved()).expect("no contradiction").expect("news");
+        let (both, none) = of_a.learnt(&of_b.moved());
+        assert_eq!(none, None, "no contradiction");
         assert_eq!(both.all_slots(), "a=100-511,b=512-599+610-1023,c=0-99+600-609");
-        assert_eq!(Ok(Some(both.clone())), of_b.learnt(&of_a.moved()));
-        assert_eq!(both.learnt(&of_a.moved()), Ok(None), "nothing new");
+        assert_eq!((both.clone(), None), of_b.learnt(&of_a.moved()));
+        assert_eq!(both.learnt(&of_a.moved()), (both.clone(), None), "nothing new");
         assert_eq!((both.version().to_string(), both.digest()), ("1.110".to_owned(), layout().digest()));
         assert_eq!(layout().with_moves(&both.moved()), Ok(both.clone()));
         // Back to where they came from, and on.
         let back = both.after_move(&set("0-49"), 0);
-        assert_eq!(both.learnt(&back.moved()).expect("newer").expect("news").all_slots(), back.all_slots());
-        assert_eq!(back.learnt(&both.moved()), Ok(None), "older");
+        assert_eq!(both.learnt(&back.moved()), (back.clone(), None), "newer");
+        assert_eq!(back.learnt(&both.moved()), (back.clone(), None), "older");
     }
 
     #[test]
-    fn two_owners_of_one_number_and_strangers_are_refused() {
-        let (to_b, to_c) = (layout().after_move(&set("7"), 1), layout().after_move(&set("7"), 2));
-        let error = to_b.learnt(&to_c.moved()).expect_err("two owners");
+    fn two_owners_of_one_number_and_strangers_are_refused_and_the_rest_is_learnt() {
+        let (to_b, to_c) = (layout().after_move(&set("7"), 1), layout().after_move(&set("7-9"), 2));
+        let (learnt, error) = to_b.learnt(&to_c.moved());
+        let error = error.expect("two owners");
         assert!(error.to_string().contains("slot 7 has two owners after 1 moves: b here, c there"), "{error}");
+        assert_eq!(learnt.all_slots(), "a=0-6+10-511,b=7+512-1023,c=8-9");
         let stranger = Moved { slots: set("7"), to: "d".to_owned(), number: 9 };
-        let error = to_b.learnt(std::slice::from_ref(&stranger)).expect_err("unknown");
-        assert_eq!(error, LearnError::NodeUnknown(NodeUnknown(stranger)));
+        let (learnt, error) = to_b.learnt(&[&[stranger.clone()], &to_c.after_move(&set("7"), 0).moved()[..]].concat());
+        assert_eq!(error, Some(LearnError::NodeUnknown(NodeUnknown(stranger))));
+        assert_eq!(learnt.all_slots(), "a=0-7+10-511,b=512-1023,c=8-9");
     }
 }

@@ -159,31 +159,27 @@ impl Ownership {
         })
     }
 
-    /// What would change if this node knew what another one does.
-    ///
-    /// # Errors
-    /// [`ChangeError::Learn`], [`ChangeError::NotReady`].
-    pub fn would_change(&self, theirs: &[Moved]) -> Result<Option<Change>, ChangeError> {
+    /// What would change if this node knew what another one does; None if it knows no better, as far as that can be learnt.
+    pub fn would_change(&self, theirs: &[Moved]) -> Option<Change> {
         let kept = self.0.kept.lock();
-        let Some(learnt) = kept.layout.learnt(theirs)? else { return Ok(None) };
-        change(&kept, &learnt, self.0.own).map(Some)
+        let learnable = Learnable::of(&kept, theirs, self.0.own);
+        (learnable.layout != kept.layout).then_some(learnable.change)
     }
 
-    /// Takes over what another node knows better. A node that has lost slots of its own so, which it did not give away, was set back: the
-    /// slots are the other's.
+    /// Takes over what another node knows better, and says why not all of it. A node that has lost slots of its own so, which it did
+    /// not give away, was set back: the slots are the other's.
     ///
     /// # Errors
-    /// [`ChangeError`]; nothing has changed, unless it is [`ChangeError::Kept`]: then it may be on the disk or not.
-    pub fn learn(&self, theirs: &[Moved]) -> Result<Change, ChangeError> {
+    /// [`KeptError`]; it may be on the disk or not, and can be learnt again.
+    pub fn learn(&self, theirs: &[Moved]) -> Result<(Change, Option<ChangeError>), KeptError> {
         let mut kept = self.0.kept.lock();
-        let Some(learnt) = kept.layout.learnt(theirs)? else { return Ok(Change::default()) };
-        let found = change(&kept, &learnt, self.0.own)?;
+        let Learnable { layout, change, refused } = Learnable::of(&kept, theirs, self.0.own);
         let mut next = kept.clone();
-        next.layout = learnt;
-        forget(&mut next.ready, &found.gained);
-        next.copies = next.copies.minus(&found.gained).union(&found.lost);
+        next.layout = layout;
+        forget(&mut next.ready, &change.gained);
+        next.copies = next.copies.minus(&change.gained).union(&change.lost);
         self.put(&mut kept, next)?;
-        Ok(found)
+        Ok((change, refused))
     }
 
     fn change(&self, change: impl FnOnce(&mut Kept)) -> Result<(), KeptError> {
@@ -203,19 +199,36 @@ impl Ownership {
     }
 }
 
-/// What this node gets and loses; only what was handed over to it as a whole can it get.
-fn change(kept: &Kept, learnt: &Layout, own: usize) -> Result<Change, ChangeError> {
-    let (before, after) = (kept.layout.slots(own), learnt.slots(own));
-    let gained = after.minus(&before);
-    let is_ready = |slot: &Slot| {
-        let number = learnt.moves[slot.index()];
-        kept.ready.iter().any(|ready| ready.number == number && ready.slots.contains(*slot))
-    };
-    let slots: SlotSet = gained.iter().filter(|slot| !is_ready(slot)).collect();
-    if !slots.is_empty() {
-        return Err(ChangeError::NotReady { slots });
+/// What of another node's knowledge can be learnt.
+struct Learnable {
+    /// The layout with it.
+    layout: Layout,
+    /// What this node gets and loses by it.
+    change: Change,
+    /// Why the rest cannot.
+    refused: Option<ChangeError>,
+}
+
+impl Learnable {
+    /// Only what was handed over to this node as a whole can it get. Slots that it cannot get stay as they are here; it hears of all
+    /// others, above all of those that it has lost.
+    fn of(kept: &Kept, theirs: &[Moved], own: usize) -> Self {
+        let (learnt, refused) = kept.layout.learnt(theirs);
+        let before = kept.layout.slots(own);
+        let is_ready = |slot: &Slot| {
+            let number = learnt.moves[slot.index()];
+            kept.ready.iter().any(|ready| ready.number == number && ready.slots.contains(*slot))
+        };
+        let slots: SlotSet = learnt.slots(own).minus(&before).iter().filter(|slot| !is_ready(slot)).collect();
+        let refused = match slots.is_empty() {
+            true => refused.map(ChangeError::Learn),
+            false => Some(ChangeError::NotReady { slots }),
+        };
+        let layout = learnt.with_slots_of(&kept.layout, &slots);
+        let after = layout.slots(own);
+        let change = Change { gained: after.minus(&before), lost: before.minus(&after) };
+        Self { layout, change, refused }
     }
-    Ok(Change { gained, lost: before.minus(&after) })
 }
 
 fn forget(moves: &mut Vec<Moved>, slots: &SlotSet) {
@@ -243,6 +256,12 @@ mod tests {
         text.parse().expect("slots")
     }
 
+    /// What changed, and what was said of the rest.
+    fn learn(node: &Ownership, moved: &[Moved]) -> (Change, String) {
+        let (change, refused) = node.learn(moved).expect("written");
+        (change, refused.map(|error| error.to_string()).unwrap_or_default())
+    }
+
     /// Each step is on the disk before it is seen, and a start goes on from there.
     #[test]
     fn slots_move_and_a_start_knows_it() {
@@ -262,9 +281,10 @@ mod tests {
             start(directory.path(), "b")
         };
         let change = Change { gained: slots, lost: SlotSet::default() };
-        assert_eq!(b.would_change(&again.layout().moved()).expect("ready"), Some(change));
-        assert_eq!(b.learn(&again.layout().moved()).expect("ready"), change);
-        assert_eq!(b.learn(&again.layout().moved()).expect("ready"), Change::default(), "nothing new");
+        assert_eq!(b.would_change(&again.layout().moved()), Some(change));
+        assert_eq!(learn(&b, &again.layout().moved()), (change, String::new()));
+        assert_eq!(learn(&b, &again.layout().moved()), (Change::default(), String::new()), "nothing new");
+        assert_eq!(b.would_change(&again.layout().moved()), None);
         assert_eq!(start(directory.path(), "b").slots(), set("10-19+512-1023"));
         assert_eq!(b.layout().version().to_string(), "1.10");
     }
@@ -274,21 +294,36 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let b = start(directory.path(), "b");
         let once = b.layout().after_move(&set("10-19"), 1);
-        let refused = |moved: &[Moved]| b.learn(moved).expect_err("refused").to_string();
+        let refused = |moved: &[Moved]| learn(&b, moved).1;
         assert!(refused(&once.moved()).contains("slots 10-19 have moved to this node"));
-        b.is_ready_for(&[Moved { slots: set("10-14"), to: "b".to_owned(), number: 1 }]).expect("written");
-        assert!(refused(&once.moved()).contains("slots 15-19 have moved"), "a part only");
+        assert_eq!(b.would_change(&once.moved()), None);
         let again = once.after_move(&set("10-14"), 0).after_move(&set("10-14"), 1);
+        b.is_ready_for(&[Moved { slots: set("10-14"), to: "b".to_owned(), number: 1 }]).expect("written");
         assert!(refused(&again.moved()).contains("slots 10-19 have moved"), "that was another time");
         assert_eq!(b.slots(), set("512-1023"));
+        assert!(refused(&once.moved()).contains("slots 15-19 have moved"), "it has the others");
+        assert_eq!((b.slots(), start(directory.path(), "b").slots()), (set("10-14+512-1023"), set("10-14+512-1023")));
+    }
+
+    #[test]
+    fn what_cannot_be_learnt_hides_nothing_that_was_lost() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let a = start(directory.path(), "a");
+        // It was set back: since then it has given 5 away, and was given 600.
+        let now = layout().after_move(&set("5"), 1).after_move(&set("600"), 0);
+        let (change, refused) = learn(&a, &now.moved());
+        assert!(refused.contains("slots 600 have moved to this node, which was not given their data"), "{refused}");
+        assert_eq!(change, Change { gained: SlotSet::default(), lost: set("5") });
+        assert_eq!(a.slots(), set("0-4+6-511"));
+        let contradiction = layout().after_move(&set("5-6"), 0).moved();
+        assert!(learn(&a, &contradiction).1.contains("slot 5 has two owners"), "6 is its own anyway");
     }
 
     #[test]
     fn who_was_set_back_loses_what_it_had_given_away() {
         let directory = tempfile::tempdir().expect("a directory");
         let (a, elsewhere) = (start(directory.path(), "a"), layout().after_move(&set("5"), 1));
-        let change = a.learn(&elsewhere.moved()).expect("the other knows more");
-        assert_eq!(change.lost, set("5"));
+        assert_eq!(learn(&a, &elsewhere.moved()).0.lost, set("5"), "the other knows more");
         assert!(!a.owns(Slot::new(5).expect("a slot")));
     }
 }

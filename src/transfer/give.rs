@@ -159,13 +159,23 @@ impl Transfer {
         let begun = Instant::now();
         let closed = tokio::time::timeout(CLOSED_MAX, self.close_and_hand_over(&mut handing, position)).await;
         let closed = closed.unwrap_or_else(|_| Err(handing.unavailable("it takes too long to take the rest")));
+        let learning = self.0.learning.lock().await;
+        let own = self.0.rooms.ownership.slots();
+        // Meanwhile it may have heard that it was set back, and has lost them to another one.
+        let closed =
+            closed.and_then(|ready| match ready == moved_by(&self.0.rooms.ownership.layout(), &moving.slots, at) {
+                true if moving.slots.minus(&own).is_empty() => Ok(()),
+                _ => Err(GiveError::NotOwned { slots: moving.slots }),
+            });
         if let Err(error) = closed {
             // Nothing was given: this node goes on. If it cannot, its committer has ended, and so will the node.
-            let _ended = self.0.gate.open(&moving.slots).await;
+            let _ended = self.0.gate.open(&moving.slots.intersection(&own)).await;
             return Err(error);
         }
         // From here on the other node owns them.
-        self.0.rooms.ownership.give(&moving.slots, at)?;
+        let slots = moving.slots;
+        self.on_disk(move |ownership| ownership.give(&slots, at)).await?;
+        drop(learning);
         moving.is_at(Step::Given);
         self.changed(&Change::default()).await;
         // Tells the new owner first; if that fails, it is told again until it knows.
@@ -174,7 +184,6 @@ impl Transfer {
         }
         let pause = begun.elapsed();
         self.end_streams(moving.slots).await;
-        self.0.news.notify_one();
         let version = self.0.rooms.ownership.layout().version().to_string();
         Ok(Given { slots: moving.slots, records: moving.records(), pause, version })
     }
@@ -255,16 +264,17 @@ impl Transfer {
         handed.and(read)
     }
 
-    /// No more publishes, and the rest: the other node has everything when this returns.
-    async fn close_and_hand_over(&self, handing: &mut Handing, position: Sequence) -> Result<(), GiveError> {
+    /// No more publishes, and the rest: the other node has everything when this returns, and is ready for these moves.
+    async fn close_and_hand_over(&self, handing: &mut Handing, position: Sequence) -> Result<Vec<Moved>, GiveError> {
         let slots = handing.moving.slots;
         handing.moving.is_at(Step::Closed);
         let durable = self.0.gate.close(&slots).await?.sequence();
         self.hand_over_log(handing, (position, durable), None).await?;
         let moved = moved_by(&self.0.rooms.ownership.layout(), &slots, handing.at);
-        let nodes::Moves { moved } = to_wire(&moved);
-        handing.step(step::Step::Ready(nodes::Ready { moved })).await?;
-        handing.settle().await
+        let nodes::Moves { moved: ready } = to_wire(&moved);
+        handing.step(step::Step::Ready(nodes::Ready { moved: ready })).await?;
+        handing.settle().await?;
+        Ok(moved)
     }
 }
 

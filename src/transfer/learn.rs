@@ -21,19 +21,29 @@ impl Transfer {
     /// # Errors
     /// Never.
     pub async fn run(self, tell_store: impl TellStore, stop: CancellationToken) -> Result<(), Infallible> {
-        let mut told = None;
+        // Beside each other: a database or a node that does not answer must keep nobody from hearing who owns what.
+        let others = self.0.peers.all().map(|at| self.exchange_always(at));
+        let all = async { tokio::join!(futures_util::future::join_all(others), self.tell_always(tell_store)) };
+        let _stopped = stop.run_until_cancelled(all).await;
+        Ok(())
+    }
+
+    async fn exchange_always(&self, at: usize) -> Infallible {
+        let mut news = self.0.news.subscribe();
         loop {
-            let others = self.0.peers.all().map(|at| self.exchange(at));
-            futures_util::future::join_all(others).await;
+            self.exchange(at).await;
+            drop(tokio::time::timeout(EVERY, news.changed()).await);
+        }
+    }
+
+    async fn tell_always(&self, tell_store: impl TellStore) -> Infallible {
+        let (mut news, mut told) = (self.0.news.subscribe(), None);
+        loop {
             let layout = self.0.rooms.ownership.layout();
             if told != Some(layout.version()) && tell_store.tell(&layout).await {
                 told = Some(layout.version());
             }
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                () = self.0.news.notified() => {}
-                () = tokio::time::sleep(EVERY) => {}
-            }
+            drop(tokio::time::timeout(EVERY, news.changed()).await);
         }
     }
 
@@ -69,13 +79,15 @@ impl Transfer {
         })
     }
 
-    /// Learns what another node knows of moves. Slots that this node gets are served when this returns.
+    /// Learns what another node knows of moves, as far as it can. Slots that this node gets are served when this returns.
     ///
     /// # Errors
-    /// [`ChangeError`].
+    /// [`ChangeError`] of the rest.
     async fn learn(&self, moved: &[Moved]) -> Result<(), ChangeError> {
         let rooms = &self.0.rooms;
-        let Some(Change { gained, lost }) = rooms.ownership.would_change(moved)? else { return Ok(()) };
+        // One after the other: who has learnt of slots opens them, and by the time another one does they may be on their way elsewhere.
+        let _learning = self.0.learning.lock().await;
+        let Change { gained, lost } = rooms.ownership.would_change(moved).unwrap_or_default();
         // In this order: no ids for what is another's, and ids for what is this node's before anybody is let in.
         if !lost.is_empty() && self.0.gate.close(&lost).await.is_err() {
             return Ok(());
@@ -83,9 +95,13 @@ impl Transfer {
         if !gained.is_empty() && self.0.gate.open(&gained).await.is_err() {
             return Ok(());
         }
-        let change = rooms.ownership.learn(moved)?;
-        self.changed(&change).await;
-        Ok(())
+        let before = rooms.ownership.layout().version();
+        let theirs = moved.to_vec();
+        let (change, refused) = self.on_disk(move |ownership| ownership.learn(&theirs)).await?;
+        if rooms.ownership.layout().version() != before {
+            self.changed(&change).await;
+        }
+        refused.map_or(Ok(()), Err)
     }
 
     /// The layout has changed: who passes calls on, subscribers and the other nodes hear of it.
@@ -102,7 +118,7 @@ impl Transfer {
             rooms.metrics.taken.inc_by(gained.len() as u64);
             tracing::info!(slots = %gained, layout = %version, "slots have moved to this node");
         }
-        self.0.news.notify_one();
+        self.0.news.send_replace(());
     }
 
     /// Ends the streams of subjects of these slots, which another node has now.

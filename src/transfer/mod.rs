@@ -21,9 +21,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, watch};
 
-use crate::cluster::Ownership;
+use crate::cluster::{KeptError, Ownership};
 use crate::delivery::Delivery;
 use crate::forward::Forward;
 use crate::index::Index;
@@ -82,12 +82,14 @@ struct Shared {
     peers: Peers,
     /// One move away from this node at a time.
     giving: Mutex<()>,
+    /// Held while the owner of slots changes here, from the look at who it is to the end.
+    learning: Mutex<()>,
     /// What is being given now.
     moving: ArcSwapOption<Moving>,
     /// What others hand over now.
     taking: Taking,
-    /// There is something to tell the other nodes, or the store.
-    news: Notify,
+    /// There is something to tell the other nodes, and the store.
+    news: watch::Sender<()>,
 }
 
 impl Transfer {
@@ -100,12 +102,26 @@ impl Transfer {
             gate,
             peers,
             giving: Mutex::default(),
+            learning: Mutex::default(),
             moving: ArcSwapOption::empty(),
             taking: Taking::default(),
-            news: Notify::new(),
+            news: watch::Sender::new(()),
             rooms,
         };
         Self(Arc::new(shared))
+    }
+
+    /// Changes what this node owns, on a thread that may wait for the disk.
+    ///
+    /// # Errors
+    /// [`KeptError`].
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&Ownership) -> Result<T, KeptError> + Send + 'static,
+    ) -> Result<T, KeptError> {
+        let ownership = self.0.rooms.ownership.clone();
+        let changed = tokio::task::spawn_blocking(move || change(&ownership)).await;
+        changed.unwrap_or_else(|panicked| Err(KeptError::Lost(panicked.to_string())))
     }
 
     /// What is being given now, for who watches.

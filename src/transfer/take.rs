@@ -65,13 +65,13 @@ impl TakeOver {
     /// [`TakeError`]; the hand-over is over then.
     pub async fn step(&mut self, step: nodes::Step) -> Result<nodes::Done, TakeError> {
         match (step.step, &self.noted) {
-            (Some(step::Step::Begin(begin)), None) => self.begin(&begin),
+            (Some(step::Step::Begin(begin)), None) => self.begin(&begin).await,
             (Some(step::Step::Records(nodes::Records { records })), Some(noted)) => {
                 self.records(records, noted.slots).await?;
                 Ok(nodes::Done::default())
             }
             (Some(step::Step::Ready(ready)), Some(noted)) => {
-                self.ready(ready, &noted.slots)?;
+                self.ready(ready, &noted.slots).await?;
                 Ok(nodes::Done::default())
             }
             (Some(step::Step::Begin(_)), Some(_)) => Err(TakeError::Order("a hand-over begins once")),
@@ -80,7 +80,7 @@ impl TakeOver {
         }
     }
 
-    fn begin(&mut self, begin: &nodes::Begin) -> Result<nodes::Done, TakeError> {
+    async fn begin(&mut self, begin: &nodes::Begin) -> Result<nodes::Done, TakeError> {
         let (rooms, slots) = (&self.transfer.0.rooms, begin.slots.parse::<SlotSet>()?);
         let layout = rooms.ownership.layout();
         let theirs = layout.find(&self.node).map(|at| layout.slots(at)).unwrap_or_default();
@@ -94,7 +94,7 @@ impl TakeOver {
             return Err(TakeError::Store { node: self.node.clone(), ours, theirs: begin.store.clone() });
         }
         let noted = self.transfer.0.taking.note(slots)?;
-        rooms.ownership.expect_copies(&slots)?;
+        self.transfer.on_disk(move |ownership| ownership.expect_copies(&slots)).await?;
         self.noted = Some(noted);
         let one_database = rooms.store.database().is_some_and(|database| database == begin.database);
         Ok(nodes::Done { one_database, frame_bytes_max: rooms.frame_bytes_max as u64 })
@@ -113,13 +113,13 @@ impl TakeOver {
         Ok(())
     }
 
-    fn ready(&self, nodes::Ready { moved }: nodes::Ready, slots: &SlotSet) -> Result<(), TakeError> {
+    async fn ready(&self, nodes::Ready { moved }: nodes::Ready, slots: &SlotSet) -> Result<(), TakeError> {
         let moved = from_wire(nodes::Moves { moved })?;
         let own = self.transfer.0.rooms.ownership.node();
         let all = moved.iter().fold(SlotSet::default(), |all, moved| all.union(&moved.slots));
         if all != *slots || moved.iter().any(|moved| moved.to != own || moved.number == 0) {
             return Err(TakeError::Order("what is ready is not what was handed over"));
         }
-        Ok(self.transfer.0.rooms.ownership.is_ready_for(&moved)?)
+        Ok(self.transfer.on_disk(move |ownership| ownership.is_ready_for(&moved)).await?)
     }
 }
