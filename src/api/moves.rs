@@ -61,6 +61,7 @@ fn code(error: &GiveError) -> StatusCode {
         | GiveError::Unavailable { .. }
         | GiveError::Trimmed { .. }
         | GiveError::Read(_)
+        | GiveError::NotIndexed
         | GiveError::Store(_)
         | GiveError::Copy(_)
         | GiveError::Publish(_)

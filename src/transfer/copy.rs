@@ -10,6 +10,7 @@ use super::error::GiveError;
 use crate::cluster::{SlotSet, slot_of};
 use crate::event::record::{self, KeyEntry, Logged, Record, TakenOver, keys_that_fit, marks_that_fit};
 use crate::event::{MessageId, Sequence, Subject, clock};
+use crate::index::{Index, Lookup};
 use crate::ingest::Snapshot;
 use crate::projector::StoredMessage;
 use crate::wal::{Log, ReadError};
@@ -29,9 +30,9 @@ const PAGE_ROWS: usize = 1_024;
 /// Records that are handed over together.
 pub(super) type Part = Vec<Bytes>;
 
-/// Bytes of a part, so that it fits a frame with the lengths of its records.
+/// Bytes of a part, so that it fits a frame with the lengths of its records. One record goes by itself in the shortest of frames.
 fn part_bytes(frame_bytes_max: usize) -> usize {
-    PART_BYTES.min(frame_bytes_max - PART_RECORDS * RECORD_LENGTH_BYTES)
+    PART_BYTES.min(frame_bytes_max.saturating_sub(PART_RECORDS * RECORD_LENGTH_BYTES))
 }
 
 /// A part that grows.
@@ -91,14 +92,19 @@ fn copy(error: impl std::fmt::Display) -> GiveError {
     GiveError::Copy(error.to_string())
 }
 
+/// Where a window has its keys from: as many sequences as it has keys, at most.
+pub(super) fn sequences(window: &Snapshot) -> HashSet<Sequence> {
+    window.entries().map(|entry| entry.sequence).collect()
+}
+
 /// Keys of a window that are of no message which was seen in the log, in records: of what slot they are cannot be told, so all of them are
 /// handed over. One that is of another slot is known twice, and asked for once. Blocks.
 pub(super) fn keys(
-    snapshot: &Snapshot,
-    seen: &HashSet<Sequence>,
+    window: &Snapshot,
+    unseen: &HashSet<Sequence>,
     frame_bytes_max: usize,
 ) -> Result<Vec<Bytes>, GiveError> {
-    let unseen = snapshot.entries().filter(|entry| !seen.contains(&entry.sequence));
+    let unseen = window.entries().filter(|entry| unseen.contains(&entry.sequence));
     let keys: Vec<KeyEntry> = unseen
         .map(|entry| KeyEntry { name: entry.print.name, body: entry.print.body, published_at: entry.at, id: entry.id })
         .collect();
@@ -111,7 +117,7 @@ pub(super) fn keys(
 }
 
 /// Sends the messages of these slots that the log has after `after` and up to `through`; the sequences of all messages with keys, of whatever
-/// slot, go into `seen`. Blocks.
+/// slot, go out of `unseen`. Blocks.
 ///
 /// # Errors
 /// [`ReadError`]. If nobody takes the parts any more it is not told: they know.
@@ -119,7 +125,7 @@ pub(super) fn log(
     (log, frame_bytes_max): (&Log, usize),
     (after, through): (Sequence, Sequence),
     slots: &SlotSet,
-    mut seen: Option<&mut HashSet<Sequence>>,
+    mut unseen: Option<&mut HashSet<Sequence>>,
     parts: mpsc::Sender<Part>,
 ) -> Result<(), GiveError> {
     let (mut reader, mut growing) = (log.reader(after)?, Growing::new(frame_bytes_max));
@@ -127,8 +133,8 @@ pub(super) fn log(
         let Some(frame) = reader.next()? else { break };
         for (sequence, bytes) in frame.iter().take_while(|(sequence, _)| *sequence <= through) {
             let Logged::Message(record) = record::decode(&bytes).map_err(copy)? else { continue };
-            if let (Some(seen), Some(_)) = (&mut seen, record.idempotency_key) {
-                seen.insert(sequence);
+            if let (Some(unseen), Some(_)) = (&mut unseen, record.idempotency_key) {
+                unseen.remove(&sequence);
             }
             if !slots.contains(slot_of(record.subject.as_bytes())) {
                 continue;
@@ -180,16 +186,10 @@ async fn rows_of(
         let Some((at, _)) = rows.last() else { return Ok(()) };
         after = at.get();
         let (index, of, read) = (rooms.index.clone(), subject.clone(), rows.len());
-        // From the first one that the log has on, the log has all.
-        let gone = move || {
-            let in_log =
-                |id| index.message(&of, id, last).is_ok_and(|found| matches!(found, crate::index::Lookup::Found(_)));
-            let mut rows = rows;
-            let known = rows.iter().position(|(id, _)| in_log(*id)).unwrap_or(rows.len());
-            rows.truncate(known);
-            rows
-        };
-        let rows = tokio::task::spawn_blocking(gone).await.map_err(copy)?;
+        // There may be more by now than the marks say.
+        let last = rooms.subjects.high_water_mark(subject.as_str()).map_or(last, |(_, id)| id);
+        let gone = move || before_the_log(&index, (&of, last), rows);
+        let rows = tokio::task::spawn_blocking(gone).await.map_err(copy)??;
         let the_log_goes_on = rows.len() < read;
         let mut growing = Growing::new(frame_bytes_max);
         for (id, stored) in &rows {
@@ -208,6 +208,27 @@ async fn rows_of(
             return Ok(());
         }
     }
+}
+
+/// The rows before the first one that the log has: from there on it has all. A row that stands in for a message of the log would make the
+/// other node forget its key, so it must be known what the log has. Blocks.
+fn before_the_log(
+    index: &Index,
+    (subject, last): (&Subject, MessageId),
+    mut rows: Vec<(MessageId, StoredMessage)>,
+) -> Result<Vec<(MessageId, StoredMessage)>, GiveError> {
+    for at in 0..rows.len() {
+        match index.message(subject, rows[at].0, last) {
+            Ok(Lookup::Absent) => {}
+            Ok(Lookup::Found(_)) => {
+                rows.truncate(at);
+                break;
+            }
+            Ok(Lookup::Unknown) => return Err(GiveError::NotIndexed),
+            Err(error) => return Err(copy(error)),
+        }
+    }
+    Ok(rows)
 }
 
 fn row(subject: &Subject, id: MessageId, stored: &StoredMessage) -> Result<Bytes, GiveError> {

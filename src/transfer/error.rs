@@ -64,6 +64,9 @@ pub enum GiveError {
         /// How often it was tried.
         attempts: u32,
     },
+    /// It is not known yet what the log has.
+    #[error("the log is being indexed after a start; try again in a while")]
+    NotIndexed,
     /// The store cannot be read.
     #[error("read the store: {0}")]
     Store(#[from] StoreError),

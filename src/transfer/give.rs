@@ -14,6 +14,7 @@ use super::learn::to_wire;
 use super::{GiveError, Transfer};
 use crate::cluster::{Change, Layout, Moved, SlotSet, slot_of};
 use crate::event::{Sequence, clock};
+use crate::ingest::Snapshot;
 use crate::proto::nodes::{self, step};
 
 /// Records of the log that the other node may lack when publishes are closed out: a second's worth at some ten thousand a second would be
@@ -28,6 +29,9 @@ const CLOSED_MAX: Duration = Duration::from_secs(2);
 
 /// Steps whose answers are waited for: one is read, one is written, one is on its way back.
 const STEPS_MAX: usize = 3;
+
+/// How long a move waits for the index of the log: after a crash one or two segments are indexed, 0.2 s each.
+const INDEX_WAIT: Duration = Duration::from_secs(10);
 
 /// How often the log is read from the begin, if it is trimmed meanwhile.
 const ATTEMPTS_MAX: u32 = 3;
@@ -190,21 +194,27 @@ impl Transfer {
 
     /// Marks, keys, rows and messages as they are now. Gives the position up to which the log was handed over.
     async fn hand_over_all(&self, handing: &mut Handing) -> Result<Sequence, GiveError> {
-        let slots = handing.moving.slots;
-        // Before the log is read: the other node leaves out what its marks say that it has.
-        let (transfer, frame_bytes_max) = (self.clone(), handing.frame_bytes_max);
-        let marks = blocking(move || copy::marks(&transfer.0.rooms, &slots, frame_bytes_max)).await?;
-        let window = self.0.rooms.keys.snapshot();
+        let (slots, frame_bytes_max) = (handing.moving.slots, handing.frame_bytes_max);
         let mut attempts = 0;
-        let (durable, seen) = loop {
+        let (durable, (marks, keys)) = loop {
             attempts += 1;
-            match self.hand_over_messages(handing, &marks).await {
+            // First of all: what leaves the log from here on is noticed when it is read, and what has left it before is in marks, keys and
+            // store already.
+            let trimmed = self.0.rooms.log.trimmed().sequence();
+            let transfer = self.clone();
+            // Before the log is read: the other node leaves out what its marks say that it has.
+            let marks = blocking(move || copy::marks(&transfer.0.rooms, &slots, frame_bytes_max)).await?;
+            let window = self.0.rooms.keys.snapshot();
+            match self.hand_over_messages(handing, trimmed, &marks, &window).await {
                 Err(error) if copy::was_trimmed(&error) && attempts < ATTEMPTS_MAX => {}
                 Err(error) if copy::was_trimmed(&error) => return Err(GiveError::Trimmed { attempts }),
-                messages => break messages?,
+                messages => {
+                    let (durable, unseen) = messages?;
+                    let keys = blocking(move || copy::keys(&window, &unseen, frame_bytes_max)).await?;
+                    break (durable, (marks, keys));
+                }
             }
         };
-        let keys = blocking(move || copy::keys(&window, &seen, frame_bytes_max)).await?;
         for record in marks.into_iter().chain(keys) {
             handing.records(vec![record]).await?;
         }
@@ -212,22 +222,29 @@ impl Transfer {
         Ok(durable)
     }
 
-    /// What the store and the log have, in this order.
+    /// What the store and the log have, in this order. Gives the position up to which the log was handed over, and where keys of the window
+    /// are from whose messages it does not have.
     async fn hand_over_messages(
         &self,
         handing: &mut Handing,
+        trimmed: Sequence,
         marks: &[Bytes],
+        window: &Snapshot,
     ) -> Result<(Sequence, HashSet<Sequence>), GiveError> {
         let rooms = &self.0.rooms;
-        let (trimmed, durable) = (rooms.log.trimmed().sequence(), rooms.log.durable().sequence());
+        let durable = rooms.log.durable().sequence();
         if rooms.store.keeps_history() && !handing.one_database {
-            let ((parts, mut read), frame_bytes_max) = (mpsc::channel(1), handing.frame_bytes_max);
+            // A start may have left some of the log to be indexed; if it takes longer, the rows say so.
+            drop(tokio::time::timeout(INDEX_WAIT, rooms.index.complete()).await);
+            let ((parts, read), frame_bytes_max) = (mpsc::channel(1), handing.frame_bytes_max);
             let rows = async {
                 let rows = copy::rows(rooms, marks, frame_bytes_max, &parts).await;
                 drop(parts);
                 rows
             };
             let hand_over = async {
+                // Gone with the first error, so that nobody waits to hand over more.
+                let mut read = read;
                 while let Some(part) = read.recv().await {
                     handing.records(part).await?;
                 }
@@ -236,21 +253,22 @@ impl Transfer {
             let (rows, handed): (_, Result<(), GiveError>) = tokio::join!(rows, hand_over);
             handed.and(rows)?;
         }
-        let seen = self.hand_over_log(handing, (trimmed, durable), Some(HashSet::new())).await?;
-        Ok((durable, seen.unwrap_or_default()))
+        let unseen = self.hand_over_log(handing, (trimmed, durable), Some(window.clone())).await?;
+        Ok((durable, unseen.unwrap_or_default()))
     }
 
     async fn hand_over_log(
         &self,
         handing: &mut Handing,
         range: (Sequence, Sequence),
-        mut seen: Option<HashSet<Sequence>>,
+        window: Option<Snapshot>,
     ) -> Result<Option<HashSet<Sequence>>, GiveError> {
         let (parts, mut read) = mpsc::channel(1);
         let (log, slots) = (self.0.rooms.log.clone(), handing.moving.slots);
         let frame_bytes_max = handing.frame_bytes_max;
         let reading = tokio::task::spawn_blocking(move || {
-            copy::log((&log, frame_bytes_max), range, &slots, seen.as_mut(), parts).map(|()| seen)
+            let mut unseen = window.as_ref().map(copy::sequences);
+            copy::log((&log, frame_bytes_max), range, &slots, unseen.as_mut(), parts).map(|()| unseen)
         });
         let mut handed = Ok(());
         while let Some(part) = read.recv().await {
