@@ -3,8 +3,10 @@
 use std::pin::Pin;
 
 use futures_util::{Stream, StreamExt as _};
+use tokio::sync::watch;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use super::lifecycle::Phase;
 use super::{BrokerService, errors};
 use crate::cluster::ChangeError;
 use crate::forward::Marker;
@@ -55,17 +57,30 @@ impl Nodes for NodesService {
     async fn hand_over(&self, request: Request<Streaming<nodes::Step>>) -> Result<Response<Done>, Status> {
         let Marker { node, .. } = self.caller(&request)?;
         let (taking, steps) = (self.transfer.take_over(node), request.into_inner());
-        Ok(Response::new(answers(taking, steps).boxed()))
+        Ok(Response::new(answers(taking, steps, self.broker.lifecycle.watch()).boxed()))
     }
 }
 
-/// One answer to each step; the first error ends it.
-fn answers(taking: TakeOver, steps: Streaming<nodes::Step>) -> impl Stream<Item = Result<nodes::Done, Status>> + Send {
-    futures_util::stream::try_unfold((taking, steps), |(mut taking, mut steps)| async {
-        let Some(step) = steps.message().await? else { return Ok(None) };
+/// One answer to each step; the first error ends it, and so does this node's stop, which would wait for the other node's next step.
+fn answers(
+    taking: TakeOver,
+    steps: Streaming<nodes::Step>,
+    phases: watch::Receiver<Phase>,
+) -> impl Stream<Item = Result<nodes::Done, Status>> + Send {
+    futures_util::stream::try_unfold((taking, steps, phases), |(mut taking, mut steps, mut phases)| async {
+        let step = tokio::select! {
+            step = steps.message() => step?,
+            () = stops(&mut phases) => return Err(errors::shutting_down()),
+        };
+        let Some(step) = step else { return Ok(None) };
         let done = taking.step(step).await.map_err(|error| refused(&error))?;
-        Ok(Some((done, (taking, steps))))
+        Ok(Some((done, (taking, steps, phases))))
     })
+}
+
+async fn stops(phases: &mut watch::Receiver<Phase>) {
+    // An error means that the broker has gone.
+    drop(phases.wait_for(|phase| *phase != Phase::Serving).await);
 }
 
 /// A step that was not taken. The other node goes on owning the slots, and says to its operator why.
