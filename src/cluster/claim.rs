@@ -221,15 +221,18 @@ fn is_of(kept: &Kept, node: &str) -> Result<(), ClaimError> {
 fn follows(kept: &Kept, layout: &Layout, own: usize) -> Result<(), ClaimError> {
     let before = &kept.layout;
     let (now_version, before_version) = (layout.version().configured, before.version().configured);
-    let (version, kept_version, slots) =
-        (layout.version().to_string(), before.version().to_string(), before.all_slots());
-    if now_version < before_version {
-        return Err(ClaimError::Older { version, kept: kept_version, slots });
+    let (version, kept_version) = (layout.version().to_string(), before.version().to_string());
+    if now_version <= before_version {
+        // What has moved since is no setting: it is kept as it is.
+        let (version, kept, slots) =
+            (now_version.to_string(), before_version.to_string(), setting(before, |at| before.configured_slots(at)));
+        return match now_version == before_version {
+            true if layout.digest() == before.digest() => Ok(()),
+            true => Err(ClaimError::SameVersion { version, slots }),
+            false => Err(ClaimError::Older { version, kept, slots }),
+        };
     }
-    if now_version == before_version {
-        let same = layout.digest() == before.digest();
-        return if same { Ok(()) } else { Err(ClaimError::SameVersion { version, slots }) };
-    }
+    let slots = setting(before, |at| before.slots(at));
     let node = kept.node.clone();
     let had = before.find(&node).map(|at| before.slots(at)).unwrap_or_default();
     let has = layout.slots(own);
@@ -242,6 +245,13 @@ fn follows(kept: &Kept, layout: &Layout, own: usize) -> Result<(), ClaimError> {
         return Err(ClaimError::GivesAway { version, kept: kept_version, node, given: given.to_string(), slots });
     }
     Ok(())
+}
+
+/// `cluster.slots` as it may be set: who owns none need not be in `cluster.nodes` any more.
+fn setting(layout: &Layout, slots: impl Fn(usize) -> SlotSet) -> String {
+    let owners = layout.nodes().iter().enumerate().map(|(at, node)| (node, slots(at)));
+    let owners = owners.filter(|(_, slots)| !slots.is_empty());
+    owners.map(|(node, slots)| format!("{}={slots}", node.name)).collect::<Vec<_>>().join(",")
 }
 
 /// Whether a node that keeps none may start with this one.
@@ -262,10 +272,14 @@ mod tests {
     use crate::wal::DiskFileSystem;
 
     fn layout(version: u64, slots: &str) -> Layout {
-        let nodes = ["a", "b"].map(|name| (name.to_owned(), format!("{name}:1")));
+        layout_of(&["a", "b"], version, slots)
+    }
+
+    fn layout_of(nodes: &[&str], version: u64, slots: &str) -> Layout {
+        let nodes = nodes.iter().map(|name| ((*name).to_owned(), format!("{name}:1")));
         let slots = slots.split_terminator(',').filter_map(|part| part.split_once('='));
         let slots = slots.map(|(name, ranges)| (name.to_owned(), ranges.to_owned())).collect();
-        Layout::new(version, &BTreeMap::from(nodes), &slots).expect("a layout")
+        Layout::new(version, &nodes.collect::<BTreeMap<_, _>>(), &slots).expect("a layout")
     }
 
     /// A start of `node` with this layout and these subjects.
@@ -323,6 +337,32 @@ mod tests {
         let alone = Claim::none(&DiskFileSystem, path).expect_err("a cluster's");
         assert!(matches!(alone, ClaimError::NoCluster { .. }), "{alone}");
         assert_eq!(std::fs::read(path.join("layout")).expect("kept"), before);
+    }
+
+    #[test]
+    fn what_a_refusal_says_of_slots_that_have_moved_can_be_configured() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path();
+        let of_three = |slots: &str| layout_of(&["a", "b", "c"], 1, slots);
+        let a = start(path, "a", of_three(""), &[]).expect("new");
+        // All that c had.
+        let moved = of_three("").after_move(&of_three("").slots(2), 1).moved();
+        assert!(matches!(a.learn(&moved), Ok((_, None))));
+        // c is taken out, and the shares of two are others than those of three.
+        let error = start(path, "a", layout(2, ""), &[]).expect_err("it would get some of b's");
+        let ClaimError::Gains { gained, slots, .. } = error else { panic!("another reason: {error}") };
+        assert_eq!((&*gained, &*slots), ("342-511", "a=0-341,b=342-1023"));
+        let error = start(path, "a", of_three("a=0-341,b=342-1023"), &[]).expect_err("not what it began with");
+        let ClaimError::SameVersion { version, slots: configured } = error else { panic!("another reason: {error}") };
+        assert_eq!((&*version, &*configured), ("1", "a=0-341,b=342-682,c=683-1023"));
+        start(path, "a", of_three(&configured), &[]).expect("what it began with");
+        let a = start(path, "a", layout(2, &slots), &[]).expect("as the refusal said");
+        assert_eq!(a.layout().all_slots(), slots);
+        let error = start(path, "a", of_three(""), &[]).expect_err("older");
+        assert!(
+            error.to_string().contains("configure layout 2, which is cluster.slots = a=0-341,b=342-1023"),
+            "{error}"
+        );
     }
 
     #[test]
