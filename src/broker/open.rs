@@ -249,7 +249,8 @@ pub async fn open(settings: &Settings) -> Result<OpenData, OpenDataError> {
     let layout = claim.as_ref().map(Claim::layout);
     let later = || store.unwrap_or_else(|| store::open(settings, layout, StoreOf::log(&log), Opening::Take));
     let (ids_dir, window) = (settings.ids_dir(), Window::new(window_config(settings)));
-    let replay = || replay::replay((&*files, &ids_dir), &log, &subjects, checkpointed, window);
+    let gives_ids = |subject: &[u8]| claim.as_ref().is_none_or(|claim| claim.gives_ids(subject));
+    let replay = || replay::replay((&*files, &ids_dir), &log, &subjects, checkpointed, window, gives_ids);
     let (replayed, store) = beside(replay, later);
     let store = store?;
     let Replayed { keys, keys_bytes, records } = replayed?;

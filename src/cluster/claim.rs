@@ -180,6 +180,12 @@ impl Claim {
         &self.now.layout
     }
 
+    /// Whether this node gives the ids of a subject, or will once it learns that the slot is its own.
+    pub fn gives_ids(&self, subject: &[u8]) -> bool {
+        let slot = slot_of(subject);
+        self.now.layout.owner_at(slot) == self.own || self.now.ready.iter().any(|ready| ready.slots.contains(slot))
+    }
+
     /// Checks that all subjects of the data directory are of own slots, or of slots that were given away or were to be taken over,
     /// and keeps the layout. `subjects` hands each subject's bytes to the function that it is given.
     ///

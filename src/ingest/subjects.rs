@@ -249,14 +249,15 @@ impl SubjectTable {
         Ok(key(shard_at, at))
     }
 
-    /// Passes over the next `count` ids of every subject that `which` chooses, or those that are left: they may have been
-    /// given to messages that are lost. Returns how many subjects that were.
-    pub fn pass_over(&self, count: u64, which: impl Fn(SubjectKey) -> bool) -> usize {
+    /// Passes over the next `count` ids of every subject that `which` chooses by place and name, or those that are left: they may have
+    /// been given to messages that are lost. Returns how many subjects that were.
+    pub fn pass_over(&self, count: u64, which: impl Fn(SubjectKey, &[u8]) -> bool) -> usize {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         let mut passed = 0;
         for (shard_at, shard) in self.shards.iter().enumerate() {
-            for (at, entry) in (0_u32..).zip(&mut shard.write().entries) {
-                if !which(key(shard_at, at)) {
+            let Shard { entries, chunks, .. } = &mut *shard.write();
+            for (at, entry) in (0_u32..).zip(entries) {
+                if !which(key(shard_at, at), entry.name_in(chunks)) {
                     continue;
                 }
                 let raised = entry.issued.saturating_add(count).min(MESSAGE_ID_MAX);
@@ -383,7 +384,7 @@ mod tests {
         let told = table.restore("told", id(3)).expect("room");
         table.restore("silent", id(3)).expect("room");
         table.restore("full", id(MESSAGE_ID_MAX - 1)).expect("room");
-        assert_eq!(table.pass_over(5, |subject| subject != told), 2);
+        assert_eq!(table.pass_over(5, |subject, _| subject != told), 2);
         assert_eq!(table.issue(&subject("told")).expect("room").1.get(), 4);
         assert_eq!(table.issue(&subject("silent")).expect("room").1.get(), 9);
         assert_eq!(table.issue(&subject("full")), Err(IdsExhausted::Subject));

@@ -20,13 +20,15 @@ pub(super) struct Replayed {
 }
 
 /// Restores the keys from their checkpoint in `directory`, and raises marks and keys by what the log holds behind the
-/// checkpoints. `marked` is the position of that of the marks, which are in `subjects` already.
+/// checkpoints. `marked` is the position of that of the marks, which are in `subjects` already; `gives_ids` tells of which subjects
+/// this log gives the ids.
 pub(super) fn replay(
     (files, directory): (&dyn FileSystem, &Path),
     log: &Log,
     subjects: &SubjectTable,
     marked: Sequence,
     mut window: Window,
+    gives_ids: impl Fn(&[u8]) -> bool,
 ) -> Result<Replayed, OpenDataError> {
     let now = clock::now();
     let found = restore_keys(files, directory, &mut window, now)?;
@@ -57,7 +59,7 @@ pub(super) fn replay(
             }
         }
     }
-    marks.finish();
+    marks.finish(gives_ids);
     subjects.set_marked_through(log.durable());
     Ok(Replayed { keys: Keys::new(window), keys_bytes: found.map_or(0, |found| found.bytes), records })
 }
@@ -105,9 +107,12 @@ impl<'a> Marks<'a> {
         Ok(())
     }
 
-    fn finish(self) {
+    /// The next ids of another node's subject were given by that node, and their messages may still come from there: passed over they
+    /// would be taken for known.
+    fn finish(self, gives_ids: impl Fn(&[u8]) -> bool) {
         if self.lost > 0 {
-            let raised = self.subjects.pass_over(self.lost, |subject| !self.told.contains(&subject));
+            let is_silent = |subject: SubjectKey, name: &[u8]| !self.told.contains(&subject) && gives_ids(name);
+            let raised = self.subjects.pass_over(self.lost, is_silent);
             tracing::info!(
                 records = self.lost,
                 subjects = raised,

@@ -75,7 +75,8 @@ fn replayed(log: &Log, subjects: &SubjectTable, marked: u64) -> Keys {
 fn replayed_with(directory: &Path, log: &Log, subjects: &SubjectTable, marked: u64) -> Keys {
     let window = Window::new(WindowConfig { keep_for: Duration::from_secs(60), keys_max: 10 });
     let place: (&dyn FileSystem, &Path) = (&DiskFileSystem, directory);
-    replay::replay(place, log, subjects, Sequence::new(marked), window).expect("read").keys
+    let gives_ids = |subject: &[u8]| !subject.starts_with(b"copy");
+    replay::replay(place, log, subjects, Sequence::new(marked), window, gives_ids).expect("read").keys
 }
 
 fn next_id(subjects: &SubjectTable, subject: &str) -> u32 {
@@ -182,6 +183,15 @@ fn a_checkpoint_after_any_of_these_records_changes_nothing() {
         let restored_keys = replayed_with(checkpoint.path(), &log, &restored, taken_at);
         assert_eq!(known(&restored, &restored_keys), expected, "taken at {taken_at}");
     }
+}
+
+#[test]
+fn ids_of_another_node_s_subject_are_not_passed_over() {
+    let directory = TempDir::new().expect("made");
+    let log = log_of(&directory, &[message("a", 4), message("copy", 7), lost()]);
+    let subjects = SubjectTable::new(10);
+    replayed(&log, &subjects, 0);
+    assert_eq!((next_id(&subjects, "a"), next_id(&subjects, "copy")), (6, 8), "8 may still come from its owner");
 }
 
 #[test]
