@@ -3,6 +3,8 @@
 mod forward;
 mod layout;
 mod moving;
+mod moving_faults;
+mod moving_load;
 mod publish_stream;
 mod publish_stream_faults;
 mod subscribe;

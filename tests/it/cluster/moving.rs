@@ -30,7 +30,7 @@ fn request(subject: &str, body: &'static str) -> Request<PublishRequest> {
 }
 
 /// The slots that each node says are its own.
-async fn owned(nodes: &[Broker]) -> Vec<String> {
+pub(super) async fn owned(nodes: &[Broker]) -> Vec<String> {
     let mut owned = Vec::new();
     for node in nodes {
         let status: serde_json::Value = node.get("/status").await.expect("it answers").json();
@@ -114,7 +114,7 @@ async fn slots_move_with_everything_that_is_known_of_them() {
 }
 
 /// Settings with which a log gets short.
-fn short_log(setup: Setup) -> Setup {
+pub(super) fn short_log(setup: Setup) -> Setup {
     setup.set("log.segment_bytes", "64KiB").set("limits.body_bytes", "8KiB").set("log.keep_bytes", "0")
 }
 
@@ -123,6 +123,8 @@ async fn what_the_log_no_longer_has_moves_too() {
     let nodes = start_all(setups().into_iter().map(short_log).collect()).await;
     let client = nodes[0].client().await;
     let (subject, other, quiet) = (subject_of(0, 41), subject_of(0, 42), subject_of(0, 43));
+    let silent = subject_of(0, 48);
+    assert_eq!(client.publish(&silent, "of which the mark alone is left", 0).await.expect("published"), 1);
     let mut first = request(&quiet, "said once");
     first.metadata_mut().insert("idempotency-key", "old".parse().expect("ASCII"));
     assert_eq!(client.publish_request(first).await.expect("published"), 1);
@@ -146,6 +148,8 @@ async fn what_the_log_no_longer_has_moves_too() {
     }
     assert_eq!(client.fetch_body(&quiet, 1).await, "said once");
     assert_eq!(error_reason(&client.fetch(&other, 1).await.expect_err("never kept")), "EXPIRED");
+    assert_eq!(error_reason(&client.fetch(&silent, 1).await.expect_err("never kept")), "EXPIRED");
+    assert_eq!(client.publish_kept(&silent, "more").await, 2);
     let mut again = request(&quiet, "said once");
     again.metadata_mut().insert("idempotency-key", "old".parse().expect("ASCII"));
     assert_eq!(client.publish_request(again).await.expect("known"), 1, "its record is in no log");
