@@ -101,7 +101,7 @@ async fn a_node_that_is_killed_in_a_move_leaves_one_owner_and_everything() {
         let from = before.iter().position(|slots| !slots.is_empty()).expect("an owner");
         let to = (from + 1 + round % 2) % NODES.len();
         let moving = tokio::spawn(run(&cluster, &before[from], NODES[to]));
-        let wait = Duration::from_millis(random.random_range(0..150));
+        let wait = Duration::from_millis(random.random_range(0..500));
         tokio::time::sleep(wait).await;
         let killed = if round % 2 == 0 { from } else { to };
         cluster.kill(killed).await;
