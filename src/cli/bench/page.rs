@@ -44,7 +44,7 @@ pub fn html(this: &Report, earlier: Option<&Report>) -> Result<String, Failure> 
     body.push_str(&runs.table());
     for panel in runs.panels() {
         if let Some(svg) = panel.svg()? {
-            add(&mut body, format_args!("<h2>{}</h2>\n{svg}\n", escaped(panel.title)));
+            add(&mut body, format_args!("{svg}\n"));
         }
     }
     if let Some(search) = &this.search {
@@ -257,7 +257,7 @@ impl<'a> Runs<'a> {
             Line { name: self.name(run, "fdatasyncs"), run, number: 0, points }
         };
         let lines = self.each().map(line).collect();
-        Panel { title: "How many of them", unit: "a second", powers: false, across, lines }
+        Panel { title: "fdatasyncs of the log", unit: "a second", powers: false, across, lines }
     }
 
     /// The p99 of all runs, in their order.
