@@ -110,7 +110,7 @@ fn give(admin: &str, node: &str, slots: &SlotSet, to: &str) -> Result<Moved, Fai
         }),
         code => {
             let said = serde_json::from_str::<serde_json::Value>(&body).ok();
-            let said = said.and_then(|said| Some(said["error"].as_str()?.to_owned())).unwrap_or(answer.clone());
+            let said = said.and_then(|said| Some(said["error"].as_str()?.to_owned())).unwrap_or_else(|| answer.clone());
             let exit = if code == Some("503") { Exit::Unavailable } else { Exit::Failed };
             Err(Failure::new(exit, format!("slots {slots} of {node}: {said}")))
         }

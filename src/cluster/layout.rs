@@ -158,7 +158,7 @@ impl Layout {
     /// [`NodeUnknown`].
     pub fn with_moves(mut self, moves: &[Moved]) -> Result<Self, NodeUnknown> {
         for moved in moves {
-            let to = self.find(&moved.to).ok_or_else(|| NodeUnknown(moved.clone()))?;
+            let to = self.find(&moved.to).ok_or_else(|| NodeUnknown(Box::new(moved.clone())))?;
             for slot in moved.slots.iter() {
                 (self.owners[slot.index()], self.moves[slot.index()]) = (to, moved.number);
             }

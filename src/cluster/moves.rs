@@ -21,7 +21,7 @@ pub struct Moved {
 /// A slot has moved to a node that the layout does not know.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("slots {} have moved to node {}, which is not in cluster.nodes; add it there with its address", .0.slots, .0.to)]
-pub struct NodeUnknown(pub Moved);
+pub struct NodeUnknown(pub Box<Moved>);
 
 /// Why what another node knows cannot be learnt.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -76,7 +76,7 @@ impl Layout {
         let (mut learnt, mut refused) = (self.clone(), None);
         for moved in theirs {
             let Some(to) = self.find(&moved.to) else {
-                refused.get_or_insert_with(|| NodeUnknown(moved.clone()).into());
+                refused.get_or_insert_with(|| NodeUnknown(Box::new(moved.clone())).into());
                 continue;
             };
             for slot in moved.slots.iter() {
@@ -144,7 +144,7 @@ mod tests {
         assert_eq!(learnt.all_slots(), "a=0-6+10-511,b=7+512-1023,c=8-9");
         let stranger = Moved { slots: set("7"), to: "d".to_owned(), number: 9 };
         let (learnt, error) = to_b.learnt(&[&[stranger.clone()], &to_c.after_move(&set("7"), 0).moved()[..]].concat());
-        assert_eq!(error, Some(LearnError::NodeUnknown(NodeUnknown(stranger))));
+        assert_eq!(error, Some(LearnError::NodeUnknown(NodeUnknown(Box::new(stranger)))));
         assert_eq!(learnt.all_slots(), "a=0-7+10-511,b=512-1023,c=8-9");
     }
 }

@@ -102,7 +102,7 @@ impl Transfer {
     pub async fn give(&self, slots: SlotSet, to: &str) -> Result<Given, GiveError> {
         let Ok(_giving) = self.0.giving.try_lock() else {
             let moving = self.0.moving.load_full();
-            let (slots, to) = moving.map_or((slots, to.to_owned()), |moving| (moving.slots, moving.to.clone()));
+            let (slots, to) = moving.map_or_else(|| (slots, to.to_owned()), |moving| (moving.slots, moving.to.clone()));
             return Err(GiveError::Busy { slots, to });
         };
         let at = self.check(&slots, to)?;
