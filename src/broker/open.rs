@@ -54,7 +54,7 @@ pub enum OpenDataError {
     },
     /// The layout of the cluster.
     #[error(transparent)]
-    Cluster(#[from] ClaimError),
+    Cluster(Box<ClaimError>),
     /// The log.
     #[error(transparent)]
     Log(#[from] OpenError),
@@ -148,14 +148,22 @@ impl OpenDataError {
             Self::Ids(_) | Self::Read(_) | Self::Record { .. } => ErrorKind::Damaged,
             Self::IdsMissing { .. } | Self::KeysMissing { .. } | Self::StoreBehind { .. } => ErrorKind::Damaged,
             Self::Store(error) => store_kind(error),
-            Self::Cluster(ClaimError::Kept(KeptError::Damaged { .. })) => ErrorKind::Damaged,
-            Self::Cluster(ClaimError::Kept(KeptError::Io { .. } | KeptError::Lost(_))) => ErrorKind::Failed,
-            Self::Cluster(_) => ErrorKind::Configuration,
+            Self::Cluster(error) => match **error {
+                ClaimError::Kept(KeptError::Damaged { .. }) => ErrorKind::Damaged,
+                ClaimError::Kept(KeptError::Io { .. } | KeptError::Lost(_)) => ErrorKind::Failed,
+                _ => ErrorKind::Configuration,
+            },
             Self::PostgresSettings(_) | Self::CassandraSettings(_) => ErrorKind::Configuration,
             Self::DeadLetters(DeadLetterError::File { .. }) => ErrorKind::Damaged,
             Self::OpenStore(OpenStoreError::Damaged { .. } | OpenStoreError::Store { .. }) => ErrorKind::Damaged,
             Self::OpenStore(_) | Self::Directory { .. } | Self::Index(_) | Self::DeadLetters(_) => ErrorKind::Failed,
         }
+    }
+}
+
+impl From<ClaimError> for OpenDataError {
+    fn from(error: ClaimError) -> Self {
+        Self::Cluster(Box::new(error))
     }
 }
 

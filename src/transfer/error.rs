@@ -12,7 +12,7 @@ pub enum GiveError {
     #[error("slots {slots} are moving to {to} now; wait for that move")]
     Busy {
         /// Which.
-        slots: SlotSet,
+        slots: Box<SlotSet>,
         /// Where to.
         to: String,
     },
@@ -23,7 +23,7 @@ pub enum GiveError {
     #[error("slots {slots} are not of this node")]
     NotOwned {
         /// Which.
-        slots: SlotSet,
+        slots: Box<SlotSet>,
     },
     /// A node that is none, or this one.
     #[error("{node:?} is not another node of the layout; add it to cluster.nodes of all nodes first")]
@@ -88,7 +88,7 @@ pub enum TakeError {
     #[error("slots {slots} are not of node {node} in layout {version}")]
     NotOwner {
         /// Which.
-        slots: SlotSet,
+        slots: Box<SlotSet>,
         /// Who hands them over.
         node: String,
         /// The layout here.
@@ -98,7 +98,7 @@ pub enum TakeError {
     #[error("slots {slots} are being handed over to this node already")]
     Busy {
         /// Which.
-        slots: SlotSet,
+        slots: Box<SlotSet>,
     },
     /// Steps in another order than there is.
     #[error("{0}")]

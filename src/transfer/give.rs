@@ -103,7 +103,7 @@ impl Transfer {
         let Ok(_giving) = self.0.giving.try_lock() else {
             let moving = self.0.moving.load_full();
             let (slots, to) = moving.map_or_else(|| (slots, to.to_owned()), |moving| (moving.slots, moving.to.clone()));
-            return Err(GiveError::Busy { slots, to });
+            return Err(GiveError::Busy { slots: Box::new(slots), to });
         };
         let at = self.check(&slots, to)?;
         let moving = Arc::new(Moving { slots, to: to.to_owned(), step: AtomicU8::new(0), records: AtomicU64::new(0) });
@@ -135,7 +135,7 @@ impl Transfer {
             return Err(GiveError::NoSlots);
         }
         if !not_owned.is_empty() {
-            return Err(GiveError::NotOwned { slots: not_owned });
+            return Err(GiveError::NotOwned { slots: Box::new(not_owned) });
         }
         let at = rooms.ownership.layout().find(to).filter(|at| *at != rooms.ownership.own());
         let at = at.ok_or_else(|| GiveError::NoSuchNode { node: to.to_owned() })?;
@@ -169,7 +169,7 @@ impl Transfer {
         let closed =
             closed.and_then(|ready| match ready == moved_by(&self.0.rooms.ownership.layout(), &moving.slots, at) {
                 true if moving.slots.minus(&own).is_empty() => Ok(()),
-                _ => Err(GiveError::NotOwned { slots: moving.slots }),
+                _ => Err(GiveError::NotOwned { slots: Box::new(moving.slots) }),
             });
         if let Err(error) = closed {
             // Nothing was given: this node goes on. If it cannot, its committer has ended, and so will the node.

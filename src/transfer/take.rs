@@ -28,7 +28,7 @@ impl Taking {
         let mut all = self.0.lock();
         let both = all.intersection(&slots);
         if !both.is_empty() {
-            return Err(TakeError::Busy { slots: both });
+            return Err(TakeError::Busy { slots: Box::new(both) });
         }
         *all = all.union(&slots);
         Ok(Noted { taking: self.clone(), slots })
@@ -87,7 +87,7 @@ impl TakeOver {
         let not_theirs = slots.minus(&theirs);
         if slots.is_empty() || !not_theirs.is_empty() {
             let (node, version) = (self.node.clone(), layout.version().to_string());
-            return Err(TakeError::NotOwner { slots: not_theirs, node, version });
+            return Err(TakeError::NotOwner { slots: Box::new(not_theirs), node, version });
         }
         let ours = rooms.store.kind();
         if begin.store != ours {

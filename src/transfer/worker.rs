@@ -45,7 +45,7 @@ impl Asker {
     /// [`GiveError`].
     pub async fn give(&self, slots: SlotSet, to: String) -> Option<Result<Given, GiveError>> {
         if let Some(moving) = self.transfer.moving() {
-            return Some(Err(GiveError::Busy { slots: moving.slots, to: moving.to.clone() }));
+            return Some(Err(GiveError::Busy { slots: Box::new(moving.slots), to: moving.to.clone() }));
         }
         let (answer, answered) = oneshot::channel();
         self.wanted.try_send(Wanted { slots, to, answer }).ok()?;
