@@ -6,6 +6,7 @@
 
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -27,8 +28,8 @@ POLICIES = []
 
 def tool():
     """Docker Compose 2 where it is, else docker-compose."""
-    found = subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0
-    return ["docker", "compose"] if found else ["docker-compose"]
+    plugin = shutil.which("docker") and subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0
+    return ["docker", "compose"] if plugin else ["docker-compose"]
 
 
 def resolved(profiles, file=FILE):

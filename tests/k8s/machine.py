@@ -47,6 +47,8 @@ class Machine:
         run("ip", "link", "add", BRIDGE, "type", "bridge")
         run("ip", "addr", "add", f"{GATEWAY}/24", "dev", BRIDGE)
         run("ip", "link", "set", BRIDGE, "up")
+        # An engine on the same machine lets nothing through that it does not know.
+        run("iptables", "-I", "FORWARD", "-i", BRIDGE, "-o", BRIDGE, "-j", "ACCEPT")
         bridge = {"type": "bridge", "bridge": BRIDGE, "isGateway": True, "ipam": {
             "type": "host-local", "ranges": [[{"subnet": NETWORK}]], "routes": [{"dst": "0.0.0.0/0"}], "dataDir": str(self.folder / "ipam")}}
         (self.folder / "cni/10-bridge.conflist").write_text(json.dumps({"cniVersion": "0.4.0", "name": "walcast", "plugins": [bridge]}))
@@ -143,6 +145,9 @@ state = "{self.folder}/state"
             run("umount", space)
             pathlib.Path(space).unlink(missing_ok=True)
         run("ip", "link", "del", BRIDGE)
+        run("iptables", "-D", "FORWARD", "-i", BRIDGE, "-o", BRIDGE, "-j", "ACCEPT")
+        for group in sorted(pathlib.Path("/sys/fs/cgroup").glob("*/kubepods/**/"), reverse=True):
+            run("rmdir", group)
 
     def unmount(self):
         """Once nothing runs: what is still mounted below the folder."""

@@ -4,6 +4,7 @@
     DOCKER_HOST=... target/services/venv/bin/python tests/k8s/node.py WALCAST     (the program, as a client on this machine)
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import yaml
@@ -40,11 +42,12 @@ class Brokers:
         found = self.pods(application).values()
         return len(found) == number and all(control_plane.is_ready(pod) for pod in found)
 
+    @functools.cached_property
     def envoy(self):
         return f"http://{next(iter(self.pods('envoy').values()))['status']['podIP']}:8080"
 
     def client(self, *arguments):
-        return subprocess.run([self.walcast, *map(str, arguments), "--server", self.envoy()], capture_output=True, text=True)
+        return subprocess.run([self.walcast, *map(str, arguments), "--server", self.envoy], capture_output=True, text=True)
 
     def publish_all(self, text):
         """How many subjects take a publish."""
@@ -53,9 +56,12 @@ class Brokers:
             done = self.client("publish", subject, f"{text} {subject}", "--expires", "1h")
             if done.returncode == 0:
                 taken += 1
-                if self.published.setdefault((subject, int(done.stdout)), f"{text} {subject}") != f"{text} {subject}":
-                    raise RuntimeError(f"an id of {subject} was given twice")
+                self.acknowledged(subject, int(done.stdout), f"{text} {subject}")
         return taken
+
+    def acknowledged(self, subject, number, text):
+        if self.published.setdefault((subject, number), text) != text:
+            raise RuntimeError(f"id {number} of {subject} was given twice")
 
     def lost(self):
         return [key for key, text in self.published.items() if self.client("fetch", *key).stdout != text]
@@ -90,20 +96,51 @@ def start(plane, brokers):
     case("walcast cluster status in a pod names three nodes", not all(f"walcast-{number}" in said for number in range(3)) and said)
 
 
+class Retrying(threading.Thread):
+    """A client with keys that sends again whatever failed, as clients of a cluster should: all subjects in turn, until it is told to end."""
+
+    def __init__(self, brokers):
+        super().__init__(daemon=True)
+        self.brokers, self.over, self.longest, self.given_up, self.tries, self.count = brokers, threading.Event(), 0.0, [], 0, 0
+
+    def run(self):
+        while not self.over.is_set():
+            subject, key = SUBJECTS[self.count % len(SUBJECTS)], f"key-{self.count}"
+            begun = time.monotonic()
+            while not self.send(subject, key):
+                self.tries += 1
+                if time.monotonic() > begun + 60:
+                    self.given_up.append(key)
+                    break
+                time.sleep(0.2)
+            self.longest = max(self.longest, time.monotonic() - begun)
+            self.count += 1
+
+    def send(self, subject, key):
+        done = self.brokers.client("publish", subject, f"with {key}", "--key", key, "--expires", "1h")
+        if done.returncode == 0:
+            try:
+                self.brokers.acknowledged(subject, int(done.stdout), f"with {key}")
+            except RuntimeError as error:
+                self.given_up.append(str(error))
+        return done.returncode == 0
+
+
 def rolling_restart(plane, brokers):
-    """Under a load of publishes with keys: none fails."""
-    load = subprocess.Popen([brokers.walcast, "bench", "publish", "--keys", "--rate", "50", "--duration", "90s", "--max-errors", "0", "--server", brokers.envoy()],
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    """Under publishes with keys: each is taken in the end, and none twice."""
+    load = Retrying(brokers)
+    load.start()
     before = {name: pod["metadata"]["uid"] for name, pod in brokers.pods("walcast").items()}
     begun = time.monotonic()
     plane.must("-n", "walcast", "rollout", "restart", "statefulset/walcast")
     said = plane.must("-n", "walcast", "rollout", "status", "statefulset/walcast", "--timeout=240s")
     after = {name: pod["metadata"]["uid"] for name, pod in brokers.pods("walcast").items()}
     case(f"a rolling restart ends, after {time.monotonic() - begun:.0f} s", any(before[name] == after[name] for name in before) and said)
-    ends = [pod["status"]["containerStatuses"][0].get("restartCount") for pod in brokers.pods("walcast").values()]
-    case("no broker was killed on the way", any(ends) and ends)
-    output = load.communicate(timeout=300)[0]
-    case("no publish with a key failed meanwhile", load.returncode and output[-1500:])
+    restarts = [pod["status"]["containerStatuses"][0]["restartCount"] for pod in brokers.pods("walcast").values()]
+    case("no broker was killed by a probe on the way", any(restarts) and restarts)
+    load.over.set()
+    load.join(90)
+    case(f"{load.count} publishes were taken meanwhile, after {load.tries} more tries and {load.longest:.1f} s at the most", load.given_up or load.count < 50)
 
 
 def hang(plane, brokers):
