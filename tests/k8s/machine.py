@@ -137,7 +137,9 @@ state = "{self.folder}/state"
                     spaces.add(space["path"])
             self.ctr("tasks", "kill", "-s", "KILL", container)
             for _ in range(50):
-                if self.ctr("tasks", "rm", "-f", container).returncode == 0:
+                removed = self.ctr("tasks", "rm", "-f", container)
+                # One that has ended has no task any more.
+                if removed.returncode == 0 or "not found" in removed.stderr:
                     break
                 time.sleep(0.1)
             self.ctr("containers", "rm", container)
