@@ -19,7 +19,7 @@ fn log_of(node: &str) -> u128 {
 
 fn member_of(node: &str, version: u64, slots: &[(&str, &str)]) -> Membership {
     let slots: BTreeMap<_, _> = slots.iter().map(|(node, slots)| ((*node).to_owned(), (*slots).to_owned())).collect();
-    Membership { node: node.to_owned(), version, slots }
+    Membership { node: node.to_owned(), version, slots, moved: Vec::new() }
 }
 
 /// The node of a layout of three.

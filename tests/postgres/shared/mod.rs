@@ -25,7 +25,7 @@ fn member(node: &str) -> Membership {
 
 fn member_of(node: &str, version: u64, slots: &[(&str, &str)]) -> Membership {
     let slots: BTreeMap<_, _> = slots.iter().map(|(node, slots)| ((*node).to_owned(), (*slots).to_owned())).collect();
-    Membership { node: node.to_owned(), version, slots }
+    Membership { node: node.to_owned(), version, slots, moved: Vec::new() }
 }
 
 /// The store of a start of this node's log, not yet prepared.
