@@ -52,7 +52,7 @@ async fn see_and_fill_what_is_of_its_log_only() {
     let said = store(stopped.data(), &url, None, "check", 2);
     assert!(said.contains("set cluster.node"), "{said}");
     let said = store(stopped.data(), &url, Some("n2"), "check", 2);
-    assert!(said.contains("node n2 has the log "), "{said}");
+    assert!(said.contains("the data directory is of node n0, and cluster.node is n2"), "{said}");
     // Its part of the database is lost, and is filled again beside the others.
     let lose = format!(
         "DELETE FROM walcast.projection WHERE node = 'n0'; DELETE FROM walcast.messages WHERE subject = '{}'",
