@@ -132,7 +132,7 @@ mod tests {
         // Back to where they came from, and on.
         let back = both.after_move(&set("0-49"), 0);
         assert_eq!(both.learnt(&back.moved()), (back.clone(), None), "newer");
-        assert_eq!(back.learnt(&both.moved()), (back.clone(), None), "older");
+        assert_eq!(back.learnt(&both.moved()), (back, None), "older");
     }
 
     #[test]
@@ -143,7 +143,8 @@ mod tests {
         assert!(error.to_string().contains("slot 7 has two owners after 1 moves: b here, c there"), "{error}");
         assert_eq!(learnt.all_slots(), "a=0-6+10-511,b=7+512-1023,c=8-9");
         let stranger = Moved { slots: set("7"), to: "d".to_owned(), number: 9 };
-        let (learnt, error) = to_b.learnt(&[&[stranger.clone()], &to_c.after_move(&set("7"), 0).moved()[..]].concat());
+        let (learnt, error) =
+            to_b.learnt(&[std::slice::from_ref(&stranger), &to_c.after_move(&set("7"), 0).moved()[..]].concat());
         assert_eq!(error, Some(LearnError::NodeUnknown(NodeUnknown(Box::new(stranger)))));
         assert_eq!(learnt.all_slots(), "a=0-7+10-511,b=512-1023,c=8-9");
     }
