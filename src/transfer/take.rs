@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::Transfer;
 use super::error::TakeError;
 use super::learn::from_wire;
-use crate::cluster::{SlotSet, slot_of};
+use crate::cluster::{Layout, SlotSet, slot_of};
 use crate::ingest::HandedOver;
 use crate::proto::nodes::{self, step};
 
@@ -96,7 +96,9 @@ impl TakeOver {
         let noted = self.transfer.0.taking.note(slots)?;
         self.transfer.on_disk(move |ownership| ownership.expect_copies(&slots)).await?;
         self.noted = Some(noted);
-        let one_database = rooms.store.database().is_some_and(|database| database == begin.database);
+        let one_machine =
+            layout.find(&self.node).is_some_and(|at| host(&layout, at) == host(&layout, rooms.ownership.own()));
+        let one_database = rooms.store.database().is_some_and(|ours| is_one(&ours, &begin.database, one_machine));
         Ok(nodes::Done { one_database, frame_bytes_max: rooms.frame_bytes_max as u64 })
     }
 
@@ -121,5 +123,34 @@ impl TakeOver {
             return Err(TakeError::Order("what is ready is not what was handed over"));
         }
         Ok(self.transfer.on_disk(move |ownership| ownership.is_ready_for(&moved)).await?)
+    }
+}
+
+/// The host of a node's address.
+fn host(layout: &Layout, at: usize) -> &str {
+    let address = layout.nodes()[at].address.as_str();
+    address.rsplit_once(':').map_or(address, |(host, _)| host)
+}
+
+/// Whether two nodes mean the same database by these texts. A name such as `localhost` is another machine for each.
+fn is_one(ours: &str, theirs: &str, one_machine: bool) -> bool {
+    let mut places = ours.split(['@', ',', ' ']);
+    let is_local =
+        places.any(|place| ["localhost", "127.", "[::1]", "::1", "/"].iter().any(|own| place.starts_with(own)));
+    ours == theirs && (one_machine || !is_local)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_is_one_by_its_name_unless_that_means_each_machine() {
+        assert!(is_one("w@db:5432/w", "w@db:5432/w", false));
+        assert!(!is_one("w@db:5432/w", "w@db:5432/v", true));
+        for local in ["w@localhost:5432/w", "w@db:5432,127.0.0.1:5432/w", "w@/run/postgresql:5432/w", "w at [::1]:9042"]
+        {
+            assert!(is_one(local, local, true) && !is_one(local, local, false), "{local}");
+        }
     }
 }

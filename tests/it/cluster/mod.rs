@@ -7,6 +7,7 @@ mod moving_faults;
 mod moving_load;
 mod publish_stream;
 mod publish_stream_faults;
+mod scaling;
 mod subscribe;
 
 use crate::support::nodes::{Nodes, start_all};

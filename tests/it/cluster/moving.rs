@@ -11,7 +11,7 @@ use crate::support::nodes::{start_all, subject_of};
 use crate::support::{Broker, Setup, error_reason, eventually, walcast};
 
 /// `walcast cluster move`.
-fn move_slots(nodes: &[Broker], slots: &str, to: &str) -> (Option<i32>, String) {
+pub(super) fn move_slots(nodes: &[Broker], slots: &str, to: &str) -> (Option<i32>, String) {
     let admin: Vec<_> = nodes.iter().map(|node| format!("http://{}", node.admin())).collect();
     let output = walcast(&["cluster", "move", "--slots", slots, "--to", to, "--admin", &admin.join(",")]).output();
     let output = output.expect("it runs");
