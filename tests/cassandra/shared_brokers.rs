@@ -128,3 +128,17 @@ async fn an_old_process_that_wakes_up_after_another_took_over_writes_nothing() {
         broker.stop().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_move_between_nodes_of_one_database() {
+    let place = Place::on(shared());
+    let brokers = nodes::start_all(Nodes::new().setups(|| broker_on(shared(), &place))).await;
+    let (subject, brokers) = nodes::move_in_one_database(brokers).await;
+    let rows = rows(&operator(&place.config).await, &place).await;
+    let mut ids: Vec<i32> = rows.iter().filter(|(of, ..)| *of == subject).map(|(_, id, _)| *id).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (1..=40).collect::<Vec<_>>(), "each row once");
+    for broker in brokers {
+        broker.stop().await;
+    }
+}

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 use walcast::cluster::slot_of;
 
-use super::{Broker, Client, Setup, programs};
+use super::{Broker, Client, Setup, programs, walcast};
 
 /// Their names.
 pub const NODES: [&str; 3] = ["n0", "n1", "n2"];
@@ -148,4 +148,36 @@ pub fn copy_of(data: &Path) -> PathBuf {
     let copied = std::process::Command::new("cp").arg("-a").arg(data).arg(&copy).status();
     assert!(copied.expect("cp runs").success());
     copy
+}
+
+/// Subjects of the first node move to the second, while both keep rows of them in one database: ids go on, and both are let in when they
+/// start again. Gives the subject, which has ids 1 to 40 then, and the nodes.
+pub async fn move_in_one_database(mut brokers: Vec<Broker>) -> (String, Vec<Broker>) {
+    let subject = subject_of(0, 7);
+    let client = brokers[0].client().await;
+    for id in 1..=20 {
+        assert_eq!(client.publish_kept(&subject, format!("body {id}")).await, id);
+    }
+    brokers[0].all_projected().await;
+    let admin = format!("http://{},http://{}", brokers[0].admin(), brokers[1].admin());
+    let output = walcast(&["cluster", "move", "--slots", "0-341", "--to", "n1", "--admin", &admin]).output();
+    let output = output.expect("it runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let client = brokers[1].client().await;
+    for id in 21..=40 {
+        assert_eq!(client.publish_kept(&subject, format!("body {id}")).await, id);
+    }
+    for _ in 0..2 {
+        let broker = brokers.remove(0);
+        broker.all_projected().await;
+        brokers.insert(
+            1,
+            broker.stop().await.setup().expect_log("another node of the cluster is unreachable").start().await,
+        );
+    }
+    let client = brokers[1].client().await;
+    for id in 1..=40 {
+        assert_eq!(client.fetch_body(&subject, id).await, format!("body {id}"));
+    }
+    (subject, brokers)
 }

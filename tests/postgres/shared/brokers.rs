@@ -218,3 +218,19 @@ async fn a_log_that_went_back_is_brought_up_and_the_others_go_on() {
         broker.stop().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_move_between_nodes_of_one_database() {
+    let server = Server::start();
+    let database = server.database().await;
+    let url = server.url(&database);
+    let brokers = nodes::start_all(Nodes::new().setups(|| common(&url))).await;
+    let (subject, brokers) = nodes::move_in_one_database(brokers).await;
+    let rows = rows(&server.client(&database).await).await;
+    let mut ids: Vec<i32> = rows.iter().filter(|(of, ..)| *of == subject).map(|(_, id, _)| *id).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (1..=40).collect::<Vec<_>>(), "each row once");
+    for broker in brokers {
+        broker.stop().await;
+    }
+}
