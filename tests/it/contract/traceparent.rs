@@ -36,6 +36,8 @@ async fn subscribers_and_fetch_get_it_from_memory_and_from_the_log() {
     assert_eq!([live.next().await.traceparent, live.next().await.traceparent], [TRACE, ""]);
     assert_eq!(fetched(&client, 1).await, TRACE);
     let broker = broker.kill_nine().await.start().await;
+    // Until then the store may answer, which has no field for it.
+    eventually("the index", || async { (broker.metric("walcast_index_gap_records").await == 0.0).then_some(()) }).await;
     let client = broker.client().await;
     assert_eq!([fetched(&client, 1).await, fetched(&client, 2).await], [TRACE, ""]);
     let mut resumed = client.resume("s", 0).await;
