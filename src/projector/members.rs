@@ -77,6 +77,10 @@ impl Owners {
         self.0.get(&slot).map_or(0, |(_, number)| *number)
     }
 
+    fn owns(&self, node: &str, slot: u16) -> bool {
+        self.0.get(&slot).is_some_and(|(owner, _)| owner == node)
+    }
+
     fn slots(&self, node: &str) -> BTreeSet<u16> {
         self.0.iter().filter(|(_, (owner, _))| owner == node).map(|(slot, _)| *slot).collect()
     }
@@ -174,12 +178,13 @@ pub(super) fn admit(there: Option<&Members>, log_id: &str, me: &Membership) -> R
     let mut members = there.cloned().unwrap_or_else(nobody);
     let before = Owners::of(&members.slots, &members.moved)?;
     is_the_same_cluster(&members, &before, log_id, me)?;
-    let mine = me.owners()?;
-    let own = mine.slots(&me.node);
+    let own = me.owners()?.slots(&me.node);
+    let mut known = before.clone();
+    known.learn(&me.moved)?;
     for (node, member) in members.logs.iter_mut().filter(|(node, _)| **node != me.node) {
         let theirs = numbers(&member.slots)?;
-        // What was given to this node since is its own, whether who gave it has said so here or not.
-        let is_given = |slot: &&u16| mine.number(**slot) > before.number(**slot);
+        // What was given to this node is its own, whether who gave it has said so here, or a third node, or nobody.
+        let is_given = |slot: &&u16| known.number(**slot) > 0 && known.owns(&me.node, **slot);
         if let Some(slot) = theirs.intersection(&own).find(|slot| !is_given(slot)) {
             return Err(format!(
                 "slot {slot} of {} is one of node {node} there (log {}): it is the database of another cluster, or {node} has to \
@@ -383,6 +388,12 @@ mod tests {
         let giver_first = admit(Some(&admit(Some(&members), "01", &a).expect("gives")), "03", &c).expect("takes");
         let taker_first = admit(Some(&admit(Some(&members), "03", &c).expect("takes")), "01", &a).expect("gives");
         assert_eq!(giver_first, taker_first);
+        // A third node may know of it first.
+        let third = admit(Some(&members), "02", &after(node("b", 1, LAYOUT), &given)).expect("it knows of the move");
+        let third_first = admit(Some(&admit(Some(&third), "03", &c).expect("takes")), "01", &a).expect("gives");
+        assert_eq!(third_first, giver_first);
+        let said = refused(&third, "01", &node("a", 1, LAYOUT));
+        assert!(said.contains("slot 0 is not one of a"), "it was set back: {said}");
         assert_eq!((&*giver_first.logs["a"].slots, &*giver_first.logs["c"].slots), ("100-341", "0-99+683-1023"));
         assert_eq!(Members::read("test", &giver_first.text()).expect("reads"), giver_first);
         admit(Some(&giver_first), "02", &node("b", 1, LAYOUT))
