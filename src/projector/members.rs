@@ -179,7 +179,7 @@ pub(super) fn admit(there: Option<&Members>, log_id: &str, me: &Membership) -> R
     let before = Owners::of(&members.slots, &members.moved)?;
     is_the_same_cluster(&members, &before, log_id, me)?;
     let own = me.owners()?.slots(&me.node);
-    let mut known = before.clone();
+    let mut known = before;
     known.learn(&me.moved)?;
     for (node, member) in members.logs.iter_mut().filter(|(node, _)| **node != me.node) {
         let theirs = numbers(&member.slots)?;

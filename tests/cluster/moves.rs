@@ -118,7 +118,8 @@ async fn a_node_that_is_killed_in_a_move_leaves_one_owner_and_everything() {
         if is_moved { moved += 1 } else { stayed += 1 }
     }
     println!("{moved} moved, {stayed} stayed");
-    nothing_failed(&load.end().await);
+    // With a kill a second a publish may meet four of them in its four tries.
+    kept(&load.end().await);
 }
 
 /// The node that gets slots freezes: the other one takes publishes again in time, and keeps them.
