@@ -47,6 +47,13 @@ fn owned(metadata: &[(&str, String)]) -> HashMap<String, String> {
     metadata.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect()
 }
 
+/// UNAVAILABLE for a while, with a hint when to try again.
+fn passing(reason: &str, message: impl Into<String>, metadata: &[(&str, String)], delay: Duration) -> Status {
+    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, owned(metadata));
+    details.set_retry_info(Some(delay));
+    status_with(Code::Unavailable, message, details)
+}
+
 /// UNAVAILABLE with the contract's text; the detail says why.
 pub fn unavailable(reason: &str, detail: impl Into<String>) -> Status {
     status(Code::Unavailable, reason, UNAVAILABLE, &[("detail", detail.into())])
@@ -151,9 +158,7 @@ pub fn not_owner(other: &NotOwner, marker: Option<&Marker>) -> Status {
         metadata.extend([("forwarded_by", node.clone()), ("forwarded_layout_version", version.to_string())]);
     }
     if marker.is_some_and(|marker| marker.version.configured == version.configured) {
-        let mut details = ErrorDetails::with_error_info("NOT_OWNER", DOMAIN, owned(&metadata));
-        details.set_retry_info(Some(RETRY_SOON));
-        return status_with(Code::Unavailable, message, details);
+        return passing("NOT_OWNER", message, &metadata, RETRY_SOON);
     }
     status(Code::FailedPrecondition, "NOT_OWNER", message, &metadata)
 }
@@ -188,9 +193,7 @@ pub fn forward(error: &ForwardError, owner: &str, slot: Slot) -> Status {
                 // Whether the owner may have done what it was asked.
                 ("sent", if *unsent { "no" } else { "perhaps" }.to_owned()),
             ];
-            let mut details = ErrorDetails::with_error_info("OWNER_UNAVAILABLE", DOMAIN, owned(&metadata));
-            details.set_retry_info(Some(*retry_after));
-            status_with(Code::Unavailable, UNAVAILABLE, details)
+            passing("OWNER_UNAVAILABLE", UNAVAILABLE, &metadata, *retry_after)
         }
     }
 }
@@ -276,10 +279,8 @@ pub fn publish(error: &PublishError) -> Status {
 
 /// The slot of a subject is moving: in a moment another node owns it, or this one again.
 pub fn moving() -> Status {
-    let message = "the slot of the subject is moving to another node; try again";
-    let mut details = ErrorDetails::with_error_info("SLOT_MOVING", DOMAIN, owned(&[("detail", message.to_owned())]));
-    details.set_retry_info(Some(RETRY_SOON));
-    status_with(Code::Unavailable, UNAVAILABLE, details)
+    let detail = "the slot of the subject is moving to another node; try again".to_owned();
+    passing("SLOT_MOVING", UNAVAILABLE, &[("detail", detail)], RETRY_SOON)
 }
 
 /// What a node says to another one, whose operator reads it.
@@ -329,9 +330,7 @@ pub fn stream_end(end: StreamEnd) -> Status {
         }
         StreamEnd::Moved { last_delivered } => {
             let metadata = [("detail", message), ("last_delivered_id", last_delivered.to_string())];
-            let mut details = ErrorDetails::with_error_info("SLOT_MOVED", DOMAIN, owned(&metadata));
-            details.set_retry_info(Some(RETRY_SOON));
-            status_with(Code::Unavailable, UNAVAILABLE, details)
+            passing("SLOT_MOVED", UNAVAILABLE, &metadata, RETRY_SOON)
         }
         StreamEnd::ShuttingDown => unavailable("SHUTTING_DOWN", message),
     }
