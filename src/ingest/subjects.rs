@@ -167,6 +167,14 @@ impl SubjectTable {
         }
     }
 
+    /// Makes ids up to this one given out, if they were not.
+    fn raise(&self, entry: &mut Entry, id: u32) {
+        if entry.issued < NEAR_LAST_ID && id >= NEAR_LAST_ID {
+            self.near_last_id.fetch_add(1, Ordering::Relaxed);
+        }
+        entry.issued = entry.issued.max(id);
+    }
+
     /// Gives out the next id of a subject. For the committer alone: it never takes one back, so whoever
     /// calls this must append the message or let the log fail.
     ///
@@ -200,10 +208,7 @@ impl SubjectTable {
         if entry.issued >= id.get() {
             return Ok(None);
         }
-        if entry.issued < NEAR_LAST_ID && id.get() >= NEAR_LAST_ID {
-            self.near_last_id.fetch_add(1, Ordering::Relaxed);
-        }
-        entry.issued = id.get();
+        self.raise(entry, id.get());
         Ok(Some(key(shard_at, at)))
     }
 
@@ -241,10 +246,7 @@ impl SubjectTable {
         let mut shard = self.shards[shard_at].write();
         let at = self.find_or_add(&mut shard, hash, subject.as_bytes())?;
         let entry = &mut shard.entries[at as usize];
-        if entry.issued < NEAR_LAST_ID && id.get() >= NEAR_LAST_ID {
-            self.near_last_id.fetch_add(1, Ordering::Relaxed);
-        }
-        entry.issued = entry.issued.max(id.get());
+        self.raise(entry, id.get());
         entry.durable = entry.issued;
         Ok(key(shard_at, at))
     }
@@ -261,10 +263,7 @@ impl SubjectTable {
                     continue;
                 }
                 let raised = entry.issued.saturating_add(count).min(MESSAGE_ID_MAX);
-                if entry.issued < NEAR_LAST_ID && raised >= NEAR_LAST_ID {
-                    self.near_last_id.fetch_add(1, Ordering::Relaxed);
-                }
-                entry.issued = raised;
+                self.raise(entry, raised);
                 entry.durable = raised;
                 passed += 1;
             }

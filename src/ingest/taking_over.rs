@@ -108,9 +108,7 @@ impl<S: DurableSink> Committer<S> {
             return;
         }
         let (now, mut window) = (clock::now(), self.keys.lock());
-        for key in keys.iter().filter(|key| !window.is_expired(key.at, now)).copied().collect::<Vec<_>>() {
-            window.remember(key, now);
-        }
+        keys.iter().for_each(|key| window.remember_live(*key, now));
         window.replay_taken_over(durable.sequence(), handed.iter().copied(), now);
     }
 }

@@ -96,9 +96,14 @@ impl Window {
     /// `now`. As [`Self::replay`] it must come in the order of the log.
     pub fn replay_taken_over(&mut self, sequence: Sequence, keys: impl IntoIterator<Item = KeyEntry>, now: UnixMicros) {
         for KeyEntry { name, body, published_at, id } in keys {
-            if !self.is_expired(published_at, now) {
-                self.remember(Entry { print: Fingerprint { name, body }, sequence, at: published_at, id }, now);
-            }
+            self.remember_live(Entry { print: Fingerprint { name, body }, sequence, at: published_at, id }, now);
+        }
+    }
+
+    /// Keeps a key of an earlier time, as [`Self::remember`], unless it has expired at `now`.
+    pub fn remember_live(&mut self, entry: Entry, now: UnixMicros) {
+        if !self.is_expired(entry.at, now) {
+            self.remember(entry, now);
         }
     }
 
