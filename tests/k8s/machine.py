@@ -17,6 +17,8 @@ from control_plane import BIN, until
 # Addresses of pods, and of the machine as pods see it.
 NETWORK, GATEWAY, BRIDGE = "10.244.77.0/24", "10.244.77.1", "walcast-check"
 ZONE = "walcast.svc.cluster.local"
+# What holds a pod's network open, an image of this machine only.
+PAUSE = "localhost/pause:1"
 
 
 def run(*command, text=None):
@@ -61,7 +63,7 @@ state = "{self.folder}/state"
 [grpc]
   address = "{self.socket}"
 [plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "docker.io/library/pause:1"
+  sandbox_image = "{PAUSE}"
   restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
@@ -73,10 +75,10 @@ state = "{self.folder}/state"
         context = self.folder / "pause"
         context.mkdir()
         (context / "Dockerfile").write_text('FROM debian:bookworm-slim\nENTRYPOINT ["sleep", "infinity"]\n')
-        done = run("docker", "build", "-q", "-t", "pause:1", context)
+        done = run("docker", "build", "-q", "-t", PAUSE, context)
         if done.returncode:
             raise RuntimeError(done.stderr)
-        saved = subprocess.Popen(["docker", "save", "pause:1", *images], stdout=subprocess.PIPE)
+        saved = subprocess.Popen(["docker", "save", PAUSE, *images], stdout=subprocess.PIPE)
         taken = subprocess.run(["ctr", "-a", self.socket, "-n", "k8s.io", "images", "import", "-"], stdin=saved.stdout, capture_output=True, text=True)
         if taken.returncode or saved.wait():
             raise RuntimeError(taken.stderr)
