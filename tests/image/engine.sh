@@ -1,5 +1,7 @@
-# An engine and the image walcast:0.1.0, for `make image-check` and `make k8s-node-check`. Sourced, never run, in the project's folder. Uses the engine that
+# An engine, the image walcast:0.1.0 and a binary `$walcast` beside it, for `make image-check` and `make k8s-node-check`. Sourced, never run. Uses the engine that
 # `docker` reaches, or starts one of its own below target/image, and stops it at the end of the script.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 image_folder=$PWD/target/image
 mkdir -p "$image_folder"
 engine=
@@ -46,3 +48,8 @@ build_walcast() {
     --build-arg "CREATED=$(git log -1 --format=%cI)" . >"$image_folder/build.log" 2>&1 || { tail -20 "$image_folder/build.log"; exit 1; }
   echo "built in $((SECONDS - started)) s"
 }
+
+walcast=${BROKER_BIN:-$PWD/target/debug/walcast}
+[ -x "$walcast" ] || cargo build --locked --bin walcast
+start_engine
+build_walcast

@@ -1,13 +1,8 @@
 #!/usr/bin/env bash
 # The image and compose.yaml with a real engine (`make image-check`).
 set -euo pipefail
-cd "$(dirname "$0")/../.."
-source tests/image/engine.sh
-walcast=${BROKER_BIN:-$PWD/target/debug/walcast}
-[ -x "$walcast" ] || cargo build --locked --bin walcast
+source "$(dirname "$0")/../image/engine.sh"
 
-start_engine
-build_walcast
 # Every base of the images of configuration, and every image that compose.yaml takes as it is, but for what has no stand-in.
 for name in $(sed -n 's/^FROM \([^ ]*:[^ ]*\).*/\1/p' deploy/compose/images/*.Dockerfile) $(sed -n 's/^ *image: \([a-z].*\)/\1/p' deploy/compose/compose.yaml); do
   case $name in
