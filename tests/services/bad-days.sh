@@ -4,8 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # Where it crashes is a matter of correctness, not of speed: this build is never optimised.
-cargo build --locked --features fault-controls --bin walcast-broken
-export FAULT_CONTROLS_BINARY=$PWD/target/debug/walcast-broken
+cargo build --locked --features fault-controls --example walcast-broken
+export FAULT_CONTROLS_BINARY=$PWD/target/debug/examples/walcast-broken
 if [ "${1:-}" = --all ]; then
   cargo build --release --locked --bin walcast
   export BAD_DAYS_BINARY=$PWD/target/release/walcast

@@ -3,5 +3,5 @@
 #   tests/services/faults.sh --quick | --all [PART OF A NAME...]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-cargo build --locked --features fault-controls --bin walcast-broken
-FAULT_CONTROLS_BINARY=$PWD/target/debug/walcast-broken exec cargo test --locked --test faults -- "$@"
+cargo build --locked --features fault-controls --example walcast-broken
+FAULT_CONTROLS_BINARY=$PWD/target/debug/examples/walcast-broken exec cargo test --locked --test faults -- "$@"
