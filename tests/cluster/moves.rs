@@ -11,8 +11,8 @@ use crate::load::more;
 use crate::rig::Cluster;
 use crate::server::Server;
 use crate::shared;
-use crate::support::nodes::NODES;
-use crate::support::{Broker, Setup, eventually, from_env, walcast};
+use crate::support::nodes::{NODES, move_command};
+use crate::support::{Broker, Setup, eventually, from_env};
 use tokio::task::block_in_place;
 
 /// The longest pause of a slot that a move may make.
@@ -27,20 +27,15 @@ fn common() -> Setup {
 }
 
 /// `walcast cluster move`, which runs until it ends.
-fn run(cluster: &Cluster, slots: &str, to: &str) -> impl Future<Output = Output> + Send + use<> {
-    run_at(&cluster.up().collect::<Vec<_>>(), slots, to)
-}
-
-fn run_at(nodes: &[&Broker], slots: &str, to: &str) -> impl Future<Output = Output> + Send + use<> {
-    let admin: Vec<_> = nodes.iter().map(|node| format!("http://{}", node.admin())).collect();
-    let admin = admin.join(",");
-    let mut command = walcast(&["cluster", "move", "--json", "--slots", slots, "--to", to, "--admin", &admin]);
+fn run(nodes: &[&Broker], slots: &str, to: &str) -> impl Future<Output = Output> + Send + use<> {
+    let mut command = move_command(nodes.iter().copied(), slots, to);
+    command.arg("--json");
     async { tokio::task::spawn_blocking(move || command.output().expect("it runs")).await.expect("it does not panic") }
 }
 
 /// Moves slots, and gives the pauses that the nodes report.
 async fn move_slots(cluster: &Cluster, slots: &str, to: &str) -> Vec<Duration> {
-    let output = run(cluster, slots, to).await;
+    let output = run(&cluster.up().collect::<Vec<_>>(), slots, to).await;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     let moves = said.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
@@ -100,7 +95,7 @@ async fn a_node_that_is_killed_in_a_move_leaves_one_owner_and_everything() {
         // All of one node's slots to another.
         let from = before.iter().position(|slots| !slots.is_empty()).expect("an owner");
         let to = (from + 1 + round % 2) % NODES.len();
-        let moving = tokio::spawn(run(&cluster, &before[from], NODES[to]));
+        let moving = tokio::spawn(run(&cluster.up().collect::<Vec<_>>(), &before[from], NODES[to]));
         let wait = Duration::from_millis(random.random_range(0..500));
         tokio::time::sleep(wait).await;
         let killed = if round % 2 == 0 { from } else { to };
@@ -133,7 +128,7 @@ async fn a_taker_that_freezes_holds_up_nobody_for_long() {
     let begun = Instant::now();
     cluster.node(1).signal(Signal::STOP);
     // The frozen one cannot be asked for its status.
-    let output = run_at(&[cluster.node(0)], "0-341", "n1");
+    let output = run(&[cluster.node(0)], "0-341", "n1");
     let (output, ()) = tokio::join!(output, async {
         tokio::time::sleep(Duration::from_secs(5)).await;
         cluster.node(1).signal(Signal::CONT);

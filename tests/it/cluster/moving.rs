@@ -7,14 +7,12 @@ use walcast::proto::client::PublishRequest;
 use walcast::proto::nodes::{self, nodes_client::NodesClient};
 
 use super::{UNREACHABLE, clients, setups, three};
-use crate::support::nodes::{start_all, subject_of};
-use crate::support::{Broker, Setup, error_reason, eventually, walcast};
+use crate::support::nodes::{move_command, start_all, subject_of};
+use crate::support::{Broker, Setup, error_reason, eventually};
 
-/// `walcast cluster move`.
+/// Moves slots: exit code, and what was said.
 pub(super) fn move_slots(nodes: &[Broker], slots: &str, to: &str) -> (Option<i32>, String) {
-    let admin: Vec<_> = nodes.iter().map(|node| format!("http://{}", node.admin())).collect();
-    let output = walcast(&["cluster", "move", "--slots", slots, "--to", to, "--admin", &admin.join(",")]).output();
-    let output = output.expect("it runs");
+    let output = move_command(nodes, slots, to).output().expect("it runs");
     let said = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8(said).expect("text"))
 }

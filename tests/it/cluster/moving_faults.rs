@@ -16,8 +16,8 @@ use walcast::proto::nodes::{Begin, Done, Moved, Moves, Ready, Records, Step, ste
 
 use super::moving::{owned, short_log};
 use super::setups;
-use crate::support::nodes::subject_of;
-use crate::support::{Broker, Setup, error_reason, eventually, walcast, within_patience};
+use crate::support::nodes::{move_command, subject_of};
+use crate::support::{Broker, Setup, error_reason, eventually, within_patience};
 
 const STAYED: &str = "slots did not move";
 const UNLEARNT: &str = "what another node knows of slots that moved cannot be learnt";
@@ -81,8 +81,7 @@ impl Rig {
 
     /// Moves all slots of the real node to the test's: exit code, and what was said.
     fn give(&self) -> impl Future<Output = (Option<i32>, String)> + use<> {
-        let admin = format!("http://{}", self.node.admin());
-        let mut command = walcast(&["cluster", "move", "--slots", SLOTS, "--to", "n1", "--admin", &admin]);
+        let mut command = move_command([&self.node], SLOTS, "n1");
         let output = tokio::task::spawn_blocking(move || command.output().expect("it runs"));
         async {
             let output = within_patience("the end of the move", output).await.expect("it does not panic");

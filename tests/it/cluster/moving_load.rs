@@ -12,8 +12,8 @@ use walcast::proto::client::PublishRequest;
 
 use super::moving::owned;
 use super::{clients, three};
-use crate::support::nodes::subject_of;
-use crate::support::{Broker, Client, eventually, walcast, within_patience};
+use crate::support::nodes::{move_command, subject_of};
+use crate::support::{Broker, Client, eventually, within_patience};
 
 /// Subjects of each node, of which about half move.
 const SUBJECTS: usize = 4;
@@ -85,14 +85,12 @@ async fn follow(client: Client, subject: String, last: Arc<Mutex<Option<i32>>>) 
 }
 
 /// Moves slots, one part after the other; beside it others do the same.
-fn moves(nodes: &[Broker], parts: &'static [(&'static str, &'static str)]) -> impl Future<Output = ()> + use<> {
-    let admin: Vec<_> = nodes.iter().map(|node| format!("http://{}", node.admin())).collect();
-    let admin = admin.join(",");
+fn moves(nodes: &[Broker], parts: &[(&str, &str)]) -> impl Future<Output = ()> + use<> {
+    let commands: Vec<_> = parts.iter().map(|(slots, to)| move_command(nodes, slots, to)).collect();
     let moving = tokio::task::spawn_blocking(move || {
-        for (slots, to) in parts {
-            let output = walcast(&["cluster", "move", "--slots", slots, "--to", to, "--admin", &admin]).output();
-            let output = output.expect("it runs");
-            assert!(output.status.success(), "{slots} to {to}: {}", String::from_utf8_lossy(&output.stderr));
+        for mut command in commands {
+            let output = command.output().expect("it runs");
+            assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
         }
     });
     async { moving.await.expect("all moved") }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -142,10 +143,16 @@ impl Load {
     }
 }
 
+/// `walcast cluster move`, told where these nodes are.
+pub fn move_command<'a>(nodes: impl IntoIterator<Item = &'a Broker>, slots: &str, to: &str) -> Command {
+    let admin: Vec<_> = nodes.into_iter().map(|node| format!("http://{}", node.admin())).collect();
+    walcast(&["cluster", "move", "--slots", slots, "--to", to, "--admin", &admin.join(",")])
+}
+
 /// A copy of a data directory, as a volume has it that was cloned or was cut off from its first process.
 pub fn copy_of(data: &Path) -> PathBuf {
     let copy = data.with_extension("copy");
-    let copied = std::process::Command::new("cp").arg("-a").arg(data).arg(&copy).status();
+    let copied = Command::new("cp").arg("-a").arg(data).arg(&copy).status();
     assert!(copied.expect("cp runs").success());
     copy
 }
@@ -159,9 +166,7 @@ pub async fn move_in_one_database(mut brokers: Vec<Broker>) -> (String, Vec<Brok
         assert_eq!(client.publish_kept(&subject, format!("body {id}")).await, id);
     }
     brokers[0].all_projected().await;
-    let admin = format!("http://{},http://{}", brokers[0].admin(), brokers[1].admin());
-    let output = walcast(&["cluster", "move", "--slots", "0-341", "--to", "n1", "--admin", &admin]).output();
-    let output = output.expect("it runs");
+    let output = move_command(&brokers[..2], "0-341", "n1").output().expect("it runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let client = brokers[1].client().await;
     for id in 21..=40 {
