@@ -20,6 +20,10 @@ const SUBJECTS: usize = 10;
 const FOLLOWERS: usize = 40;
 const PUBLISHERS: usize = 4;
 const IN_FLIGHT: usize = 16;
+/// What the load must have been, a restart: acknowledged, and read from log or store for those that were behind. A machine of its own does four times
+/// that; one that is busy takes more restarts.
+const ACKNOWLEDGED: u64 = 50;
+const CAUGHT_UP: u64 = 100;
 
 /// What one subscriber saw, across all its streams.
 #[derive(Debug, Default)]
@@ -173,6 +177,12 @@ impl Load {
         stopped.start().await
     }
 
+    /// Whether there was as much to do as in so many restarts.
+    fn is_enough_for(&self, cycles: u64) -> bool {
+        let acknowledged: usize = self.with(|journal| journal.acknowledged.iter().map(BTreeMap::len).sum());
+        acknowledged as u64 > cycles * ACKNOWLEDGED && self.caught_up.load(Ordering::Relaxed) > cycles * CAUGHT_UP
+    }
+
     /// A broker counts from its start on.
     async fn count(&self, broker: &Broker) {
         let caught_up = broker.metric("walcast_delivery_catch_up_messages_total").await;
@@ -206,8 +216,11 @@ async fn run(flaw: Flaw, cycles: u64) -> Load {
     let setup = setup.set("log.segment_bytes", "1MiB").set("log.keep_bytes", "2MiB");
     let load = Load::new(flaw);
     let mut broker = setup.start().await;
-    for _ in 0..cycles {
+    let mut done = 0;
+    while done < cycles || !load.is_enough_for(cycles) {
+        assert!(done < cycles * 20, "the load was not on");
         broker = load.cycle(broker, &mut random).await;
+        done += 1;
     }
     load.finish(&broker).await;
     load.count(&broker).await;
@@ -230,9 +243,7 @@ async fn everybody_sees_every_acknowledged_id_once_in_order() {
             journal.broken.len()
         );
         assert_eq!(journal.broken, [""; 0]);
-        assert!(acknowledged as u64 > cycles * 50 && seen > acknowledged, "the load was on");
-        // Some 400 a restart on a machine of its own, below 100 beside other builds: what is not behind needs no history.
-        assert!(caught_up > cycles * 10, "{caught_up}: history was read");
+        assert!(seen > acknowledged, "the load was on");
     });
 }
 
