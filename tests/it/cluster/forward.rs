@@ -179,7 +179,7 @@ async fn a_dead_owner_makes_its_own_subjects_unavailable_and_nothing_else() {
     let began = Instant::now();
     let id = eventually("the owner is back", || async { client.publish(&dead, "body", 60).await.ok() }).await;
     assert_eq!(id, 2, "what was refused was not published");
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     assert_eq!(nodes[0].metric("walcast_nodes_unreachable").await, 0.0);
     drop(back);
 }
@@ -188,7 +188,7 @@ async fn a_dead_owner_makes_its_own_subjects_unavailable_and_nothing_else() {
 async fn a_frozen_owner_holds_up_calls_to_it_only_and_not_for_long() {
     let mut setups = setups();
     setups[0] =
-        setups[0].clone().set("limits.forward_calls", "4").set("cluster.owner_timeout", "1s").expect_log(UNREACHABLE);
+        setups[0].clone().set("limits.forward_calls", "4").set("cluster.owner_timeout", "3s").expect_log(UNREACHABLE);
     let nodes = start_all(setups).await;
     let client = nodes[0].client().await;
     let (frozen, alive) = (subject_of(1, 6), subject_of(2, 6));
@@ -212,7 +212,7 @@ async fn a_frozen_owner_holds_up_calls_to_it_only_and_not_for_long() {
     for id in 1..=50 {
         let asked = Instant::now();
         assert_eq!(client.publish_kept(&alive, "body").await, id);
-        assert!(asked.elapsed() < Duration::from_millis(500), "{:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(2), "held up: {:?}", asked.elapsed());
     }
     let (mut busy, mut unavailable) = (0, 0);
     for refused in waiting {
@@ -223,7 +223,7 @@ async fn a_frozen_owner_holds_up_calls_to_it_only_and_not_for_long() {
         }
     }
     assert_eq!((busy, unavailable), (6, 4));
-    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
     nodes[1].signal(Signal::CONT);
     let next = eventually("the owner is back", || async { client.publish(&frozen, "body", 60).await.ok() }).await;
     // What reached it before it was given up may be there; nothing else is.
