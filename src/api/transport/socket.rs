@@ -19,6 +19,9 @@ use tokio::time::Sleep;
 /// beside the buffers of the kernel.
 const GATHERED_BYTES: usize = 64 * 1024;
 
+/// Bytes that are read at once of what nobody wants any more.
+const DISCARDED_BYTES: usize = 4 * 1024;
+
 thread_local! {
     // Almost every turn ends with everything sent, so one buffer a thread serves all connections; only a
     // connection that could not send everything keeps one of its own.
@@ -38,6 +41,10 @@ struct Socket<T> {
     stalled_max: Duration,
     /// Runs while it takes nothing.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// Whether it stays open after the last byte until the peer has closed its side.
+    lingers: bool,
+    /// Whether the peer was told that nothing more comes.
+    told: bool,
 }
 
 /// The connection's half: reads at once, gathers writes.
@@ -51,7 +58,16 @@ pub(super) struct Sending<T>(Arc<Mutex<Socket<T>>>);
 /// Both halves of a socket, which fails when its peer takes nothing for `stalled_max`: the pings of HTTP/2 wait behind
 /// what it does not read, so they alone would not find it out.
 pub(super) fn split<T>(stream: T, stalled_max: Duration) -> (Gathering<T>, Sending<T>) {
-    let socket = Socket { stream, gathered: Vec::new(), sent: 0, failed: None, stalled_max, stalled: None };
+    let socket = Socket {
+        stream,
+        gathered: Vec::new(),
+        sent: 0,
+        failed: None,
+        stalled_max,
+        stalled: None,
+        lingers: false,
+        told: false,
+    };
     let socket = Arc::new(Mutex::new(socket));
     (Gathering(Arc::clone(&socket)), Sending(socket))
 }
@@ -64,6 +80,27 @@ impl<T: AsyncWrite + Unpin> Sending<T> {
         if let Poll::Ready(Err(error)) = socket.poll_send(context) {
             socket.failed = Some(error.kind());
             context.waker().wake_by_ref();
+        }
+    }
+
+    /// From now on the end of the connection is not the end of the socket: it is open until its peer has closed it. Closed with
+    /// something unread, the system resets it, and a peer that was still sending may lose the answers that it has not read.
+    /// Whoever asks for it must bound how long that takes.
+    pub fn linger(&self) {
+        self.0.lock().lingers = true;
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Socket<T> {
+    /// Ready when the peer has closed its side, or is gone. What it still sends is of a connection that has ended.
+    fn poll_closed(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let mut unread = [0; DISCARDED_BYTES];
+        loop {
+            let mut buffer = ReadBuf::new(&mut unread);
+            match ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {}
+                Ok(()) | Err(_) => return Poll::Ready(()),
+            }
         }
     }
 }
@@ -126,7 +163,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gathering<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Gathering<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gathering<T> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let mut socket = self.0.lock();
         let taken = ready!(socket.poll_room(context))?.min(bytes.len());
@@ -163,7 +200,14 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Gathering<T> {
         let mut socket = self.0.lock();
         socket.check()?;
         ready!(socket.poll_send(context))?;
-        Pin::new(&mut socket.stream).poll_shutdown(context)
+        if !socket.told {
+            ready!(Pin::new(&mut socket.stream).poll_shutdown(context))?;
+            socket.told = true;
+        }
+        if socket.lingers {
+            ready!(socket.poll_closed(context));
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -259,5 +303,24 @@ mod tests {
         let mut read = String::new();
         peer.read_to_string(&mut read).await.expect("ended");
         assert_eq!(read, "goodbye");
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_lingers_is_open_until_its_peer_has_closed_it() {
+        let (ours, mut peer) = duplex(1000);
+        let (mut gathering, sending) = split(ours, PATIENCE);
+        sending.linger();
+        gathering.write_all(b"goodbye").await.expect("gathered");
+        assert!(gathering.shutdown().now_or_never().is_none(), "the peer has not read it yet");
+        // More than there is room for, so that it is read.
+        for _ in 0..10 {
+            peer.write_all(&[1; 1000]).await.expect("still open");
+            assert!(gathering.shutdown().now_or_never().is_none(), "the peer goes on sending");
+        }
+        let mut read = String::new();
+        peer.read_to_string(&mut read).await.expect("ended");
+        assert_eq!(read, "goodbye");
+        drop(peer);
+        gathering.shutdown().await.expect("closed");
     }
 }

@@ -108,7 +108,7 @@ pub(super) struct WithStreams<C, T> {
 
 impl<C: Drain, T: AsyncWrite + Unpin> WithStreams<C, T> {
     /// `socket` and `begun` are the sending half and the executor of what `connection` was made with; when `drain` is
-    /// done it is drained.
+    /// done it is drained, and lingers once it has ended: whoever drains must bound how long that takes.
     pub fn new(
         connection: C,
         socket: Sending<T>,
@@ -144,6 +144,7 @@ impl<C: Drain, T: AsyncWrite + Unpin> WithStreams<C, T> {
                 Poll::Ready(Some(Ended::Stream)) => {}
                 Poll::Ready(Some(Ended::Wait)) => {
                     self.connection.as_mut().drain();
+                    self.socket.linger();
                     // A drain does not wake the connection, which has to say it to the peer.
                     context.waker().wake_by_ref();
                 }

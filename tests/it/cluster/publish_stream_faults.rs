@@ -12,7 +12,7 @@ use walcast::proto::client::{PublishError, PublishRequest};
 use super::{UNREACHABLE, setups};
 use crate::support::nodes::{start_all, subject_of};
 use crate::support::publish_stream::{Answer, request};
-use crate::support::{Broker, Client, Setup, body_of, eventually, random_bytes};
+use crate::support::{Broker, Client, Setup, body_of, error_reason, eventually, random_bytes};
 
 /// Three nodes; the first says that others are unreachable.
 async fn with_log_lines(set: impl Fn(Setup) -> Setup) -> Vec<Broker> {
@@ -125,7 +125,7 @@ async fn a_killed_owner_costs_only_its_own_messages_and_retries_with_keys_make_n
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_owner_ends_in_answers_and_holds_up_only_streams_that_have_messages_for_it() {
-    let nodes = with_log_lines(|setup| setup.set("cluster.owner_timeout", "1s")).await;
+    let nodes = with_log_lines(|setup| setup.set("cluster.owner_timeout", "2s")).await;
     let client = nodes[0].client().await;
     let (frozen, alive, own) = (subject_of(1, 61), subject_of(2, 61), subject_of(0, 61));
     let mut stream = client.publish_stream().await;
@@ -143,13 +143,13 @@ async fn a_frozen_owner_ends_in_answers_and_holds_up_only_streams_that_have_mess
         let asked = Instant::now();
         other.send(&subject_of(2, 62), "x", 60).await;
         assert_eq!(other.answers.next().await, Ok(id - 1));
-        assert!(asked.elapsed() < Duration::from_millis(500), "{:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_millis(1_500), "held up: {:?}", asked.elapsed());
     }
     assert_eq!(stream.answers.next().await, Ok(2));
     let lost = stream.answers.next().await.expect_err("frozen");
     is_unavailable(&lost, "n1");
     assert_eq!(lost.metadata["sent"], "perhaps");
-    assert!((500..3_000).contains(&asked.elapsed().as_millis()), "{:?}", asked.elapsed());
+    assert!((1_000..15_000).contains(&asked.elapsed().as_millis()), "{:?}", asked.elapsed());
     assert_eq!(stream.answers.next().await, Ok(2));
     is_unavailable(&stream.answers.next().await.expect_err("frozen"), "n1");
     assert_eq!(stream.answers.next().await, Ok(3));
@@ -161,7 +161,7 @@ async fn a_frozen_owner_ends_in_answers_and_holds_up_only_streams_that_have_mess
         is_unavailable(&stream.answers.next().await.expect_err("frozen"), "n1");
         assert_eq!(stream.answers.next().await, Ok(id));
     }
-    assert!(asked.elapsed() < Duration::from_secs(6), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
     let unavailable = r#"walcast_forwarded_calls_total{method="PublishStream",result="unavailable"}"#;
     assert!(nodes[0].metric(unavailable).await >= 2.0);
     nodes[1].signal(Signal::CONT);
@@ -173,7 +173,7 @@ async fn a_frozen_owner_ends_in_answers_and_holds_up_only_streams_that_have_mess
             Ok(id) => break assert!((2..=7).contains(&id), "{id}"),
             Err(error) => is_unavailable(&error, "n1"),
         }
-        assert!(began.elapsed() < Duration::from_secs(5), "it is back");
+        assert!(began.elapsed() < Duration::from_secs(20), "it is back");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -207,47 +207,36 @@ async fn an_owner_that_stops_costs_only_messages_of_its_own_and_takes_them_when_
     assert!(stream.answers.drain().await.1.is_none());
 }
 
+/// How the broker says that it closes connections whose clients have not read everything in time.
+const GIVEN_UP: &str = "connections that do not end are closed";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_stops_answers_what_it_has_passed_on() {
-    // A client that goes on sending may lose what it has not read when the connection is closed at last, five seconds after the
-    // stop: on a machine that is so busy, with another test beside this one, it is tried again a little later.
-    for _ in 0..10 {
-        if stop_under_an_endless_stream().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-    panic!("no stream was read to its end");
-}
-
-/// False if the client lost the connection before it had read everything.
-async fn stop_under_an_endless_stream() -> bool {
     let mut nodes = start_all(setups()).await;
     let (subject, own) = (subject_of(1, 64), subject_of(0, 64));
     let endless = (1..).flat_map({
         let (subject, own) = (subject.clone(), own.clone());
         move |number| [(&subject, number), (&own, number)].map(|(s, number)| request(s, body_of(s, number), 600))
     });
-    let mut answers = nodes[0].client().await.publish_all(endless).await.expect("it begins");
+    // What a client has not read when its node has waited for it for five seconds is lost. A narrow one is never far behind.
+    let client = Client::connect_narrow(nodes[0].grpc()).await;
+    let mut answers = client.publish_all(endless).await.expect("it begins");
     answers.next_ids(2_000).await;
     let first = nodes.remove(0);
     first.signal(Signal::TERM);
     let (rest, end) = answers.drain().await;
     let end = end.expect("it stops");
-    if end.code() == Code::Unknown && end.details().is_empty() {
-        return false;
-    }
-    assert_eq!(crate::support::error_reason(&end), "SHUTTING_DOWN");
+    let (status, stopped) = first.wait().await;
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(stopped.logged(GIVEN_UP), 0, "the client reads all in time");
+    assert_eq!((end.code(), error_reason(&end).as_str()), (Code::Unavailable, "SHUTTING_DOWN"));
     // A last message of its own that found no room may stand before what another node has published: it has an answer, too.
     let count = |at: usize| 1_000 + rest.iter().skip(at).step_by(2).filter(|answer| answer.is_ok()).count();
     let (published, own_published) = (count(0), count(1));
-    let (status, stopped) = first.wait().await;
-    assert_eq!(status.code(), Some(0));
     let first = stopped.start().await;
     let (last, own_last) = (nodes[0].client().await, first.client().await);
     assert_eq!(last.publish_kept(&subject, "x").await as usize, published + 1, "nothing without an answer");
     assert_eq!(own_last.publish_kept(&own, "x").await as usize, own_published + 1, "nothing without an answer");
-    true
 }
 
 /// How many requests are taken until no more are for a while.
