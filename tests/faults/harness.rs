@@ -1,7 +1,9 @@
-//! Runs the rows one after the other and prints the table. `FAULTS_VERBOSE` shows the panics of rigs as they happen.
+//! Runs the rows and prints the table. `FAULTS_VERBOSE` shows the panics of rigs as they happen.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt as _, stream};
 
 use crate::guard::guarded;
 use crate::needs::Need;
@@ -10,6 +12,9 @@ use crate::table::{ControlEnd, Judged, Report, Row, Run, Variant, show};
 
 /// No single run of a rig takes this long, the longest freeze and the reading of everything included.
 const RUN_MAX: Duration = Duration::from_secs(240);
+
+/// Rows at once whose figures nobody reads: each has a broker and a disk of its own, and mostly waits.
+const AT_ONCE: usize = 2;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Extent {
@@ -48,20 +53,11 @@ pub fn main() -> ExitCode {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let started = Instant::now();
-    let mut judged = Vec::new();
-    for row in &chosen {
-        let begun = Instant::now();
-        let row = runtime.block_on(judge(row, extent));
-        let seconds = begun.elapsed().as_secs_f64();
-        match row.failure() {
-            None => println!("ok fault: {} ({seconds:.1} s)", row.name),
-            Some(why) => println!("FAILED fault: {}: {why} ({seconds:.1} s)", row.name),
-        }
-        for violation in row.report.violations.iter().skip(1).take(5) {
-            println!("    also: {violation}");
-        }
-        judged.push(row);
-    }
+    let at_once = if extent == Extent::All { 1 } else { AT_ONCE };
+    let running = chosen.iter().enumerate().map(|(place, row)| async move { (place, judge(row, extent).await) });
+    let mut judged: Vec<_> = runtime.block_on(stream::iter(running).buffer_unordered(at_once).collect());
+    judged.sort_by_key(|(place, _)| *place);
+    let judged: Vec<Judged> = judged.into_iter().map(|(_, row)| row).collect();
     let failed = judged.iter().filter(|row| row.failure().is_some()).count();
     let lost: u64 = judged.iter().map(|row| row.report.lost).sum();
     let acknowledged: u64 = judged.iter().map(|row| row.report.acknowledged).sum();
@@ -75,6 +71,20 @@ pub fn main() -> ExitCode {
 }
 
 async fn judge(row: &Row, extent: Extent) -> Judged {
+    let begun = Instant::now();
+    let judged = run(row, extent).await;
+    let seconds = begun.elapsed().as_secs_f64();
+    match judged.failure() {
+        None => println!("ok fault: {} ({seconds:.1} s)", judged.name),
+        Some(why) => println!("FAILED fault: {}: {why} ({seconds:.1} s)", judged.name),
+    }
+    for violation in judged.report.violations.iter().skip(1).take(5) {
+        println!("    also: {violation}");
+    }
+    judged
+}
+
+async fn run(row: &Row, extent: Extent) -> Judged {
     let thorough = extent == Extent::All;
     let missing = row.needs.iter().find_map(|need| need.missing());
     let report = match missing {
