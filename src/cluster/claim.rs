@@ -7,8 +7,7 @@ use super::kept::{self, Kept, KeptError};
 use super::layout::{Layout, LayoutError};
 use super::moves::NodeUnknown;
 use super::ownership::Ownership;
-use super::slot_set::SlotSet;
-use super::slots::{SLOTS, Slot, slot_of};
+use crate::event::{SLOTS, Slot, SlotSet, slot_of};
 use crate::wal::FileSystem;
 
 /// Why a node does not start. Each says what to do.

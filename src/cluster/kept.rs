@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layout::Layout;
 use super::moves::Moved;
-use super::slot_set::SlotSet;
+use crate::event::SlotSet;
 use crate::wal::{FileSystem, read_full, write_atomically};
 
 const FILE_NAME: &str = "layout";

@@ -8,8 +8,7 @@ use std::str::FromStr;
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::moves::{Moved, NodeUnknown};
-use super::slot_set::{SlotSet, SlotSetError};
-use super::slots::{SLOTS, Slot};
+use crate::event::{SLOTS, Slot, SlotSet, SlotSetError};
 
 /// Bytes of a node's name at most: that of a DNS label, as the pods of a StatefulSet have it.
 const NAME_BYTES_MAX: usize = 63;

@@ -4,8 +4,7 @@
 //! knows more of the slot, whatever else they know, and nobody has to be asked who was first.
 
 use super::layout::Layout;
-use super::slot_set::SlotSet;
-use super::slots::Slot;
+use crate::event::{Slot, SlotSet};
 
 /// Slots that have moved together.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,8 +9,7 @@ use parking_lot::Mutex;
 use super::kept::{self, Kept, KeptError};
 use super::layout::{Layout, Node};
 use super::moves::{LearnError, Moved};
-use super::slot_set::{SlotSet, SlotSetError};
-use super::slots::{Slot, slot_of};
+use crate::event::{Slot, SlotSet, SlotSetError, slot_of};
 use crate::wal::FileSystem;
 
 /// The layout as one of its nodes sees it. A clone is the same. Every change is durable in the data directory before it is seen.

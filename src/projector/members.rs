@@ -4,11 +4,12 @@
 //! and its slots. A node joins before it writes its first row and changes the text under a lock, or by compare and set. So rows of two
 //! logs never meet on a subject: each slot has one log there, whatever the nodes are configured with.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
+use crate::event::{Slot, SlotSet, SlotSetError};
 
 /// The largest text that is read: 64 nodes with the longest names and 1,024 slots in single ranges, twice, have 60 KB.
 const BYTES_MAX: usize = 256 * 1024;
@@ -43,13 +44,13 @@ pub struct MovedSlots {
 
 /// Whose each slot is, and how often it has moved.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Owners(BTreeMap<u16, (String, u32)>);
+struct Owners(BTreeMap<Slot, (String, u32)>);
 
 impl Owners {
     fn of(configured: &BTreeMap<String, String>, moved: &[MovedSlots]) -> Result<Self, String> {
         let mut owners = Self::default();
         for (node, slots) in configured {
-            owners.0.extend(numbers(slots)?.into_iter().map(|slot| (slot, (node.clone(), 0))));
+            owners.0.extend(read(slots)?.iter().map(|slot| (slot, (node.clone(), 0))));
         }
         owners.learn(moved)?;
         Ok(owners)
@@ -57,7 +58,7 @@ impl Owners {
 
     fn learn(&mut self, moved: &[MovedSlots]) -> Result<(), String> {
         for MovedSlots { slots, to, number } in moved {
-            for slot in numbers(slots)? {
+            for slot in read(slots)?.iter() {
                 match self.0.get(&slot) {
                     Some((_, known)) if known > number => {}
                     Some((owner, known)) if known == number && owner != to => {
@@ -73,25 +74,25 @@ impl Owners {
         Ok(())
     }
 
-    fn number(&self, slot: u16) -> u32 {
+    fn number(&self, slot: Slot) -> u32 {
         self.0.get(&slot).map_or(0, |(_, number)| *number)
     }
 
-    fn owns(&self, node: &str, slot: u16) -> bool {
+    fn owns(&self, node: &str, slot: Slot) -> bool {
         self.0.get(&slot).is_some_and(|(owner, _)| owner == node)
     }
 
-    fn slots(&self, node: &str) -> BTreeSet<u16> {
+    fn slots(&self, node: &str) -> SlotSet {
         self.0.iter().filter(|(_, (owner, _))| owner == node).map(|(slot, _)| *slot).collect()
     }
 
     fn moved(&self) -> Vec<MovedSlots> {
-        let mut moved: BTreeMap<(&str, u32), BTreeSet<u16>> = BTreeMap::new();
+        let mut moved: BTreeMap<(&str, u32), SlotSet> = BTreeMap::new();
         for (slot, (owner, number)) in self.0.iter().filter(|(_, (_, number))| *number > 0) {
             moved.entry((owner, *number)).or_default().insert(*slot);
         }
-        let of = |((to, number), slots): ((&str, u32), BTreeSet<u16>)| MovedSlots {
-            slots: ranges(&slots),
+        let of = |((to, number), slots): ((&str, u32), SlotSet)| MovedSlots {
+            slots: slots.to_string(),
             to: to.to_owned(),
             number,
         };
@@ -182,19 +183,19 @@ pub(super) fn admit(there: Option<&Members>, log_id: &str, me: &Membership) -> R
     let mut known = before;
     known.learn(&me.moved)?;
     for (node, member) in members.logs.iter_mut().filter(|(node, _)| **node != me.node) {
-        let theirs = numbers(&member.slots)?;
+        let theirs = read(&member.slots)?;
         // What was given to this node is its own, whether who gave it has said so here, or a third node, or nobody.
-        let is_given = |slot: &&u16| known.number(**slot) > 0 && known.owns(&me.node, **slot);
-        if let Some(slot) = theirs.intersection(&own).find(|slot| !is_given(slot)) {
+        let is_given = |slot: &Slot| known.number(*slot) > 0 && known.owns(&me.node, *slot);
+        if let Some(slot) = theirs.intersection(&own).iter().find(|slot| !is_given(slot)) {
             return Err(format!(
                 "slot {slot} of {} is one of node {node} there (log {}): it is the database of another cluster, or {node} has to \
                  start with the layout that takes this slot away from it first",
                 me.node, member.log_id
             ));
         }
-        member.slots = ranges(&theirs.difference(&own).copied().collect());
+        member.slots = theirs.minus(&own).to_string();
     }
-    members.logs.insert(me.node.clone(), Member { log_id: log_id.to_owned(), slots: ranges(&own) });
+    members.logs.insert(me.node.clone(), Member { log_id: log_id.to_owned(), slots: own.to_string() });
     if me.version > members.version {
         (members.version, members.slots) = (me.version, me.slots.clone());
     }
@@ -244,8 +245,8 @@ fn is_the_same_cluster(members: &Members, owners: &Owners, log_id: &str, me: &Me
     }
     // A layout that was replaced is good as long as its slots are still this node's, or were given to it since.
     let (mine, now) = (me.owners()?, owners.slots(node));
-    let is_stale = |slot: &u16| !now.contains(slot) && mine.number(*slot) <= owners.number(*slot);
-    match mine.slots(node).into_iter().find(is_stale) {
+    let is_stale = |slot: &Slot| !now.contains(*slot) && mine.number(*slot) <= owners.number(*slot);
+    match mine.slots(node).iter().find(is_stale) {
         Some(slot) => Err(format!(
             "slot {slot} is not one of {node} in layout {}, the newest that nodes have come with, and this node has layout {}: \
              configure the newest, or another database if it is that of another cluster",
@@ -263,30 +264,9 @@ fn shown(slots: &BTreeMap<String, String>) -> String {
     shown.join(",")
 }
 
-/// Numbers in order as `0-341+400`.
-fn ranges(slots: &BTreeSet<u16>) -> String {
-    let mut found: Vec<(u16, u16)> = Vec::new();
-    for &slot in slots {
-        match found.last_mut() {
-            Some((_, last)) if *last + 1 == slot => *last = slot,
-            _ => found.push((slot, slot)),
-        }
-    }
-    let shown = |&(first, last): &(u16, u16)| if first == last { first.to_string() } else { format!("{first}-{last}") };
-    found.iter().map(shown).collect::<Vec<_>>().join("+")
-}
-
 /// The slots of `0-341+400`.
-fn numbers(slots: &str) -> Result<BTreeSet<u16>, String> {
-    let mut numbers = BTreeSet::new();
-    for part in slots.split('+').filter(|part| !part.is_empty()) {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        match (first.parse::<u16>(), last.parse::<u16>()) {
-            (Ok(first), Ok(last)) => numbers.extend(first..=last),
-            _ => return Err(format!("{part:?} is no range of slots")),
-        }
-    }
-    Ok(numbers)
+fn read(slots: &str) -> Result<SlotSet, String> {
+    slots.parse().map_err(|error: SlotSetError| error.to_string())
 }
 
 #[cfg(test)]
