@@ -28,7 +28,9 @@ use crate::projector::{
     CassandraConfigError, DeadLetterError, DeadLetters, LetterBounds, OpenStoreError, Opening, PostgresConfigError,
     Store, StoreError,
 };
-use crate::wal::{self, DiskFileSystem, FileSystem, Log, OpenError, OpenErrorKind, ReadError, Recovery, Writer};
+use crate::wal::{
+    self, DiskFileSystem, FileSystem, Log, OpenError, OpenErrorKind, RECORD_PREFIX_BYTES, ReadError, Recovery, Writer,
+};
 use replay::Replayed;
 
 /// Bytes of one frame: with 256-byte bodies some 8,000 records, below a millisecond to write. Larger
@@ -37,9 +39,6 @@ const FRAME_BYTES: usize = 4 * 1024 * 1024;
 
 /// A segment that holds fewer frames than this would be rotated more often than it is worth.
 const FRAMES_PER_SEGMENT: u64 = 4;
-
-/// Bytes beside a record in a frame.
-const RECORD_LENGTH_BYTES: usize = 4;
 
 /// Why the data directory cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -230,7 +229,7 @@ pub struct Tail {
 
 /// Bytes of a frame under these settings.
 pub fn frame_bytes_max(settings: &Settings) -> usize {
-    let record = RECORD_LENGTH_BYTES + RECORD_HEAD_BYTES_MAX + settings.limits.body_bytes;
+    let record = RECORD_PREFIX_BYTES + RECORD_HEAD_BYTES_MAX + settings.limits.body_bytes;
     let share = usize::try_from(settings.log.segment_bytes / FRAMES_PER_SEGMENT).unwrap_or(usize::MAX);
     FRAME_BYTES.min(share).max(record)
 }

@@ -14,17 +14,15 @@ use super::{Publish, PublishError};
 use crate::event::limits::RECORD_OVERHEAD_BYTES;
 use crate::event::{IdempotencyKey, MessageId};
 use crate::telemetry;
+use crate::wal::RECORD_PREFIX_BYTES;
 
 /// Publishes in one batch at most: what a batch costs (a queue entry, a channel, two wake-ups: some 10 us) is then
 /// 20 ns a message, and its answers are 2 KiB.
 pub const BATCH_PUBLISHES_MAX: usize = 512;
 
-/// Bytes that the log adds to each record in a frame: its length.
-pub(super) const RECORD_LENGTH_BYTES: usize = 4;
-
 /// What a publish takes of a frame at most.
 pub(super) fn frame_bytes(publish: &Publish) -> usize {
-    RECORD_LENGTH_BYTES + RECORD_OVERHEAD_BYTES + publish.text_bytes() + publish.body.len()
+    RECORD_PREFIX_BYTES + RECORD_OVERHEAD_BYTES + publish.text_bytes() + publish.body.len()
 }
 
 /// A publish of a batch.

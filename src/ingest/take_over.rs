@@ -7,12 +7,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::batch::RECORD_LENGTH_BYTES;
 use super::idempotency::Fingerprint;
 use super::publisher::Command;
 use super::{FRAME_RECORDS_MAX, Publish, PublishError, Publisher};
 use crate::event::record::{self, KeyEntry, Logged, RecordError, TakenOver};
 use crate::event::{Durable, IdempotencyKey, MessageId, Subject, Traceparent, UnixMicros};
+use crate::wal::RECORD_PREFIX_BYTES;
 
 /// Which subjects get no ids.
 #[derive(Clone)]
@@ -100,7 +100,7 @@ impl HandedOver {
     /// # Errors
     /// [`HandedOverError`].
     pub fn new(records: Vec<Bytes>, bytes_max: usize, moves: impl Fn(&str) -> bool) -> Result<Self, HandedOverError> {
-        let bytes = records.iter().map(|record| RECORD_LENGTH_BYTES + record.len()).sum();
+        let bytes = records.iter().map(|record| RECORD_PREFIX_BYTES + record.len()).sum();
         if records.is_empty() || records.len() > FRAME_RECORDS_MAX || bytes > bytes_max {
             return Err(HandedOverError::Size { records: records.len(), bytes, bytes_max });
         }

@@ -13,16 +13,13 @@ use crate::event::{MessageId, Sequence, Subject, clock};
 use crate::index::{Index, Lookup};
 use crate::ingest::Snapshot;
 use crate::projector::StoredMessage;
-use crate::wal::{Log, ReadError};
+use crate::wal::{Log, RECORD_PREFIX_BYTES, ReadError};
 
 /// Bytes of records that are handed over at once: some ten milliseconds of a disk, and little beside a frame.
 const PART_BYTES: usize = 1024 * 1024;
 
 /// Records that are handed over at once: a quarter of what a frame takes.
 const PART_RECORDS: usize = 2_048;
-
-/// What a frame of the log has beside each record.
-const RECORD_LENGTH_BYTES: usize = 4;
 
 /// Rows that are read of a store at once, and their bytes.
 const PAGE_ROWS: usize = 1_024;
@@ -32,7 +29,7 @@ pub(super) type Part = Vec<Bytes>;
 
 /// Bytes of a part, so that it fits a frame with the lengths of its records. One record goes by itself in the shortest of frames.
 fn part_bytes(frame_bytes_max: usize) -> usize {
-    PART_BYTES.min(frame_bytes_max.saturating_sub(PART_RECORDS * RECORD_LENGTH_BYTES))
+    PART_BYTES.min(frame_bytes_max.saturating_sub(PART_RECORDS * RECORD_PREFIX_BYTES))
 }
 
 /// A part that grows.
@@ -65,7 +62,7 @@ impl Growing {
 
 /// The high-water marks of subjects of these slots, in records. Blocks.
 pub(super) fn marks(rooms: &Rooms, slots: &SlotSet, frame_bytes_max: usize) -> Result<Vec<Bytes>, GiveError> {
-    let marks_max = marks_that_fit(frame_bytes_max - RECORD_LENGTH_BYTES);
+    let marks_max = marks_that_fit(frame_bytes_max - RECORD_PREFIX_BYTES);
     let mut records = Vec::new();
     let mut some: Vec<(String, MessageId)> = Vec::new();
     let mut encode = |some: &mut Vec<(String, MessageId)>| -> Result<(), GiveError> {
@@ -113,7 +110,7 @@ pub(super) fn keys(
         record::encode_keys(keys.iter().copied(), &mut bytes).map_err(copy)?;
         Ok(Bytes::from(bytes))
     };
-    keys.chunks(keys_that_fit(frame_bytes_max - RECORD_LENGTH_BYTES)).map(record).collect()
+    keys.chunks(keys_that_fit(frame_bytes_max - RECORD_PREFIX_BYTES)).map(record).collect()
 }
 
 /// Sends the messages of these slots that the log has after `after` and up to `through`; the sequences of all messages with keys, of whatever

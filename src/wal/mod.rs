@@ -71,7 +71,7 @@ pub use error::{
 pub use file_system::{
     DiskSpace, FileEntry, FileLock, FileSystem, LockError, LogFile, read_full, write_atomically, write_unsynced,
 };
-pub use format::LogId;
+pub use format::{LogId, RECORD_PREFIX_BYTES};
 pub use frame::Frame;
 pub use inspect::{Inspection, Scanner, Verified, inspect};
 pub use log::Log;

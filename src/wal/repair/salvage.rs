@@ -211,6 +211,7 @@ fn record_at(bytes: &[u8], at: usize, limit: usize) -> Option<Range<usize>> {
 /// The frame without the records after `last`.
 fn first_records(frame: &Frame, last: Sequence) -> Frame {
     let bytes = frame.iter().take_while(|(sequence, _)| *sequence <= last).map(|(_, record)| record.len());
-    let (records, length) = bytes.fold((0, 0), |(records, length), record| (records + 1, length + 4 + record));
+    let (records, length) =
+        bytes.fold((0, 0), |(records, length), record| (records + 1, length + RECORD_PREFIX_BYTES + record));
     Frame { records, payload: frame.payload.slice(..length), ..frame.clone() }
 }
