@@ -47,8 +47,13 @@ pub enum LearnError {
 impl Layout {
     /// What has moved since the settings, in order of the slots.
     pub fn moved(&self) -> Vec<Moved> {
+        self.moved_of(&Slot::all().collect())
+    }
+
+    /// What of these slots has.
+    pub fn moved_of(&self, slots: &SlotSet) -> Vec<Moved> {
         let mut all: Vec<Moved> = Vec::new();
-        for slot in Slot::all().filter(|slot| self.moves[slot.index()] > 0) {
+        for slot in slots.iter().filter(|slot| self.moves[slot.index()] > 0) {
             let (to, number) = (&self.owner(slot).name, self.moves[slot.index()]);
             match all.iter_mut().find(|moved| moved.to == *to && moved.number == number) {
                 Some(moved) => moved.slots.insert(slot),
@@ -128,6 +133,9 @@ mod tests {
         assert_eq!(both.learnt(&of_a.moved()), (both.clone(), None), "nothing new");
         assert_eq!((both.version().to_string(), both.digest()), ("1.110".to_owned(), layout().digest()));
         assert_eq!(layout().with_moves(&both.moved()), Ok(both.clone()));
+        let moved = |slots: &str, number| Moved { slots: set(slots), to: "c".to_owned(), number };
+        assert_eq!(both.moved_of(&set("90-199+605")), [moved("90-99+605", 1)]);
+        assert_eq!(both.after_move(&set("95-99"), 2).moved_of(&set("90-99")), [moved("90-94", 1), moved("95-99", 2)]);
         // Back to where they came from, and on.
         let back = both.after_move(&set("0-49"), 0);
         assert_eq!(both.learnt(&back.moved()), (back.clone(), None), "newer");

@@ -298,10 +298,7 @@ impl Transfer {
 
 /// What a move of these slots says of them.
 fn moved_by(layout: &Layout, slots: &SlotSet, to: usize) -> Vec<Moved> {
-    let mut moved = layout.after_move(slots, to).moved();
-    moved.iter_mut().for_each(|moved| moved.slots = moved.slots.intersection(slots));
-    moved.retain(|moved| !moved.slots.is_empty());
-    moved
+    layout.after_move(slots, to).moved_of(slots)
 }
 
 async fn blocking<T: Send + 'static>(
