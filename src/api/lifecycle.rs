@@ -7,7 +7,7 @@ use tokio::sync::watch;
 /// The phases, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// Recovering; the gRPC port is bound and not answered yet.
+    /// Recovering, with the gRPC port bound and not answered yet; then asking the other nodes of a cluster what has moved.
     Starting,
     /// Answering.
     Serving,

@@ -27,7 +27,6 @@ pub struct NodesService {
 impl NodesService {
     /// Who calls.
     fn caller<T>(&self, request: &Request<T>) -> Result<Marker, Status> {
-        self.broker.check_serving()?;
         let marker = self.broker.marker(request.metadata().as_ref())?;
         marker.ok_or_else(|| Status::permission_denied("this is for other nodes of the cluster only"))
     }
@@ -38,6 +37,10 @@ type Done = Pin<Box<dyn Stream<Item = Result<nodes::Done, Status>> + Send>>;
 #[tonic::async_trait]
 impl Nodes for NodesService {
     async fn exchange(&self, request: Request<nodes::Moves>) -> Result<Response<nodes::Moves>, Status> {
+        // Before it serves, too: nodes that start together would wait for each other.
+        if self.broker.lifecycle.phase() != Phase::Starting {
+            self.broker.check_serving()?;
+        }
         self.caller(&request)?;
         let (transfer, moves) = (self.transfer.clone(), request.into_inner());
         // It goes on when the caller is gone: all rooms here must hear of what has changed, or none.
@@ -55,6 +58,7 @@ impl Nodes for NodesService {
     type HandOverStream = Done;
 
     async fn hand_over(&self, request: Request<Streaming<nodes::Step>>) -> Result<Response<Done>, Status> {
+        self.broker.check_serving()?;
         let Marker { node, .. } = self.caller(&request)?;
         let (taking, steps) = (self.transfer.take_over(node), request.into_inner());
         Ok(Response::new(answers(taking, steps, self.broker.lifecycle.watch()).boxed()))

@@ -20,6 +20,7 @@ use crate::api::{self, Connections, Lifecycle, Phase, ServerConfig, admin};
 use crate::config::Settings;
 use crate::telemetry::metrics::Limit;
 use crate::telemetry::{Metrics, Traces, logging, traces};
+use crate::transfer::Transfer;
 
 /// Runs the broker until a signal or a failure.
 ///
@@ -74,18 +75,34 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
         traces: &traces,
     };
     let connected = connect(&surroundings, data);
+    let transfer = connected.moves.as_ref().map(|moves| moves.transfer.clone());
     let running = start(&surroundings, connected, listener, supervisor, (admin_stop, traces_stop))?;
-    lifecycle.advance(Phase::Serving);
-    found.announce(grpc, admin);
-    tracing::info!(
-        %grpc,
-        %admin,
-        store = settings.store.kind.name(),
-        data_dir = %settings.data_dir.display(),
-        version = env!("CARGO_PKG_VERSION"),
-        "listening"
-    );
-    until_stopped(running, signals).await
+    let serve = async {
+        if let Some(transfer) = transfer {
+            hear_of_moves(&transfer).await;
+        }
+        lifecycle.advance(Phase::Serving);
+        found.announce(grpc, admin);
+        tracing::info!(
+            %grpc,
+            %admin,
+            store = settings.store.kind.name(),
+            data_dir = %settings.data_dir.display(),
+            version = env!("CARGO_PKG_VERSION"),
+            "listening"
+        );
+    };
+    until_stopped(running, signals, serve).await
+}
+
+/// A node that was set back takes slots for its own that it gave away since. The others know better, so they are asked before it serves.
+async fn hear_of_moves(transfer: &Transfer) {
+    let silent = transfer.has_asked().await;
+    if !silent.is_empty() {
+        // No warning: the first node of a cluster to start finds nobody, and one that is alone with its volume has to serve.
+        let silent = silent.join(",");
+        tracing::info!(silent, "serves without having heard from these nodes whether its slots have moved");
+    }
 }
 
 /// Traces, and the thread that sends them, if there is a collector.

@@ -69,12 +69,21 @@ pub struct Running {
     pub grace: Duration,
 }
 
-/// Waits for a signal or a failure and ends the broker.
+/// Does what is left until the broker serves, waits for a signal or a failure, which may come before, and ends the broker.
 ///
 /// # Errors
 /// [`Error::Task`] if a task ended by itself.
-pub async fn until_stopped(mut running: Running, mut signals: Signals) -> Result<(), Error> {
+pub async fn until_stopped(
+    mut running: Running,
+    mut signals: Signals,
+    serve: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let serve = async {
+        serve.await;
+        std::future::pending::<std::convert::Infallible>().await
+    };
     tokio::select! {
+        never = serve => match never {},
         name = signals.next() => {
             tracing::info!(signal = name, grace_s = running.grace.as_secs(), "shutting down");
             exit_on_second(signals);

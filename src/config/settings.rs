@@ -99,7 +99,7 @@ pub struct ClusterSettings {
     /// The version of the layout, 1 to 2^53; raised with every change of nodes or slots. Default 1.
     pub version: u64,
     /// How long another node may be silent before calls on its subjects fail. Default 3s, 100ms to 5m: longer than a stall of
-    /// its disk or network, shorter than the deadlines of clients.
+    /// its disk or network, shorter than the deadlines of clients. A start waits as long for other nodes to say what has moved.
     pub owner_timeout: Duration,
 }
 

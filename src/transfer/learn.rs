@@ -14,6 +14,25 @@ use crate::proto::nodes;
 /// small call to each other node.
 const EVERY: Duration = Duration::from_secs(2);
 
+/// How the first question to a node ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    NotYet,
+    Answered,
+    Silent,
+}
+
+impl Asked {
+    /// The end of a question; whether it was the first one.
+    fn ends(&mut self, has_answered: bool) -> bool {
+        let is_first = *self == Self::NotYet;
+        if is_first {
+            *self = if has_answered { Self::Answered } else { Self::Silent };
+        }
+        is_first
+    }
+}
+
 impl Transfer {
     /// Tells the other nodes and the store of what has moved, and asks what they know, until `stop`. What cannot be learnt now is learnt
     /// later: until then this node serves what it owned before.
@@ -31,9 +50,24 @@ impl Transfer {
     async fn exchange_always(&self, at: usize) -> Infallible {
         let mut news = self.0.news.subscribe();
         loop {
-            self.exchange(at).await;
+            let has_answered = self.exchange(at).await;
+            self.0.asked.send_if_modified(|asked| asked[at].ends(has_answered));
             drop(tokio::time::timeout(EVERY, news.changed()).await);
         }
+    }
+
+    /// Waits until each other node has said once what it knows of moves, and until that is learnt here; `cluster.owner_timeout` at most.
+    /// Gives the names of those that did not: what this node owns is then what itself and the rest know.
+    pub async fn has_asked(&self) -> Vec<String> {
+        let mut asked = self.0.asked.subscribe();
+        let all = asked.wait_for(|asked| !asked.contains(&Asked::NotYet));
+        // The sender is here, so it can only take too long.
+        drop(tokio::time::timeout(self.0.rooms.node_timeout, all).await);
+        let (asked, ownership) = (self.0.asked.borrow(), &self.0.rooms.ownership);
+        let (layout, own) = (ownership.layout(), ownership.own());
+        let others = layout.nodes().iter().zip(asked.iter()).enumerate().filter(|(at, _)| *at != own);
+        let silent = others.filter(|(_, (_, asked))| **asked != Asked::Answered);
+        silent.map(|(_, (node, _))| node.name.clone()).collect()
     }
 
     async fn tell_always(&self, tell_store: impl TellStore) -> Infallible {

@@ -34,6 +34,7 @@ use crate::wal::Log;
 pub use error::{GiveError, TakeError};
 use gate::Gate;
 pub use give::{Given, Moving, Step};
+use learn::Asked;
 pub use learn::TellStore;
 use peers::Peers;
 pub use take::TakeOver;
@@ -90,6 +91,8 @@ struct Shared {
     taking: Taking,
     /// There is something to tell the other nodes, and the store.
     news: watch::Sender<()>,
+    /// How the first question to each node ended, as the layout has them.
+    asked: watch::Sender<Vec<Asked>>,
 }
 
 impl Transfer {
@@ -98,9 +101,11 @@ impl Transfer {
         rooms.metrics.slots_owned.set(rooms.ownership.slots().len() as i64);
         let gate = Gate::new(rooms.publisher.clone());
         let peers = Peers::new(&rooms.ownership.layout(), &rooms.forward, rooms.node_timeout, rooms.frame_bytes_max);
+        let asked = watch::Sender::new(peers.unasked());
         let shared = Shared {
             gate,
             peers,
+            asked,
             giving: Mutex::default(),
             learning: Mutex::default(),
             moving: ArcSwapOption::empty(),

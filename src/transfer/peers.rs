@@ -7,6 +7,7 @@ use http::HeaderValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
+use super::learn::Asked;
 use crate::cluster::Layout;
 use crate::forward::{Forward, MARKER};
 use crate::proto::nodes::nodes_client::NodesClient;
@@ -53,6 +54,11 @@ impl Peers {
     /// The places of the other nodes.
     pub fn all(&self) -> impl Iterator<Item = usize> {
         self.channels.iter().enumerate().filter(|(_, channel)| channel.is_some()).map(|(at, _)| at)
+    }
+
+    /// Before the first question to any of them. Who cannot be asked stays silent, this node too.
+    pub fn unasked(&self) -> Vec<Asked> {
+        self.channels.iter().map(|channel| channel.as_ref().map_or(Asked::Silent, |_| Asked::NotYet)).collect()
     }
 
     /// A client of the node at this place.

@@ -8,6 +8,7 @@ mod moving_load;
 mod publish_stream;
 mod publish_stream_faults;
 mod scaling;
+mod set_back;
 mod subscribe;
 
 use crate::support::nodes::{Nodes, start_all};
