@@ -13,7 +13,7 @@ use crate::cluster::{Layout, NotOwner, Slot};
 use crate::delivery::{HistoryError, StreamEnd, SubscribeError};
 use crate::event::SubjectError;
 use crate::fetch::FetchError;
-use crate::forward::{End, ForwardError, Marker, Refusal};
+use crate::forward::{End, ForwardError, Marker, Refusal, WillAgree};
 use crate::ingest::{IdsExhausted, PublishError};
 use crate::proto::server as wire;
 
@@ -26,7 +26,7 @@ const UNAVAILABLE: &str = "service is unavailable";
 
 /// When to come back to a full broker: a few frames of the log later there is room again.
 const RETRY_SOON: Duration = Duration::from_millis(100);
-/// When to come back to a full disk: what frees it takes seconds.
+/// When to come back to a full disk, or to nodes whose settings differ: what ends that takes seconds.
 const RETRY_LATER: Duration = Duration::from_secs(5);
 
 fn status(code: Code, reason: &str, message: impl Into<String>, metadata: &[(&str, String)]) -> Status {
@@ -138,29 +138,29 @@ pub fn invalid_subject(error: SubjectError) -> Status {
     status(Code::InvalidArgument, "INVALID_SUBJECT", error.to_string(), &[("field", "subject".to_owned())])
 }
 
-/// A subject of another node, in a call that one has passed on, if there is a marker.
-///
-/// FAILED_PRECONDITION if the two were configured differently. Else slots have moved and one of them does not know yet: UNAVAILABLE,
-/// with a hint to try again.
-pub fn not_owner(other: &NotOwner, marker: Option<&Marker>) -> Status {
+/// A subject of another node, in a call that one has passed on by this marker: UNAVAILABLE with a hint when to try again, as long as the
+/// two nodes may be expected to agree by then, else FAILED_PRECONDITION.
+pub fn not_owner(other: &NotOwner, marker: &Marker, will_agree: WillAgree) -> Status {
     let NotOwner { slot, layout, .. } = other;
     let (owner, version) = (other.owner(), layout.version());
-    let mut message =
-        format!("slot {slot} of the subject is of node {} at {} (layout {version})", owner.name, owner.address);
-    let mut metadata = vec![
+    let Marker { node, version: theirs, .. } = marker;
+    let message = format!(
+        "slot {slot} of the subject is of node {} at {} (layout {version}); node {node} passed the call on by its layout {theirs}",
+        owner.name, owner.address
+    );
+    let metadata = [
         ("slot", slot.to_string()),
         ("owner", owner.name.clone()),
         ("address", owner.address.clone()),
         ("layout_version", version.to_string()),
+        ("forwarded_by", node.clone()),
+        ("forwarded_layout_version", theirs.to_string()),
     ];
-    if let Some(Marker { node, version, .. }) = marker {
-        message = format!("{message}; node {node} passed the call on by its layout {version}");
-        metadata.extend([("forwarded_by", node.clone()), ("forwarded_layout_version", version.to_string())]);
+    match will_agree {
+        WillAgree::OnMoves => passing("NOT_OWNER", message, &metadata, RETRY_SOON),
+        WillAgree::OnSettings => passing("NOT_OWNER", message, &metadata, RETRY_LATER),
+        WillAgree::Never => status(Code::FailedPrecondition, "NOT_OWNER", message, &metadata),
     }
-    if marker.is_some_and(|marker| marker.version.configured == version.configured) {
-        return passing("NOT_OWNER", message, &metadata, RETRY_SOON);
-    }
-    status(Code::FailedPrecondition, "NOT_OWNER", message, &metadata)
 }
 
 /// A call that another node has passed on by a layout that contradicts this node's.
@@ -373,6 +373,24 @@ mod tests {
         let never = publish(&PublishError::IdsExhausted(IdsExhausted::Subject));
         assert_eq!(never.code(), Code::ResourceExhausted);
         assert!(never.get_details_retry_info().is_none());
+    }
+
+    #[test]
+    fn who_does_not_own_a_subject_is_to_be_asked_again_while_nodes_may_agree() {
+        let nodes = [("a", "h:1"), ("b", "h:2")].map(|(name, address)| (name.to_owned(), address.to_owned()));
+        let layout = Layout::new(2, &nodes.into(), &std::collections::BTreeMap::new()).expect("a layout");
+        let other = NotOwner { slot: Slot::new(1_000).expect("a slot"), at: 1, layout: layout.into() };
+        let marker: Marker = "a;1;00".parse().expect("a marker");
+        let said = |will_agree| {
+            let status = not_owner(&other, &marker, will_agree);
+            assert_eq!(reason(&status), "NOT_OWNER");
+            let versions = status.get_details_error_info().expect("details").metadata;
+            assert_eq!((&*versions["layout_version"], &*versions["forwarded_layout_version"]), ("2", "1"));
+            (status.code(), status.get_details_retry_info().and_then(|retry| retry.retry_delay))
+        };
+        assert_eq!(said(WillAgree::OnMoves), (Code::Unavailable, Some(RETRY_SOON)));
+        assert_eq!(said(WillAgree::OnSettings), (Code::Unavailable, Some(RETRY_LATER)));
+        assert_eq!(said(WillAgree::Never), (Code::FailedPrecondition, None));
     }
 
     #[test]

@@ -28,18 +28,17 @@ impl BrokerService {
     /// Where a call with these metadata on this subject is to be answered; None: here.
     ///
     /// # Errors
-    /// FAILED_PRECONDITION for a call that another node has passed on to the wrong one, or by a layout that contradicts this
-    /// node's. INVALID_ARGUMENT for a marker that does not read.
+    /// UNAVAILABLE for a call that another node has passed on to the wrong one, FAILED_PRECONDITION if that stays so, or by a layout
+    /// that contradicts this node's. INVALID_ARGUMENT for a marker that does not read.
     pub(super) fn elsewhere(&self, subject: &str, headers: &HeaderMap) -> Result<Option<Elsewhere<'_>>, Status> {
         let marker = self.marker(headers)?;
-        let Some((owner, other)) = self.forward.as_ref().and_then(|forward| forward.elsewhere(subject)) else {
-            return Ok(None);
-        };
+        let Some(forward) = &self.forward else { return Ok(None) };
+        let Some((owner, other)) = forward.elsewhere(subject) else { return Ok(None) };
         match marker {
             // One hop only: two nodes that take each other for the owner would pass a call on for ever.
             Some(marker) => {
                 self.forwarded.misdirected(Misdirected::NotOwner);
-                Err(errors::not_owner(&other, Some(&marker)))
+                Err(errors::not_owner(&other, &marker, forward.will_agree(&marker)))
             }
             None => Ok(Some(Elsewhere { owner, slot: other.slot })),
         }

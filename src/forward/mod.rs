@@ -13,12 +13,13 @@ mod link;
 mod marker;
 mod owner;
 mod publish_stream;
+mod rollout;
 mod subscribe;
 mod unary;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
@@ -32,6 +33,7 @@ pub use unary::{Call, Reply};
 
 use crate::cluster::{NotOwner, Ownership};
 use crate::telemetry::metrics::ForwardMetrics;
+use rollout::Rollouts;
 use subscribe::Subscriptions;
 
 /// How calls are passed on.
@@ -72,6 +74,17 @@ pub enum ForwardError {
     },
 }
 
+/// On what two nodes that take different ones for the owner of a subject will agree in a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WillAgree {
+    /// Where slots are that have moved: nodes tell each other.
+    OnMoves,
+    /// On a layout that is being given to all of them, one after the other.
+    OnSettings,
+    /// On nothing, before somebody acts.
+    Never,
+}
+
 /// The way to all other nodes; a clone is the same.
 #[derive(Clone)]
 pub struct Forward(Arc<Nodes>);
@@ -83,6 +96,7 @@ struct Nodes {
     /// What calls carry that are passed on.
     marker: Arc<ArcSwap<HeaderValue>>,
     subscriptions: Arc<Subscriptions>,
+    rollouts: Rollouts,
 }
 
 fn marker_of(ownership: &Ownership) -> HeaderValue {
@@ -106,13 +120,25 @@ impl Forward {
         };
         let owners = layout.nodes().iter().enumerate().map(owner).collect();
         let subscriptions = Subscriptions::new(config.subscribe.clone(), metrics.clone());
-        Self(Arc::new(Nodes { ownership, owners, marker, subscriptions }))
+        Self(Arc::new(Nodes { ownership, owners, marker, subscriptions, rollouts: Rollouts::default() }))
     }
 
     /// The owner that a subject has instead of this node; None if this node is.
     pub fn elsewhere(&self, subject: &str) -> Option<(&Owner, NotOwner)> {
         let other = self.0.ownership.check(subject).err()?;
         self.0.owners[other.at].as_ref().map(|owner| (owner, other))
+    }
+
+    /// Whether the node of this marker and this one will agree in a moment on who owns what: one of them has not heard yet of slots that
+    /// moved, or their settings are being changed one after the other.
+    pub fn will_agree(&self, marker: &Marker) -> WillAgree {
+        if marker.version.configured == self.layout().version().configured {
+            WillAgree::OnMoves
+        } else if self.0.rollouts.is_passing(marker, Instant::now()) {
+            WillAgree::OnSettings
+        } else {
+            WillAgree::Never
+        }
     }
 
     /// The layout now.

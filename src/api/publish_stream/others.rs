@@ -94,7 +94,8 @@ impl Others {
         let Some((owner, other)) = self.forward.elsewhere(&request.subject) else { return Taken::Own(request) };
         if let Some(marker) = &self.marker {
             self.forwarded.misdirected(Misdirected::NotOwner);
-            return Taken::Refused(Rejection::NotOwner, errors::not_owner(&other, Some(marker)));
+            let status = errors::not_owner(&other, marker, self.forward.will_agree(marker));
+            return Taken::Refused(Rejection::NotOwner, status);
         }
         let slot = other.slot;
         let at = self.upstreams.iter().position(|(node, _)| *node == other.at).unwrap_or_else(|| {

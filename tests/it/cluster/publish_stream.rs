@@ -176,7 +176,8 @@ async fn a_stream_goes_over_one_hop_only() {
     let (answers, end) = marked(&client, &by(7, 0), &subjects).await;
     assert!(end.is_none(), "{end:?}");
     let [Ok(1), Err(refused), Ok(2)] = &answers[..] else { panic!("{answers:?}") };
-    assert_eq!((refused.code, &*refused.reason), (Code::FailedPrecondition as i32, "NOT_OWNER"));
+    assert_eq!((refused.code, &*refused.reason), (Code::Unavailable as i32, "NOT_OWNER"));
+    assert_eq!(refused.retry_after_ms, 5_000);
     let said = |name: &str| refused.metadata[name].as_str();
     let versions = (said("layout_version"), said("forwarded_layout_version"), said("forwarded_by"), said("owner"));
     assert_eq!(versions, ("1", "7", "n2", "n1"));
