@@ -20,5 +20,5 @@ mod status;
 mod supervisor;
 
 pub use error::{Error, ErrorKind};
-pub use open::{OpenDataError, StoreOf, cassandra_config, open_store};
+pub use open::{OpenDataError, StoreOf, cassandra_config, open_store, owned_slots};
 pub use run::run;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 
 use super::error_kind::ErrorKind;
-use crate::cluster::{Claim, ClaimError, KeptError, Ownership};
+use crate::cluster::{Claim, ClaimError, KeptError, Ownership, SlotSet};
 use crate::config::{Settings, StoreKind};
 use crate::event::limits::RECORD_HEAD_BYTES_MAX;
 use crate::event::record::RecordError;
@@ -298,6 +298,15 @@ pub fn open_store(settings: &Settings, of: StoreOf, opening: Opening) -> Result<
     let files: Arc<dyn FileSystem> = Arc::new(DiskFileSystem);
     let claim = claim(settings, &files)?;
     store::open(settings, claim.as_ref().map(Claim::layout), of, opening)
+}
+
+/// The slots that a node owns by the layout in its data directory; None if it is alone and owns all.
+///
+/// # Errors
+/// [`OpenDataError`] if the layout does not read, or is another one than that of the settings.
+pub fn owned_slots(settings: &Settings) -> Result<Option<SlotSet>, OpenDataError> {
+    let files: Arc<dyn FileSystem> = Arc::new(DiskFileSystem);
+    Ok(claim(settings, &files)?.as_ref().map(Claim::slots))
 }
 
 /// What this node claims of the cluster; None if it is alone. Refused before anything of the data directory is touched.

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{Exit, Failure};
-use crate::broker::{self, ErrorKind, StoreOf};
+use crate::broker::{self, ErrorKind, OpenDataError, StoreOf};
+use crate::cluster::SlotSet;
 use crate::config::Settings;
 use crate::event::{Durable, Projected};
 use crate::projector::{ApplierError, ApplyError, DeadLetters, LetterBounds, Opening, Store, StoreError};
@@ -31,14 +32,21 @@ pub async fn open_store(
     opening: Opening,
 ) -> Result<(Arc<dyn Store>, Projected), Failure> {
     let of = StoreOf { log_id, epoch: inspection.epoch(), durable: Durable::default() };
-    let store = broker::open_store(settings, of, opening).map_err(|error| {
-        // Another node's directory, as for `serve`.
-        let exit = if error.kind() == ErrorKind::Configuration { Exit::Usage } else { Exit::Failed };
-        Failure::new(exit, error.to_string())
-    })?;
+    let store = broker::open_store(settings, of, opening).map_err(|error| data_failure(&error))?;
     store.prepare().await.map_err(|error| store_failure(&error))?;
     let projected = store.projected().await.map_err(|error| store_failure(&error))?;
     Ok((store, projected))
+}
+
+/// The slots that the node of a data directory owns; None if it is in no cluster.
+pub fn owned_slots(settings: &Settings) -> Result<Option<SlotSet>, Failure> {
+    broker::owned_slots(settings).map_err(|error| data_failure(&error))
+}
+
+fn data_failure(error: &OpenDataError) -> Failure {
+    // Another node's directory, as for `serve`.
+    let exit = if error.kind() == ErrorKind::Configuration { Exit::Usage } else { Exit::Failed };
+    Failure::new(exit, error.to_string())
 }
 
 /// The dead letters of a data directory.

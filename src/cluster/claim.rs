@@ -179,6 +179,11 @@ impl Claim {
         &self.now.layout
     }
 
+    /// The slots of this node.
+    pub fn slots(&self) -> SlotSet {
+        self.now.layout.slots(self.own)
+    }
+
     /// Whether this node gives the ids of a subject, or will once it learns that the slot is its own.
     pub fn gives_ids(&self, subject: &[u8]) -> bool {
         let slot = slot_of(subject);

@@ -96,6 +96,14 @@ async fn slots_move_with_everything_that_is_known_of_them() {
     for node in nodes {
         setups.push(node.stop().await.setup().expect_log(UNREACHABLE));
     }
+    // So does whoever compares a store with its log.
+    for (setup, compared, elsewhere) in
+        [(&setups[0], "0 messages of 301 records compared", true), (&setups[2], "304 messages of 30", false)]
+    {
+        let (code, said) = setup.tool(&["store", "check"]);
+        assert!(code == Some(0) && said.contains(compared), "{said}");
+        assert_eq!(said.contains("301 messages are of slots that other nodes own now"), elsewhere, "{said}");
+    }
     let nodes = start_all(setups).await;
     assert_eq!(owned(&nodes).await, ["", "342-682", "0-341+683-1023"]);
     assert_eq!(nodes[0].client().await.publish_kept(&subject, "again").await, 305);

@@ -116,12 +116,26 @@ impl Setup {
         }
         command.arg("--data-dir").arg(&self.data_dir).args(&self.args);
         without_settings(&mut command);
-        for (key, value) in &self.settings {
-            command.env(format!("WALCAST_{}", key.to_uppercase().replace('.', "__")), value);
-        }
+        command.envs(self.environment());
         command.current_dir(self.root.path());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         command
+    }
+
+    /// `walcast` with these arguments on the data directory of a broker that is stopped, with its settings: exit code, and what it says.
+    pub fn tool(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let mut command = Command::new(&self.binary);
+        command.args(arguments).arg("--data-dir").arg(&self.data_dir).stdin(Stdio::null());
+        without_settings(&mut command);
+        command.envs(self.environment());
+        let output = command.output().expect("it runs");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+    }
+
+    fn environment(&self) -> impl Iterator<Item = (String, &str)> {
+        let name = |key: &str| format!("WALCAST_{}", key.to_uppercase().replace('.', "__"));
+        self.settings.iter().map(move |(key, value)| (name(key), value.as_str()))
     }
 
     /// Starts it and waits until `/readyz` says so.

@@ -230,7 +230,21 @@ async fn slots_move_between_nodes_of_one_database() {
     let mut ids: Vec<i32> = rows.iter().filter(|(of, ..)| *of == subject).map(|(_, id, _)| *id).collect();
     ids.sort_unstable();
     assert_eq!(ids, (1..=40).collect::<Vec<_>>(), "each row once");
+    let mut setups = Vec::new();
     for broker in brokers {
-        broker.stop().await;
+        setups.push(broker.stop().await.setup());
     }
+    // Ids 21 to 40 are none of the first one's log, and none of its affair.
+    let check = ["store", "check", "--store", "postgres", "--postgres-url", &url];
+    for (setup, said) in [(&setups[0], "20 messages are of slots that other nodes own now"), (&setups[1], "")] {
+        let (code, found) = setup.tool(&check);
+        assert!(code == Some(0) && found.contains(", 0 differences") && found.contains(said), "{found}");
+    }
+    // What is wrong with a slot of its own is found as before.
+    let client = server.client(&database).await;
+    let beyond = "INSERT INTO walcast.messages SELECT (jsonb_populate_record(m, '{\"id\": 41}')).* FROM walcast.messages m WHERE subject = $1 AND id = 40";
+    client.execute(beyond, &[&subject]).await.expect("somebody else's row");
+    let (code, found) = setups[1].tool(&check);
+    assert_eq!(code, Some(3), "{found}");
+    assert!(found.contains(&format!("{subject} 41 was never published, and is there")), "{found}");
 }
