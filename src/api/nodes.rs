@@ -10,7 +10,7 @@ use super::lifecycle::Phase;
 use super::{BrokerService, errors};
 use crate::cluster::ChangeError;
 use crate::forward::Marker;
-use crate::ingest::PublishError;
+use crate::ingest::{PublishError, TakeOverError};
 use crate::proto::nodes;
 use crate::proto::nodes::nodes_server::Nodes;
 use crate::transfer::{TakeError, TakeOver, Transfer};
@@ -90,11 +90,9 @@ async fn stops(phases: &mut watch::Receiver<Phase>) {
 /// A step that was not taken. The other node goes on owning the slots, and says to its operator why.
 fn refused(error: &TakeError) -> Status {
     let code = match error {
-        TakeError::Publish(PublishError::IdsExhausted(_)) => Code::ResourceExhausted,
-        TakeError::Publish(PublishError::LogFailed | PublishError::ShuttingDown) | TakeError::Busy { .. } => {
-            Code::Unavailable
-        }
-        TakeError::Publish(_) => Code::ResourceExhausted,
+        TakeError::TakeOver(TakeOverError::Publish(PublishError::LogFailed | PublishError::ShuttingDown))
+        | TakeError::Busy { .. } => Code::Unavailable,
+        TakeError::TakeOver(_) => Code::ResourceExhausted,
         TakeError::Order(_) | TakeError::Slots(_) | TakeError::Records(_) => Code::InvalidArgument,
         TakeError::NotOwner { .. } | TakeError::Store { .. } => Code::FailedPrecondition,
         TakeError::Kept(_) => Code::Internal,

@@ -105,7 +105,7 @@ impl UnreleasedAcks {
             reply.send(Err(error.clone()));
         }
         if let Some(reply) = self.taken_over {
-            drop(reply.send(Err(error.clone())));
+            drop(reply.send(Err(error.clone().into())));
         }
     }
 }

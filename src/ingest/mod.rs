@@ -26,11 +26,11 @@ pub use admission::{Admission, AdmissionError};
 pub use batch::{BATCH_PUBLISHES_MAX, BatchRoom, IntoOutcomes, Outcomes, PublishBatch, QueuedAnswer};
 pub use checkpoint::{Checkpoint, CheckpointError, Checkpointer, KeysCheckpoint, forget_lost, restore_keys};
 pub use committer::{CheckpointTrigger, Committer, CommitterError, CommitterMetrics};
-pub use idempotency::{Fingerprint, Keys, Known, Snapshot, Window, WindowConfig};
+pub use idempotency::{Fingerprint, Keys, KeysFull, Known, Snapshot, Window, WindowConfig};
 pub use publisher::{Publish, PublishError, Publisher};
 pub use release::{DurableBatch, DurableMessage, DurableSink, Releaser};
 pub use subjects::{IdsExhausted, SubjectKey, SubjectTable};
-pub use take_over::{Closed, HandedOver, HandedOverError};
+pub use take_over::{Closed, HandedOver, HandedOverError, TakeOverError};
 
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
 //! Every subject with its ids: who was issued what, and what of it is durable.
 
+use std::collections::HashSet;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -212,10 +213,23 @@ impl SubjectTable {
         Ok(Some(key(shard_at, at)))
     }
 
-    /// Whether so many subjects more fit for certain.
-    pub fn has_room_for(&self, count: usize) -> Result<(), IdsExhausted> {
-        let known = self.count.load(Ordering::Relaxed);
-        if known.saturating_add(count) <= self.max { Ok(()) } else { Err(IdsExhausted::Table { max: self.max }) }
+    /// Whether all of these subjects have a place, or find one for certain. A subject may come several times.
+    ///
+    /// # Errors
+    /// [`IdsExhausted::Table`].
+    pub fn has_room_for<'a>(&self, subjects: impl ExactSizeIterator<Item = &'a str>) -> Result<(), IdsExhausted> {
+        let left = self.max.saturating_sub(self.count.load(Ordering::Relaxed));
+        // Mostly the bound is far away, and nobody has to be looked for.
+        if subjects.len() <= left {
+            return Ok(());
+        }
+        let new: HashSet<&str> = subjects.filter(|name| !self.has(name)).collect();
+        if new.len() <= left { Ok(()) } else { Err(IdsExhausted::Table { max: self.max }) }
+    }
+
+    fn has(&self, subject: &str) -> bool {
+        let (hash, shard_at) = self.place(subject);
+        self.shards[shard_at].read().find(hash, subject.as_bytes()).is_some()
     }
 
     /// Makes an id known as durable.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::idempotency::Fingerprint;
+use super::idempotency::{Fingerprint, KeysFull};
 use super::publisher::Command;
 use super::{FRAME_RECORDS_MAX, Publish, PublishError, Publisher};
 use crate::event::record::{self, KeyEntry, Logged, RecordError, TakenOver};
@@ -173,7 +173,18 @@ pub(super) struct TakingOver {
 }
 
 /// Where the answer to what was handed over goes: that it is durable, and known.
-pub(super) type TakenOverReply = oneshot::Sender<Result<(), PublishError>>;
+pub(super) type TakenOverReply = oneshot::Sender<Result<(), TakeOverError>>;
+
+/// Why nothing of what was handed over was taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TakeOverError {
+    /// As a publish is refused.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// Keys for which others would be forgotten, whose retries would then be second messages.
+    #[error(transparent)]
+    Keys(#[from] KeysFull),
+}
 
 impl Publisher {
     /// From now on `closed` subjects get no ids; None: all do. Everything that got one is durable at the position that is returned,
@@ -191,11 +202,11 @@ impl Publisher {
     /// after the other: a part comes when the one before it has been answered.
     ///
     /// # Errors
-    /// [`PublishError`]; but for [`PublishError::LogFailed`] nothing was taken.
-    pub async fn take_over(&self, handed_over: HandedOver) -> Result<(), PublishError> {
+    /// [`TakeOverError`]; but for [`PublishError::LogFailed`] nothing was taken.
+    pub async fn take_over(&self, handed_over: HandedOver) -> Result<(), TakeOverError> {
         let (reply, answer) = oneshot::channel();
         self.command(Command::TakeOver(TakingOver { handed_over, reply })).await?;
-        answer.await.unwrap_or_else(|_dropped| Err(self.gone()))
+        answer.await.unwrap_or_else(|_dropped| Err(self.gone().into()))
     }
 
     async fn command(&self, command: Command) -> Result<(), PublishError> {

@@ -5,7 +5,7 @@ use super::ack::UnreleasedAcks;
 use super::committer::{Committer, CommitterError};
 use super::idempotency::Entry;
 use super::release::{Committed, CommittedMessage, DurableSink};
-use super::take_over::{Content, HandedMessage, HandedOver, TakingOver};
+use super::take_over::{Content, HandedMessage, HandedOver, TakeOverError, TakingOver};
 use crate::event::record::{KeyEntry, RecordError};
 use crate::event::{Durable, MessageId, Sequence, Subject, clock};
 use crate::wal::RoomError;
@@ -29,22 +29,17 @@ impl<S: DurableSink> Committer<S> {
         match self.writer.ensure_room(bytes) {
             Ok(()) => {}
             Err(RoomError::Failed(failed)) => {
-                drop(reply.send(Err(PublishError::LogFailed)));
+                drop(reply.send(Err(PublishError::LogFailed.into())));
                 return Err(CommitterError::Room(failed));
             }
             Err(passing) => {
-                drop(reply.send(Err(PublishError::NoRoom(passing.to_string()))));
+                drop(reply.send(Err(PublishError::NoRoom(passing.to_string()).into())));
                 return Ok(());
             }
         }
-        let subjects = match &content {
-            Content::Messages(messages) => messages.len(),
-            Content::Marks(_, marks) => marks.len(),
-            Content::Keys(..) => 0,
-        };
         // Before any id is taken: one without its record would be left out when it comes again.
-        if let Err(full) = self.subjects.has_room_for(subjects) {
-            drop(reply.send(Err(full.into())));
+        if let Err(full) = self.has_room_for(&content) {
+            drop(reply.send(Err(full)));
             return Ok(());
         }
         let place = self.writer.next_frame();
@@ -56,7 +51,7 @@ impl<S: DurableSink> Committer<S> {
         let durable = match self.writer.append(&self.batch) {
             Ok(durable) => durable,
             Err(failed) => {
-                drop(reply.send(Err(PublishError::LogFailed)));
+                drop(reply.send(Err(PublishError::LogFailed.into())));
                 return Err(CommitterError::Log(failed));
             }
         };
@@ -70,6 +65,23 @@ impl<S: DurableSink> Committer<S> {
         self.durable.send_replace(durable);
         let acks = UnreleasedAcks::of_taken_over(durable.sequence(), reply);
         self.release.at_once(Committed { durable, frame: place, messages, live: false, taken_over, acks });
+        Ok(())
+    }
+
+    /// Whether subjects and keys fit beside all that are known. Only the handed-over messages' own keys may make the oldest forgotten, as
+    /// those of publishes do.
+    fn has_room_for(&self, content: &Content) -> Result<(), TakeOverError> {
+        match content {
+            Content::Messages(messages) => {
+                let subjects = messages.iter().map(|message| message.publish.subject.as_str());
+                self.subjects.has_room_for(subjects).map_err(PublishError::from)?;
+            }
+            Content::Marks(_, marks) => {
+                let subjects = marks.iter().map(|(subject, _)| subject.as_str());
+                self.subjects.has_room_for(subjects).map_err(PublishError::from)?;
+            }
+            Content::Keys(_, keys) => self.keys.lock().has_room_for(keys, clock::now())?,
+        }
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! Why slots do not move.
 
 use crate::cluster::{KeptError, SlotSet};
-use crate::ingest::{HandedOverError, PublishError};
+use crate::ingest::{HandedOverError, PublishError, TakeOverError};
 use crate::projector::StoreError;
 use crate::wal::ReadError;
 
@@ -119,9 +119,9 @@ pub enum TakeError {
     /// Records that may not come.
     #[error(transparent)]
     Records(#[from] HandedOverError),
-    /// They cannot be written now.
+    /// They are not taken, or cannot be written now.
     #[error(transparent)]
-    Publish(#[from] PublishError),
+    TakeOver(#[from] TakeOverError),
     /// It cannot be noted on the disk.
     #[error(transparent)]
     Kept(#[from] KeptError),

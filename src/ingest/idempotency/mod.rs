@@ -22,7 +22,7 @@ pub use fingerprint::Fingerprint;
 pub(super) use fingerprint::HASH_BYTES;
 pub(super) use ring::Entry;
 pub use ring::Snapshot;
-pub use window::{Known, Window};
+pub use window::{KeysFull, Known, Window};
 
 /// A few hundred microseconds, in which the committer may wait.
 const DROPPED_WHEN_IDLE: usize = 4_096;

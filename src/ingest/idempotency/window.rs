@@ -27,6 +27,18 @@ pub struct Known {
     pub same_body: bool,
 }
 
+/// Keys of another node that do not fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{new} idempotency keys were handed over, for which known ones would be forgotten too early: the limit is {max} (limits.idempotency_keys); raise it, or wait until fewer are known"
+)]
+pub struct KeysFull {
+    /// Those that are not known yet.
+    pub new: usize,
+    /// The limit.
+    pub max: usize,
+}
+
 /// The window: entries in the order of the log, and a table of them by key. A key costs 56 bytes and 5 to 11 in the table.
 #[derive(Debug)]
 pub struct Window {
@@ -93,11 +105,33 @@ impl Window {
     }
 
     /// Keeps keys that were taken over from another node, all of the record `sequence`, as far as they have not expired at
-    /// `now`. As [`Self::replay`] it must come in the order of the log.
+    /// `now` and are not known already. As [`Self::replay`] it must come in the order of the log.
     pub fn replay_taken_over(&mut self, sequence: Sequence, keys: impl IntoIterator<Item = KeyEntry>, now: UnixMicros) {
-        for KeyEntry { name, body, published_at, id } in keys {
+        for key in keys {
+            if self.knows(&key, now) {
+                continue;
+            }
+            let KeyEntry { name, body, published_at, id } = key;
             self.remember_live(Entry { print: Fingerprint { name, body }, sequence, at: published_at, id }, now);
         }
+    }
+
+    /// Whether keys that another node hands over fit without any known one being forgotten for them before it expires. Makes room by
+    /// what has expired, no more than is needed.
+    ///
+    /// # Errors
+    /// [`KeysFull`].
+    pub fn has_room_for(&mut self, keys: &[KeyEntry], now: UnixMicros) -> Result<(), KeysFull> {
+        let is_new = |key: &&KeyEntry| !self.is_expired(key.published_at, now) && !self.knows(key, now);
+        let (new, max) = (keys.iter().filter(is_new).count(), self.config.keys_max);
+        self.drop_expired(now, (self.len() + new).saturating_sub(max));
+        if self.len() + new <= max { Ok(()) } else { Err(KeysFull { new, max }) }
+    }
+
+    /// Whether this very key is known at `now`, with its message.
+    fn knows(&self, KeyEntry { name, body, id, .. }: &KeyEntry, now: UnixMicros) -> bool {
+        let known = self.look_up(&Fingerprint { name: *name, body: *body }, now);
+        known.is_some_and(|known| known.same_body && known.id == *id)
     }
 
     /// Keeps a key of an earlier time, as [`Self::remember`], unless it has expired at `now`.

@@ -116,9 +116,52 @@ async fn what_does_not_fit_is_refused_as_a_whole() {
     let half = |from: usize| marks(&many[from..].iter().map(|name| (name.as_str(), 1)).take(350).collect::<Vec<_>>());
     rig.publisher.take_over(handed(vec![half(0)])).await.expect("fits");
     rig.publisher.take_over(handed(vec![half(350)])).await.expect("fits");
-    let error = rig.publisher.take_over(handed(vec![half(0)])).await.expect_err("no room for certain");
-    assert_eq!(error, PublishError::IdsExhausted(IdsExhausted::Table { max: 1_000 }));
-    assert_eq!(rig.log.durable().sequence().get(), 2);
+    rig.publisher.take_over(handed(vec![half(0)])).await.expect("they have their places");
+    let more: Vec<String> = (0..301).map(|number| format!("s-more-{number}")).collect();
+    let marks_of = |names: &[String]| marks(&names.iter().map(|name| (name.as_str(), 1)).collect::<Vec<_>>());
+    let full = Err(TakeOverError::Publish(PublishError::IdsExhausted(IdsExhausted::Table { max: 1_000 })));
+    assert_eq!(rig.publisher.take_over(handed(vec![marks_of(&more)])).await, full, "one too many");
+    // Of each subject two messages: more messages than places, and fewer subjects.
+    let twice = |name: &String| [record(name, 1, None, b""), record(name, 2, None, b"")];
+    rig.publisher.take_over(handed(more[..160].iter().flat_map(twice).collect())).await.expect("fits");
+    rig.publisher.take_over(handed(vec![marks_of(&more[160..300])])).await.expect("the last places");
+    assert_eq!(rig.publisher.take_over(handed(vec![record("s-last", 1, None, b"")])).await, full);
+    rig.publisher.take_over(handed(vec![record("s0", 2, None, b"")])).await.expect("its subject is known");
+    assert_eq!((rig.subjects.len(), rig.log.durable().sequence().get()), (1_000, 325));
+}
+
+/// Keys of another node make none of this node's forgotten.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_do_not_fit_are_refused_and_forget_none() {
+    let rig = rig(1024 * 1024);
+    let keyed = |number: usize| {
+        let key = IdempotencyKey::new(format!("own {number}")).expect("a key");
+        Publish { key: Some(key), ..publish("own", b"x", 60) }
+    };
+    for id in 1..=900 {
+        assert_eq!(rig.publisher.publish(keyed(id as usize)).await.expect("published").get(), id);
+    }
+    let key = |number: usize, published_at| {
+        let print = Fingerprint::new("s", &number.to_string(), b"");
+        KeyEntry { name: print.name, body: print.body, published_at, id: MessageId::new(1).expect("an id") }
+    };
+    let handed_keys = |keys: Vec<KeyEntry>| {
+        let mut bytes = Vec::new();
+        record::encode_keys(keys, &mut bytes).expect("they encode");
+        handed(vec![bytes.into()])
+    };
+    let (now, long_ago) = (clock::now(), UnixMicros::from_micros(1));
+    let keys = |count: usize| (0..count).map(|number| key(number, now)).collect::<Vec<_>>();
+    let full = Err(TakeOverError::Keys(KeysFull { new: 101, max: 1_000 }));
+    assert_eq!(rig.publisher.take_over(handed_keys(keys(101))).await, full);
+    assert_eq!((rig.keys.held(), rig.log.durable().sequence().get()), (900, 900));
+    let expired = (1_000..1_050).map(|number| key(number, long_ago));
+    let fits = keys(100).into_iter().chain(expired).collect();
+    rig.publisher.take_over(handed_keys(fits)).await.expect("they fit");
+    // Once more, as after a move that was given up: they are known.
+    rig.publisher.take_over(handed_keys(keys(100))).await.expect("they are there");
+    assert_eq!(rig.keys.held(), 1_000);
+    assert_eq!(rig.publisher.publish(keyed(1)).await.expect("known").get(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -162,5 +205,6 @@ async fn closed_subjects_get_no_ids_and_known_retries_are_answered() {
     rig.publisher.stop().await;
     rig.committer.join().expect("no panic").expect("in order");
     assert_eq!(rig.publisher.close(None).await, Err(PublishError::ShuttingDown));
-    assert_eq!(rig.publisher.take_over(handed(vec![marks(&[("s", 1)])])).await, Err(PublishError::ShuttingDown));
+    let stopped = rig.publisher.take_over(handed(vec![marks(&[("s", 1)])])).await;
+    assert_eq!(stopped, Err(PublishError::ShuttingDown.into()));
 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use crate::event::record::KeyEntry;
 use crate::event::{MessageId, Sequence, UnixMicros};
+use crate::ingest::KeysFull;
 use crate::ingest::idempotency::{Entry, Fingerprint, Window, WindowConfig};
 
 const KEEP_SECONDS: i64 = 60;
@@ -160,6 +162,25 @@ fn keys_that_are_forgotten_early_are_counted_and_those_that_expired_are_not() {
     let late = entry(6, 161);
     window.remember(late, late.at);
     assert_eq!(window.take_forgotten_early(), 0);
+}
+
+#[test]
+fn what_has_expired_makes_room_for_keys_of_another_node() {
+    let mut window = of(3);
+    for (number, seconds) in [(1, 100), (2, 100), (3, 150)] {
+        let entry = entry(number, seconds);
+        window.remember(entry, entry.at);
+    }
+    let key = |number: u32| {
+        let Entry { print, at, id, .. } = entry(number, 150);
+        KeyEntry { name: print.name, body: print.body, published_at: at, id }
+    };
+    let at = |seconds: i64| UnixMicros::from_micros(seconds * 1_000_000);
+    assert_eq!(window.has_room_for(&[key(4)], at(159)), Err(KeysFull { new: 1, max: 3 }));
+    assert_eq!(window.has_room_for(&[key(3)], at(159)), Ok(()), "it is known");
+    assert_eq!(window.has_room_for(&[key(4), key(5)], at(160)), Ok(()));
+    assert_eq!((window.len(), window.take_forgotten_early()), (1, 0));
+    assert_eq!(window.has_room_for(&[key(4), key(5), key(6)], at(160)), Err(KeysFull { new: 3, max: 3 }));
 }
 
 #[test]
