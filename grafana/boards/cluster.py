@@ -1,4 +1,4 @@
-"""A row of the overview: what the nodes of a cluster pass on to each other. Without a cluster all of it is 0."""
+"""Two rows of the overview: what the nodes of a cluster pass on to each other, and slots that move between them. Without a cluster all of it is 0."""
 
 from kit import OF, Limits, Panel, Query, no_thresholds, one, quantiles, rate
 
@@ -82,5 +82,54 @@ CLUSTER = [
             Query(f"sum({rate('walcast_forwarded_fallbacks_total')})", "slow subscribers"),
         ],
         limits=no_thresholds("how much is sent is the publishers' affair, how fast it is read the subscribers'"),
+    ),
+]
+
+INTERVAL = "[$__rate_interval]"
+
+MOVES = [
+    Panel(
+        "Slots of each node",
+        "Slots that each node owns by its own account, one on the other: 1,024 in all.",
+        "your layout. More or fewer than 1,024 for longer than seconds: a node is away, or does not know yet what has moved.",
+        "short",
+        one(f"sum by (instance) (walcast_slots_owned{{{OF}}})"),
+        limits=no_thresholds("how many a node has is the layout's affair, and a single broker has none"),
+        stacked=True,
+    ),
+    Panel(
+        "Slots given and taken",
+        "Slots that nodes have given away, and that others have taken, in the interval of a point.",
+        "0, but while you move slots: then as many taken as given, within seconds.",
+        "short",
+        [
+            Query(f"sum by (instance) (increase(walcast_slots_given_total{{{OF}}}{INTERVAL}))", "{{instance}} given"),
+            Query(f"sum by (instance) (increase(walcast_slots_taken_total{{{OF}}}{INTERVAL}))", "{{instance}} taken"),
+        ],
+        limits=no_thresholds("slots move when an operator moves them"),
+    ),
+    Panel(
+        "Moves that failed",
+        "Moves from a node that were given up, in the interval of a point: it owns the slots as before, and who asked for the move was told why.",
+        "0. The log line of the node says why.",
+        "short",
+        one(f"sum by (instance) (increase(walcast_slot_moves_failed_total{{{OF}}}{INTERVAL}))"),
+        Limits(None, 1, "one is a move that somebody wanted and did not get; no alert asks for it, as that one was told"),
+    ),
+    Panel(
+        "Records handed over",
+        "Records a second that a node takes over with slots, those of moves that failed included: they go through its log as publishes do.",
+        "0, but while slots move.",
+        "ops",
+        one(f"sum by (instance) ({rate('walcast_slot_records_total')})"),
+        limits=no_thresholds("a move goes as fast as the disk of who takes"),
+    ),
+    Panel(
+        "Pause of the last move",
+        "How long publishes on the slots were refused in the last move from each node (SLOT_MOVING, with RetryInfo).",
+        "some hundredths of a second. It stays until the next move.",
+        "s",
+        one(f"max by (instance) (walcast_slot_pause_seconds{{{OF}}})"),
+        Limits(0.5, 2, "a move is given up when publishes have been refused for 2 s"),
     ),
 ]

@@ -1,6 +1,6 @@
 """Overview: is it well, who calls, and how far is each position."""
 
-from boards.cluster import CLUSTER
+from boards.cluster import CLUSTER, MOVES
 from kit import OF, Board, Limits, Panel, Query, no_thresholds, one, quantiles, rate
 
 # Records of the log: each message once, at the node that owns its subject, however many nodes its publish went over.
@@ -220,5 +220,5 @@ BOARD = Board(
     "walcast-overview",
     "walcast: overview",
     "Is it well, who calls with which result, and how far each position of the log is.",
-    [("Now", NOW), ("Calls", CALLS), ("Positions and processes", POSITIONS), ("Cluster", CLUSTER)],
+    [("Now", NOW), ("Calls", CALLS), ("Positions and processes", POSITIONS), ("Cluster", CLUSTER), ("Slots that move", MOVES)],
 )

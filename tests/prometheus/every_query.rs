@@ -5,6 +5,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use walcast::cluster::slot_of;
+
 use crate::api::Rule;
 use crate::boards::{self, Query, repository};
 use crate::envoy::Plan as EnvoyPlan;
@@ -12,7 +14,7 @@ use crate::load::{self, Load};
 use crate::places::{self, Seen};
 use crate::prometheus::{Plan, Prometheus, Target};
 use crate::server::Server;
-use crate::support::{Broker, eventually, programs};
+use crate::support::{Broker, eventually, programs, walcast};
 use crate::work::Work;
 
 /// Ten scrapes of the rig, as Grafana's `$__rate_interval` is at least four.
@@ -107,17 +109,31 @@ async fn broker(server: &Server, url: &str) -> Broker {
     setup.start().await
 }
 
-/// A node that owns nothing, on which a load is passed on as a whole, and the owner of everything.
+/// A node that owns nothing, on which a load is passed on as a whole, and the owner of everything. Nobody is at the third one's address.
 async fn cluster() -> [Broker; 2] {
-    let ports = [programs::port(), programs::port()];
-    let nodes = format!("n0=127.0.0.1:{},n1=127.0.0.1:{}", ports[0], ports[1]);
+    let ports = [programs::port(), programs::port(), programs::port()];
+    let nodes = format!("n0=127.0.0.1:{},n1=127.0.0.1:{},n2=127.0.0.1:{}", ports[0], ports[1], ports[2]);
     let node = |place: usize| {
         let setup = load::setup().set("cluster.node", &format!("n{place}")).set("cluster.nodes", &nodes);
         // They are stopped one after the other at the end, some calls in the air.
         let setup = setup.set("cluster.slots", "n1=0-1023").expect_log("another node of the cluster is unreachable");
+        let setup = setup.expect_log("slots did not move");
         setup.arg("--listen").arg(format!("127.0.0.1:{}", ports[place])).start()
     };
     [node(0).await, node(1).await]
+}
+
+/// A slot moves from the owner of everything, after it could not move to a node that is not there.
+async fn slots_move([taker, giver]: &[Broker; 2]) {
+    let subject = "of the slot that moves";
+    giver.client().await.publish_kept(subject, "it goes along").await;
+    let (slot, admin) = (slot_of(subject.as_bytes()).to_string(), format!("http://{}", giver.admin()));
+    for (to, moves) in [("n2", false), ("n0", true)] {
+        let said = walcast(&["cluster", "move", "--slots", &slot, "--to", to, "--admin", &admin]).output();
+        let said = said.expect("it runs");
+        assert_eq!(said.status.success(), moves, "{to}: {}", String::from_utf8_lossy(&said.stderr));
+    }
+    assert_eq!(taker.metric("walcast_slots_owned").await, 1.0);
 }
 
 /// The broker is killed while Envoy calls it: Envoy tries again, and finds it unhealthy.
@@ -195,6 +211,7 @@ async fn every_query_of_every_panel_has_data() {
     passed_on.begin_all([Work::Publish, Work::PublishStream, Work::Subscribe, Work::Fetch, Work::FallBehind]);
     through_envoy.begin_all([Work::Publish, Work::PublishStream, Work::Subscribe, Work::Fetch]);
     through_envoy.goes_on(1).await;
+    slots_move(&cluster).await;
     broker = killed(broker, &prometheus).await;
     direct.begin_all(Work::ALL);
     direct.goes_on(2).await;
