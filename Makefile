@@ -217,13 +217,16 @@ envoy: ## The shipped Envoy before real brokers: limits, retries, nodes that are
 
 .PHONY: demo
 demo: ## Three brokers, Envoy, Postgres, Prometheus, Jaeger and a gentle load on this machine, with their addresses; Ctrl-C stops all.
-	@began=$$(date +%s.%N); tests/services/install postgres prometheus envoy jaeger && cargo build --release && \
-	  DEMO_BEGAN=$$began tests/services/observe.sh target/release/walcast 3
+	@tests/services/observe.sh --ports 3
+	@began=$$(date +%s.%N); tests/services/install postgres prometheus envoy jaeger || echo "going on without it"; \
+	  installed=$$(date +%s.%N); cargo build --locked --release --bin walcast && \
+	  DEMO_BEGAN=$$began DEMO_INSTALLED=$$installed tests/services/observe.sh target/release/walcast 3
 
 .PHONY: observe
 observe: ## Broker, a gentle load, Envoy, Prometheus, Jaeger and (if it is installed) Grafana, with their addresses; Ctrl-C stops all.
-	@tests/services/install prometheus envoy jaeger
-	cargo build --release
+	@tests/services/observe.sh --ports
+	@tests/services/install prometheus envoy jaeger || echo "going on without it"
+	cargo build --locked --release --bin walcast
 	@tests/services/observe.sh target/release/walcast
 
 .PHONY: observe-plots
@@ -256,6 +259,12 @@ k8s-node-check: ## Real pods on a real kubelet and containerd, as root: start, r
 loadtest: ## k6 for 30 s a script against what runs (SERVER=127.0.0.1:50051 RATE=1000 MAX_P99_MS=50 SCRIPTS="publish fetch"); JSON and pages in target/loadtests.
 	@tests/services/install k6
 	@loadtests/k6/run $(or $(SCRIPTS),publish fetch subscribe mixed spike)
+
+.PHONY: loadtest-all
+loadtest-all: ## Every script of k6 against one broker and three behind Envoy, on each store, 13 minutes: writes docs/load.md (ARGS="--only one-postgres" or --draw).
+	@tests/services/install k6 envoy postgres cassandra
+	cargo build --locked --release --bin walcast
+	@loadtests/everywhere --page docs/load.md $(ARGS)
 
 .PHONY: generate
 generate: ## Write the Go code of the protos again (needed when proto/ changes).

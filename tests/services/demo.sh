@@ -80,7 +80,8 @@ check "the demo's Prometheus sees three brokers" eventually all_up 'sum(up{job="
 check "the demo's Prometheus sees the load on all of them" eventually all_up 'count(sum by (instance) (method_count{method="Publish",status="OK"}) > 5)' 3
 check "the demo's traces are in Jaeger" eventually traced
 # A second one would have the same ports.
-says "a second demo says what is in its way" "is in use: stop what listens there first" "$root/tests/services/observe.sh" "$BROKER_BIN" 3
+says "a second demo says what is in its way" "port $DEMO_PORTS (Envoy) is in use: stop what listens there first" "$root/tests/services/observe.sh" "$BROKER_BIN" 3
+says "and how to start it beside the first" "DEMO_PORTS=21000 make demo" "$root/tests/services/observe.sh" --ports 3
 kill -TERM "$group"
 end_as "a signal stops the demo in order" 0
 check "the demo leaves nothing behind" gone

@@ -21,35 +21,7 @@ const START_WITHIN: Duration = Duration::from_secs(200);
 const QUICK: &str = "-Xms512m -Xmx512m -XX:MaxDirectMemorySize=256m -XX:TieredStopAtLevel=1";
 
 /// What Cassandra 5 needs of the modules of Java 17.
-const OPENED: [&str; 27] = [
-    "java.base/java.io",
-    "java.base/java.lang.module",
-    "java.base/java.lang.reflect",
-    "java.base/java.net",
-    "java.base/java.nio",
-    "java.base/java.util",
-    "java.base/java.util.concurrent",
-    "java.base/java.util.concurrent.atomic",
-    "java.base/jdk.internal.loader",
-    "java.base/jdk.internal.math",
-    "java.base/jdk.internal.module",
-    "java.base/jdk.internal.ref",
-    "java.base/jdk.internal.reflect",
-    "java.base/jdk.internal.util.jar",
-    "java.base/sun.nio.ch",
-    "java.management/com.sun.jmx.mbeanserver",
-    "java.management.rmi/com.sun.jmx.remote.internal.rmi",
-    "java.rmi/java.rmi",
-    "java.rmi/sun.rmi.registry",
-    "java.rmi/sun.rmi.server",
-    "java.rmi/sun.rmi.transport",
-    "java.rmi/sun.rmi.transport.tcp",
-    "java.sql/java.sql",
-    "jdk.compiler/com.sun.tools.javac.file",
-    "jdk.management.jfr/jdk.management.jfr",
-    "jdk.management/com.sun.management.internal",
-    "jdk.attach/sun.tools.attach",
-];
+const OPENED: &str = include_str!("opened-modules");
 
 /// How a node is to be started.
 #[derive(Debug, Clone, Default)]
@@ -207,7 +179,7 @@ impl Node {
         command.arg("--").arg(java);
         command.args(self.setup.java.unwrap_or(QUICK).split(' '));
         command.args("-Xss512k -XX:+UseSerialGC -XX:ActiveProcessorCount=2 -XX:-UsePerfData".split(' '));
-        for module in OPENED {
+        for module in OPENED.lines() {
             command.args(["--add-opens", &format!("{module}=ALL-UNNAMED")]);
             command.args(["--add-exports", &format!("{module}=ALL-UNNAMED")]);
         }
