@@ -67,6 +67,14 @@ eventually() { # COMMAND...
 }
 all_up() { curl -fsG "http://127.0.0.1:${of[prometheus]}/api/v1/query" --data-urlencode "query=$1" | grep -q "\"$2\"\\]"; }
 traced() { curl -fs "http://127.0.0.1:${of[jaeger]}/api/services" | grep -q '"walcast"'; }
+# Envoy draws a hundredth of fifty publishes a second.
+traced_all_the_way() {
+  curl -fs "http://127.0.0.1:${of[jaeger]}/api/traces?service=walcast&operation=broker.Broker%2FPublish&limit=50" | python3 -c 'import json, sys
+traces = json.load(sys.stdin)["data"]
+services = lambda trace: {process["serviceName"] for process in trace["processes"].values()}
+spans = lambda trace: {span["operationName"] for span in trace["spans"]}
+sys.exit(not any(len(services(trace)) == 2 and {"commit", "project"} <= spans(trace) for trace in traces))'
+}
 there_and_back() {
   local id
   id=$("$BROKER_BIN" publish demo.test text --expires 60s --server "http://${of[envoy]}") &&
@@ -79,6 +87,8 @@ check "the demo's brokers answer through Envoy" there_and_back
 check "the demo's Prometheus sees three brokers" eventually all_up 'sum(up{job="walcast"})' 3
 check "the demo's Prometheus sees the load on all of them" eventually all_up 'count(sum by (instance) (method_count{method="Publish",status="OK"}) > 5)' 3
 check "the demo's traces are in Jaeger" eventually traced
+check "a trace leads from Envoy to the store" eventually traced_all_the_way
+check "Jaeger has a page for them" grep -q '<title>Traces</title>' <(curl -fs "http://127.0.0.1:${of[jaeger]}/search")
 # A second one would have the same ports.
 says "a second demo says what is in its way" "port $DEMO_PORTS (Envoy) is in use: stop what listens there first" "$root/tests/services/observe.sh" "$BROKER_BIN" 3
 says "and how to start it beside the first" "DEMO_PORTS=21000 make demo" "$root/tests/services/observe.sh" --ports 3

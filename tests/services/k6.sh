@@ -49,7 +49,21 @@ runs() { # TARGET ADDRESS SCRIPT...
   return $((failures > 0))
 }
 
-# Four at a time: they wait most of the time.
+# All deployments with one command: here the two that have least in common. And with a k6 that holds every bound.
+everywhere() {
+  local command=("$root/loadtests/everywhere" --binary "$BROKER_BIN" --quick)
+  check "k6 on several deployments" "${command[@]}" --only one-embedded,three-postgres --out "$scratch/everywhere"
+  check "their index leads to k6's pages" grep -q 'href="three-postgres/mixed.html"' "$scratch/everywhere/index.html"
+  says "a part of the deployments makes no page" "there are no figures of one-postgres" \
+    "${command[@]}" --draw --page "$root/docs/load.md" --out "$scratch/everywhere"
+  printf '#!/bin/sh\nMAX_P99_MS=20000 exec "%s" "$@"\n' "$services/venv/bin/k6" >"$scratch/holds"
+  chmod +x "$scratch/holds"
+  says "a bound that can not fail is found out" "ended with 0 where a threshold must fail" \
+    env K6="$scratch/holds" "${command[@]}" --only one-embedded --out "$scratch/held"
+  return $((failures > 0))
+}
+
+# Five at a time: they wait most of the time.
 pids=()
 for target in broker envoy; do
   [ "$target" = broker ] && address=$SERVER || address=$ENVOY
@@ -58,19 +72,9 @@ for target in broker envoy; do
   (runs "$target" "$address" mixed spike soak) &
   pids+=($!)
 done
+everywhere &
+pids+=($!)
 for pid in "${pids[@]}"; do wait "$pid" || failures=$((failures + 1)); done
-
-# All deployments with one command: here the two of them that have most in common with the others. And with a k6 that holds every bound.
-everywhere=("$root/loadtests/everywhere" --binary "$BROKER_BIN" --quick)
-check "all scripts on several deployments" "${everywhere[@]}" --only one-embedded,three-postgres --out "$scratch/everywhere"
-check "their index leads to k6's pages" grep -q 'href="three-postgres/mixed.html"' "$scratch/everywhere/index.html"
-says "a part of the deployments makes no page" "there are no figures of one-postgres" "${everywhere[@]}" --draw --page "$root/docs/load.md" --out "$scratch/everywhere"
-cat >"$scratch/k6" <<SH
-#!/bin/sh
-MAX_P99_MS=20000 exec "$services/venv/bin/k6" "\$@"
-SH
-chmod +x "$scratch/k6"
-says "a bound that can not fail is found out" "ended with 0 where a threshold must fail" env K6="$scratch/k6" "${everywhere[@]}" --only one-embedded --out "$scratch/held"
 
 says "k6 refuses a number that is none" "RATE=many is no number" env RATE=many OUT="$scratch/none" "$root/loadtests/k6/run" publish
 kill -TERM "$envoy_pid"

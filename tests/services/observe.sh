@@ -121,7 +121,8 @@ if [ -x "$services/bin/jaeger" ] && WALCAST_TELEMETRY__OTLP_ENDPOINT=http://127.
 service: { extensions: [jaeger_storage, jaeger_query], telemetry: { metrics: { level: none }, logs: { level: warn } },
   pipelines: { traces: { receivers: [otlp], processors: [batch], exporters: [jaeger_storage_exporter] } } }
 extensions:
-  jaeger_query: { storage: { traces: memory }, http: { endpoint: 127.0.0.1:$jaeger_port }, grpc: { endpoint: 127.0.0.1:$jaeger_grpc } }
+  jaeger_query: { storage: { traces: memory }, http: { endpoint: 127.0.0.1:$jaeger_port }, ui: { assets_path: '$PWD/tests/services/traces' },
+    grpc: { endpoint: 127.0.0.1:$jaeger_grpc } }
   jaeger_storage: { backends: { memory: { memory: { max_traces: 20000 } } } }
 receivers: { otlp: { protocols: { grpc: { endpoint: 127.0.0.1:$otlp_port } } } }
 processors: { batch: { timeout: 100ms } }
@@ -205,7 +206,7 @@ for ((i = 0; i < nodes; i++)); do say "broker $i" "$(grpc_of "$i") (gRPC), http:
   say Envoy "127.0.0.1:$envoy_port (gRPC), http://127.0.0.1:$envoy_stats/stats/prometheus, http://127.0.0.1:$envoy_admin (admin)"
 command -v prometheus >/dev/null && say Prometheus "http://127.0.0.1:$prometheus_port" || say Prometheus "not installed"
 [ ${#tracing[@]} = 0 ] && say Jaeger "not installed, or this broker sends no traces" ||
-  say Jaeger "http://127.0.0.1:$jaeger_port/search?service=walcast&operation=broker.Broker%2FPublish"
+  say Jaeger "http://127.0.0.1:$jaeger_port"
 [ -z "${grafana[*]}" ] && say Grafana "not installed: import grafana/dashboards into yours" || say Grafana "http://127.0.0.1:$grafana_port"
 admins=$(for ((i = 0; i < nodes; i++)); do echo "http://$(admin_of "$i")"; done | paste -sd,)
 echo "try it:"
