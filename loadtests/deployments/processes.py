@@ -77,14 +77,17 @@ class Process:
         if self.child.poll() is None:
             self.child.send_signal(number)
 
-    def stop(self, number=signal.SIGTERM):
-        """Ends it; its exit code."""
-        self.tell(number)
+    def ended(self):
+        """Its exit code, once it has ended by itself or by what it was told; a second signal would cut a broker's drain short."""
         try:
             return self.child.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self.child.kill()
             return self.child.wait()
+
+    def stop(self, number=signal.SIGTERM):
+        self.tell(number)
+        return self.ended()
 
     def processor_seconds(self):
         """Of itself and of all processes of its session, which Postgres has many of."""

@@ -77,6 +77,15 @@ def figures_of(script, out, settings):
     }
 
 
+def crossed(out, script):
+    """The thresholds that did not hold, with the checks that failed."""
+    summary = json.loads((out / f"{script}.json").read_text())
+    # In a summary the booleans of thresholds say whether they were crossed.
+    found = [f"{metric} {bound}" for metric, values in summary["metrics"].items() for bound, bad in values.get("thresholds", {}).items() if bad]
+    failed = [f"'{check['name']}' failed {check['fails']} times" for check in summary["root_group"]["checks"].values() if check["fails"]]
+    return ", ".join(found + failed)
+
+
 def seconds_of(script, settings):
     """How long calls arrive: without what is published before, and without the end."""
     plain = lambda text: float(text.removesuffix("ms")) / 1000 if text.endswith("ms") else float(text.removesuffix("s"))  # noqa: E731

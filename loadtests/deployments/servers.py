@@ -1,6 +1,7 @@
 """One broker, or three behind the shipped Envoy, on a store: started, and stopped in order."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -61,8 +62,10 @@ class Deployment:
             command = [self.binary, "serve", "--listen", f"127.0.0.1:{port}", "--admin-listen", f"127.0.0.1:{admins[number]}"]
             command += ["--data-dir", self.folder / f"data-{number}", *flags]
             self.brokers.append(Process(f"broker {number}", command, self.folder / f"broker-{number}.log", environment))
+        # A broker is ready without its store. Three that meet an empty database wait for one of them to make the tables.
         for broker, admin in zip(self.brokers, admins):
-            broker.wait_until(lambda: get(f"http://127.0.0.1:{admin}/readyz") is not None)
+            broker.wait_until(lambda: re.search(r"^walcast_store_up.* 1$", get(f"http://127.0.0.1:{admin}/metrics") or "", re.M))
+        self.said = {broker: len(broker.log.read_text()) for broker in self.brokers}
         self.address = f"127.0.0.1:{ports[0]}"
         if self.count > 1:
             self.start_envoy(ports)
@@ -90,10 +93,10 @@ class Deployment:
         return {"brokers": of(self.brokers), "Envoy": of([self.envoy]), "database": of([self.database])}
 
     def alarms(self):
-        """What brokers have warned of so far; a calm load gives them no reason."""
+        """What brokers have warned of since they were all there; a calm load gives them no reason."""
         found = []
         for broker in self.brokers:
-            for line in broker.log.read_text().splitlines():
+            for line in broker.log.read_text()[self.said[broker]:].splitlines():
                 if line.startswith("{") and json.loads(line)["level"] in ("WARN", "ERROR"):
                     found.append(f"{broker.name}: {line}")
         return found
@@ -104,7 +107,7 @@ class Deployment:
             self.envoy.stop()
         for broker in self.brokers:
             broker.tell()
-        codes = [broker.stop() for broker in self.brokers]
+        codes = [broker.ended() for broker in self.brokers]
         if any(codes):
             print(f"brokers ended with {codes}", file=sys.stderr)
         if self.database:
