@@ -2,6 +2,8 @@
 
 import html
 import json
+import os
+import subprocess
 from datetime import datetime, timezone
 
 from runs import FULL, SCRIPTS
@@ -83,7 +85,7 @@ def how(found):
     first = next(iter(found.values()))
     settings = " ".join(f"{name}={value}" for name, value in first["settings"].items())
     return (f"{first['walcast']}, {first['when']}, {first['machine']}. `{settings}`. Latencies are median / 95th / 99th percentile as k6 sees them. "
-            "Rates are means with the ramp.")
+            "A delivery is timed in whole milliseconds. Rates are means with the ramp.")
 
 
 def markdown(found):
@@ -104,8 +106,8 @@ def write(page, found):
     page.write_text(f"{before}{BEGIN}\n{markdown(found)}\n{END}{after}")
 
 
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1250px;margin:2rem auto;padding:0 1rem;color:#222}
-table{border-collapse:collapse;margin:.5rem 0 1.5rem;font-variant-numeric:tabular-nums}td,th{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #ddd}
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1400px;margin:2rem auto;padding:0 1rem;color:#222}
+table{border-collapse:collapse;margin:.5rem 0 1.5rem;font-variant-numeric:tabular-nums}td,th{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}
 td:first-child,th:first-child{text-align:left}h2{font-size:1.1rem;margin:0}img{max-width:100%}.bad{background:#fdd}"""
 
 
@@ -127,12 +129,9 @@ def index(out, found):
 
 def machine():
     """Processors, memory and file system, in a few words."""
-    import os
-    import subprocess
-
     model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "processor")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    place = subprocess.run(["stat", "-f", "-c", "%T", "."], capture_output=True, text=True).stdout.strip()
+    place = subprocess.run(["findmnt", "-no", "FSTYPE", "-T", "."], capture_output=True, text=True).stdout.strip()
     return f"{os.cpu_count()} x {model}, {memory:.0f} GiB, {place}"
 
 

@@ -15,7 +15,15 @@ const delivered = new Counter('deliveries');
 const deliveryLatency = new Trend('delivery_latency', true);
 
 const subjectOf = (iteration) => `k6.${iteration % subjects}`;
-const isOk = (answer) => answer.status === grpc.StatusOK;
+// What went wrong is told once by each virtual user, and counted by the checks.
+const told = new Set();
+function isOk(answer) {
+  if (answer.status !== grpc.StatusOK && !told.has(answer.status)) {
+    told.add(answer.status);
+    console.error(`status ${answer.status}: ${JSON.stringify(answer.error)}`);
+  }
+  return answer.status === grpc.StatusOK;
+}
 
 // One connection for each virtual user, opened with its first call.
 let connected = false;
