@@ -1,6 +1,7 @@
 //! One subscriber catches up with one subject of a million messages: from the log, and from Postgres beside a bare cursor, in turn.
 //!
-//! `cargo bench --bench catch-up [-- --check] [--messages N] [--body BYTES] [--rounds N] [--only log|postgres]`. The log is written
+//! `cargo bench --bench catch-up [-- --check] [--messages N] [--body BYTES] [--rounds N] [--only log|postgres] [--quick]
+//! [--write docs/performance.md]`. The log is written
 //! through the library; the real broker serves it through gRPC to a client of its own, which checks that each id comes once, in
 //! order. For Postgres the log keeps 4 MiB and the store has the rest (`tests/services/install postgres`). `--check` fails below the bounds.
 #![expect(clippy::disallowed_methods, reason = "a bench has no supervisor")]
@@ -17,9 +18,14 @@ mod broker;
 #[path = "../../tests/postgres/keeper.rs"]
 mod keeper;
 mod make;
+#[allow(dead_code, reason = "shared with the other comparisons")]
+#[path = "../common/page.rs"]
+mod pages;
 #[allow(dead_code, reason = "shared with the tests")]
 #[path = "../../tests/postgres/server.rs"]
 mod server;
+#[allow(dead_code, reason = "shared with the other comparisons")]
+#[path = "../common/support.rs"]
 mod support;
 
 use std::path::{Path, PathBuf};
@@ -29,6 +35,9 @@ use futures_util::StreamExt as _;
 use tokio_postgres::Client;
 use walcast::proto::client::SubscribeRequest;
 use walcast::proto::client::broker_client::BrokerClient;
+
+/// Why a page is not written, for people.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 use crate::broker::Broker;
 use crate::make::SUBJECT;
@@ -48,8 +57,10 @@ async fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let value = |name: &str| arguments.iter().skip_while(|word| *word != name).nth(1).cloned();
     let number = |name: &str, default| value(name).map_or(default, |word| word.parse().unwrap());
+    let quick = arguments.iter().any(|word| word == "--quick");
+    let (messages, rounds) = if quick { (50_000, 1) } else { (1_000_000, 3) };
     let (messages, body_bytes, rounds) =
-        (number("--messages", 1_000_000), number("--body", 256), number("--rounds", 3));
+        (number("--messages", messages), number("--body", 256), number("--rounds", rounds));
     let only = value("--only");
     let wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
     let scratch = tempfile::Builder::new().prefix("catch-up").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -57,6 +68,14 @@ async fn main() {
     let log = if wanted("log") { Some(Log::start(scratch.path(), messages, body_bytes)) } else { None };
     let store = if wanted("postgres") { Some(Store::start(scratch.path(), messages, body_bytes).await) } else { None };
     let rates = measure(log.as_ref(), store.as_ref(), messages, rounds).await;
+    if let Some(page) = value("--write") {
+        let about =
+            format!("{}; {rounds} rounds of {messages} messages of {body_bytes} bytes.", pages::made().unwrap());
+        let mut page = pages::Page::open(Path::new(&page)).unwrap();
+        page.put("catch-up", &format!("{}{about}\n\n{}", if quick { pages::QUICK } else { "" }, rates.table()))
+            .unwrap();
+        page.save().unwrap();
+    }
     let good = judge(rates);
     if arguments.iter().any(|word| word == "--check") && !good {
         println!("FAILED: below a bound");
@@ -106,6 +125,25 @@ struct Rates {
     log: Vec<f64>,
     cursor: Vec<f64>,
     store: Vec<f64>,
+}
+
+impl Rates {
+    /// As on the page.
+    fn table(&self) -> String {
+        let verdict = |kept: bool| if kept { "" } else { " **missed**" };
+        let ratios: Vec<f64> = self.store.iter().zip(&self.cursor).map(|(store, cursor)| store / cursor).collect();
+        let (log, of_cursor) = (spread(self.log.clone()), spread(ratios.clone()));
+        format!(
+            "| from | messages/s | of the bare cursor's | bound |\n|---|---|---|---|\n\
+             | the log | {} | - | {LOG_RATE_MIN:.0}/s{} |\n| a bare cursor | {} | 1.00 | |\n| Postgres | {} | {} | {POSTGRES_RATIO_MIN} of the cursor's{} |\n",
+            pages::spread(&self.log),
+            verdict(log.is_some_and(|(_, median, _)| median >= LOG_RATE_MIN)),
+            pages::spread(&self.cursor),
+            pages::spread(&self.store),
+            pages::spread(&ratios),
+            verdict(of_cursor.is_some_and(|(_, median, _)| median >= POSTGRES_RATIO_MIN)),
+        )
+    }
 }
 
 /// Everything once in each round, each time another one first.

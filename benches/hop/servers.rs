@@ -1,21 +1,15 @@
 //! The servers of one side: processes of their own, killed when they go out of scope.
 
-#[path = "../yardstick/noop.rs"]
-pub mod noop;
-
 use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::envoy::{Envoy, get, wait_for};
 use crate::{Failure, Side, programs};
 
 const NODES: usize = 3;
-
-/// How long a server may take to start.
-const READY_WITHIN: Duration = Duration::from_secs(20);
 
 /// A running side.
 pub struct Servers {
@@ -25,6 +19,7 @@ pub struct Servers {
     /// Admin ports of the nodes.
     admin: Vec<String>,
     running: Vec<Child>,
+    _envoy: Option<Envoy>,
     _data: TempDir,
 }
 
@@ -42,7 +37,8 @@ impl Servers {
     /// Starts what a side needs, with empty data directories below `data_root`.
     pub fn start(side: Side, walcast: &Path, data_root: &Path, envoy: Option<&Path>) -> Result<Self, Failure> {
         let data = tempfile::Builder::new().prefix("hop").tempdir_in(data_root)?;
-        let mut servers = Self { uri: String::new(), side, admin: Vec::new(), running: Vec::new(), _data: data };
+        let mut servers =
+            Self { uri: String::new(), side, admin: Vec::new(), running: Vec::new(), _envoy: None, _data: data };
         if side == Side::Noop {
             servers.start_noop()?;
             return Ok(servers);
@@ -60,7 +56,13 @@ impl Servers {
         match side {
             Side::Noop | Side::Direct => servers.uri = format!("http://127.0.0.1:{}", grpc[0]),
             Side::Forwarded => servers.uri = format!("http://127.0.0.1:{}", grpc[1]),
-            Side::Envoy | Side::Affinity => servers.start_envoy(grpc, envoy.ok_or("no Envoy")?)?,
+            Side::Envoy | Side::Affinity => {
+                let brokers: Vec<_> = grpc.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+                let envoy = envoy.ok_or("no Envoy")?;
+                let envoy = Envoy::start(envoy, &brokers, side == Side::Affinity, servers._data.path())?;
+                servers.uri.clone_from(&envoy.uri);
+                servers._envoy = Some(envoy);
+            }
         }
         Ok(servers)
     }
@@ -101,46 +103,6 @@ impl Servers {
         Ok(())
     }
 
-    fn start_envoy(&mut self, grpc: &[u16], envoy: &Path) -> Result<(), Failure> {
-        let ports = [programs::port(), programs::port(), programs::port()];
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let mut configure = Command::new(root.join("deploy/envoy/configure"));
-        configure.args(["--listen", &format!("127.0.0.1:{}", ports[0]), "--admin", &ports[1].to_string()]);
-        configure.args(["--stats", &format!("127.0.0.1:{}", ports[2])]);
-        for port in grpc {
-            configure.args(["--broker", &format!("127.0.0.1:{port}")]);
-        }
-        if self.side == Side::Affinity {
-            configure.arg("--affinity");
-        }
-        let output = configure.output()?;
-        if !output.status.success() {
-            return Err(String::from_utf8_lossy(&output.stderr).into());
-        }
-        // Limits of rates have tests of their own.
-        let text = String::from_utf8(output.stdout)?;
-        let unlimited = |line: &str| match line.split_once("token_bucket: {") {
-            Some((before, _)) if line.contains("# @local") => {
-                format!("{before}token_bucket: {{ max_tokens: 1000000, tokens_per_fill: 1000000, fill_interval: 1s }}")
-            }
-            _ => line.to_owned(),
-        };
-        let text: Vec<_> = text.lines().map(unlimited).collect();
-        let file: PathBuf = self._data.path().join("envoy.yaml");
-        std::fs::write(&file, text.join("\n"))?;
-        let mut command = Command::new(envoy);
-        command.arg("-c").arg(&file).args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "error"]);
-        self.running.push(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
-        let healthy = "cluster.broker.membership_healthy";
-        let expected = format!("{healthy}: {NODES}");
-        let admin = format!("127.0.0.1:{}", ports[1]);
-        wait_for("Envoy to find all nodes healthy", || {
-            get(&admin, &format!("/stats?filter=^{healthy}$")).is_some_and(|answer| answer.contains(&expected))
-        })?;
-        self.uri = format!("http://127.0.0.1:{}", ports[0]);
-        Ok(())
-    }
-
     /// That calls went the way that is measured: passed on by another node only where that is asked for.
     pub fn prove(&self) -> Result<(), Failure> {
         if self.side == Side::Noop {
@@ -161,25 +123,4 @@ impl Servers {
         }
         Ok(())
     }
-}
-
-fn wait_for(what: &str, done: impl Fn() -> bool) -> Result<(), Failure> {
-    let begun = Instant::now();
-    while !done() {
-        if begun.elapsed() > READY_WITHIN {
-            return Err(format!("waited in vain for {what}").into());
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
-}
-
-/// The answer to a GET, head and body.
-fn get(address: &str, path: &str) -> Option<String> {
-    use std::io::{Read as _, Write as _};
-    let mut stream = std::net::TcpStream::connect(address).ok()?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    Some(answer)
 }

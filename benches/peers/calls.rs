@@ -10,7 +10,7 @@ use walcast::proto::client::broker_client::BrokerClient;
 
 use crate::figures::{Figure, Latencies, Measured, latencies};
 use crate::server::Server;
-use crate::{BODY_BYTES, Failure, Load, SUBJECTS, System, nats, redis};
+use crate::{BODY_BYTES, Failure, Load, SUBJECTS, System, nats, processes, redis};
 
 /// Goes before each measurement.
 const WARM_UP: Duration = Duration::from_millis(500);
@@ -49,7 +49,7 @@ impl Tally {
 
 /// The load on one system, and what it cost the server.
 pub async fn run(server: &Server, load: Load, measured: Duration) -> Result<Measured, Failure> {
-    let cpu_before = server.cpu_seconds()?;
+    let (cpu_before, client_before) = (processes::cpu_seconds(server.pid())?, processes::own_cpu_seconds()?);
     let from = Instant::now() + WARM_UP;
     let mut connections: JoinSet<Result<Tally, Failure>> = JoinSet::new();
     for connection in 0..load.connections {
@@ -68,10 +68,12 @@ pub async fn run(server: &Server, load: Load, measured: Duration) -> Result<Meas
     if total.measured == 0 {
         return Err("nothing was acknowledged".into());
     }
-    let cpu = server.cpu_seconds_when_quiet().await? - cpu_before;
+    let client_seconds = processes::own_cpu_seconds()? - client_before;
+    let cpu = processes::cpu_seconds_when_quiet(server.pid()).await? - cpu_before;
     Ok(Measured::default()
         .with(Figure::Rate, total.measured as f64 / measured.as_secs_f64())
         .with_latencies(Figure::Call, &total.latency_us)
+        .with_client(client_seconds, total.calls)
         .with(Figure::Cpu, cpu * 1e6 / total.calls as f64))
 }
 

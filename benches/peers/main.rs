@@ -7,34 +7,36 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command that prints a table")]
 
 mod calls;
+#[allow(dead_code, reason = "shared with the yardstick, which uses all of it")]
+#[path = "../common/figures.rs"]
+mod figures;
 mod lines;
 mod nats;
+#[path = "../common/noop.rs"]
+mod noop;
+#[allow(dead_code, reason = "shared with the other comparisons")]
+#[path = "../common/page.rs"]
+mod pages;
+#[allow(dead_code, reason = "shared with the comparison of the stores")]
+#[path = "../common/processes.rs"]
+mod processes;
+#[path = "../common/program.rs"]
+mod program;
 mod redis;
 mod server;
 mod table;
 
-#[allow(dead_code, reason = "shared with the yardstick, which uses all of it")]
-#[path = "../yardstick/figures.rs"]
-mod figures;
-#[path = "../yardstick/noop.rs"]
-mod noop;
-#[path = "../stores/page.rs"]
-mod pages;
+pub use program::{BODY_BYTES, Failure};
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::Parser;
 
+use program::Role;
 use server::Server;
 use table::Results;
-
-/// Why a run ended early, for people.
-pub type Failure = Box<dyn std::error::Error + Send + Sync>;
-
-/// Bytes of each body.
-pub const BODY_BYTES: usize = 256;
 
 /// Subjects, or streams of Redis, that messages are spread over.
 pub const SUBJECTS: usize = 100;
@@ -42,12 +44,15 @@ pub const SUBJECTS: usize = 100;
 /// Compares the broker with NATS JetStream, Redis Streams and a server that does nothing.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Interleaved rounds; the figures are medians over them.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
-    rounds: u32,
-    /// Measured seconds of each load, after half a second of warm-up.
-    #[arg(long, default_value_t = 3.0)]
-    seconds: f64,
+    /// Interleaved rounds; the figures are medians over them [default: 3, quick: 1].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: Option<u32>,
+    /// Measured seconds of each load, after half a second of warm-up [default: 3, quick: 1].
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// One short round: shows that everything works; its figures mean nothing.
+    #[arg(long)]
+    quick: bool,
     /// Only these.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<System>,
@@ -69,13 +74,6 @@ struct Args {
     bench: bool,
     #[command(subcommand)]
     role: Option<Role>,
-}
-
-#[derive(Debug, Subcommand)]
-enum Role {
-    /// Runs the server that does nothing, until it is killed.
-    #[command(hide = true)]
-    Noop,
 }
 
 /// What is compared.
@@ -126,27 +124,14 @@ const LOADS: [Load; 2] = [Load { connections: 8, in_flight: 32 }, Load { connect
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("no runtime: {error}");
-            return ExitCode::FAILURE;
+    program::run("peers", args.role, async {
+        if args.control {
+            control(&args).await?
+        } else {
+            compare(&args).await?
         }
-    };
-    let done = runtime.block_on(async {
-        match args.role {
-            Some(Role::Noop) => noop::serve(false).await,
-            None if args.control => control(&args).await,
-            None => compare(&args).await,
-        }
-    });
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("peers: {error}");
-            ExitCode::FAILURE
-        }
-    }
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
 async fn control(args: &Args) -> Result<(), Failure> {
@@ -163,18 +148,18 @@ async fn control(args: &Args) -> Result<(), Failure> {
 async fn compare(args: &Args) -> Result<(), Failure> {
     let systems = if args.only.is_empty() { System::ALL.to_vec() } else { args.only.clone() };
     let mut results = Results::default();
-    for round in 1..=args.rounds {
+    for round in 1..=args.rounds() {
         for load in LOADS {
             for &system in &systems {
                 eprintln!(
                     "round {round} of {}: {}, {} x {}",
-                    args.rounds,
+                    args.rounds(),
                     system.title(),
                     load.connections,
                     load.in_flight
                 );
                 let server = Server::start(system, args).await?;
-                let found = calls::run(&server, load, Duration::from_secs_f64(args.seconds)).await;
+                let found = calls::run(&server, load, Duration::from_secs_f64(args.seconds())).await;
                 results.add(load, system, found.map_err(|error| format!("{}: {error}", system.title()))?);
             }
         }
@@ -182,20 +167,31 @@ async fn compare(args: &Args) -> Result<(), Failure> {
     let text = results.markdown(args, &LOADS)?;
     println!("{text}");
     if let Some(page) = &args.write {
-        let mut whole = std::fs::read_to_string(page)?;
-        pages::replace(&mut whole, "peers", &text)?;
-        std::fs::write(page, whole)?;
+        let mut page = pages::Page::open(page)?;
+        page.put("peers", &text)?;
+        page.save()?;
     }
     Ok(())
 }
 
 impl Args {
+    fn rounds(&self) -> u32 {
+        self.rounds.unwrap_or(if self.quick { 1 } else { 3 })
+    }
+
+    fn seconds(&self) -> f64 {
+        self.seconds.unwrap_or(if self.quick { 1.0 } else { 3.0 })
+    }
+
     /// What was measured, for the page.
     fn settings(&self) -> Result<String, Failure> {
         let machine = pages::machine(&self.data_root)?;
         Ok(format!(
-            "{machine}. {} interleaved rounds of {} s a load, bodies of {BODY_BYTES} bytes.",
-            self.rounds, self.seconds
+            "{}{}; {machine}. {} interleaved rounds of {} s a load, bodies of {BODY_BYTES} bytes.",
+            if self.quick { pages::QUICK } else { "" },
+            pages::made()?,
+            self.rounds(),
+            self.seconds()
         ))
     }
 }

@@ -10,9 +10,7 @@ use tempfile::TempDir;
 
 use crate::{Args, Failure, System, nats, redis};
 
-/// Clock ticks a second of `/proc/PID/stat`: USER_HZ, 100 on every Linux that Rust supports.
-const TICKS_PER_SECOND: f64 = 100.0;
-/// How long a server may take to start, and to come to rest.
+/// How long a server may take to start.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A running system.
@@ -80,27 +78,9 @@ impl Server {
         }
     }
 
-    /// CPU seconds that it has used, user and system.
-    pub fn cpu_seconds(&self) -> Result<f64, Failure> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // The name in parentheses may hold spaces; utime and stime are fields 14 and 15.
-        let fields: Vec<&str> = stat.rsplit_once(')').ok_or("no name")?.1.split_whitespace().collect();
-        let ticks = |place: usize| -> Result<u64, Failure> { Ok(fields.get(place).ok_or("too few fields")?.parse()?) };
-        Ok((ticks(11)? + ticks(12)?) as f64 / TICKS_PER_SECOND)
-    }
-
-    /// CPU seconds once it has nothing left to do: what a call costs includes what it causes afterwards.
-    pub async fn cpu_seconds_when_quiet(&self) -> Result<f64, Failure> {
-        let started = Instant::now();
-        let mut before = self.cpu_seconds()?;
-        loop {
-            tokio::time::sleep(Duration::from_millis(400)).await;
-            let now = self.cpu_seconds()?;
-            if now - before < 0.015 || started.elapsed() > PATIENCE {
-                return Ok(now);
-            }
-            before = now;
-        }
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 }
 

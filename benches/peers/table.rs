@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::figures::{Figure, Measured, Quantile, median};
-use crate::pages::number;
+use crate::pages::{number, spread};
 use crate::{Args, Failure, Load, System};
 
 /// What each round gave, in order.
@@ -24,8 +24,8 @@ impl Results {
     /// The block of the page.
     pub fn markdown(&self, args: &Args, loads: &[Load]) -> Result<String, Failure> {
         let mut text = format!("{}\n\n", args.settings()?);
-        text.push_str("| connections x in flight | system | protocol | publishes/s | of the server that does nothing | p50 us | p99 us | server CPU us |\n");
-        text.push_str("|---|---|---|---|---|---|---|---|\n");
+        text.push_str("| connections x in flight | system | protocol | publishes/s | of the server that does nothing | client's ceiling | p50 us | p99 us | server CPU us |\n");
+        text.push_str("|---|---|---|---|---|---|---|---|---|\n");
         for &load in loads {
             for system in System::ALL {
                 let rates = self.values(load, system, Figure::Rate);
@@ -35,18 +35,15 @@ impl Results {
                 let noop = self.values(load, System::Noop, Figure::Rate);
                 let ratios: Vec<f64> = rates.iter().zip(&noop).map(|(rate, noop)| rate / noop).collect();
                 let ratio = if ratios.is_empty() { "-".to_owned() } else { format!("{:.2}", median(ratios)) };
-                let least = rates.iter().copied().fold(f64::INFINITY, f64::min);
-                let greatest = rates.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let of = |figure| number(median(self.values(load, system, figure)));
                 text.push_str(&format!(
-                    "| {} x {} | {} | {} | {} ({} to {}) | {ratio} | {} | {} | {} |\n",
+                    "| {} x {} | {} | {} | {} | {ratio} | {} | {} | {} | {} |\n",
                     load.connections,
                     load.in_flight,
                     system.title(),
                     system.protocol(),
-                    of(Figure::Rate),
-                    number(least),
-                    number(greatest),
+                    spread(&rates),
+                    of(Figure::Ceiling),
                     of(Figure::Call(Quantile::P50)),
                     of(Figure::Call(Quantile::P99)),
                     of(Figure::Cpu),

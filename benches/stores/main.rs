@@ -10,6 +10,8 @@
 
 mod broker;
 mod compare;
+#[path = "../common/databases.rs"]
+mod databases;
 mod expiry;
 mod figures;
 #[allow(dead_code, unused_imports, reason = "shared with the tests, which use all of it")]
@@ -20,9 +22,16 @@ mod harness;
 mod keeper;
 mod kill;
 mod lag;
+#[allow(dead_code, reason = "shared with the other comparisons")]
+#[path = "../common/page.rs"]
 mod page;
+#[allow(dead_code, reason = "shared with the other comparisons")]
+#[path = "../common/plots.rs"]
+mod painting;
 mod places;
 mod plots;
+#[allow(dead_code, reason = "shared with the other comparisons")]
+#[path = "../common/processes.rs"]
 mod processes;
 mod projection;
 mod report;
@@ -32,6 +41,7 @@ mod rows;
 mod server;
 mod servers;
 mod soak;
+#[path = "../common/support.rs"]
 mod support;
 
 use std::path::{Path, PathBuf};

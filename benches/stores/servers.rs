@@ -2,19 +2,11 @@
 
 use std::path::Path;
 
-use crate::Failure;
 use crate::figures::Kind;
-use crate::harness::{Node, Setup};
+use crate::harness::Node;
 use crate::page::machine;
-use crate::processes;
 use crate::server::Server;
-
-/// fsync is on unless somebody turns it off, as the tests do.
-const POSTGRES: [&str; 3] = ["fsync=on", "shared_buffers=256MB", "max_wal_size=4GB"];
-
-/// The sizes of Cassandra's defaults, where the tests have smaller ones.
-const CASSANDRA: [&str; 3] =
-    ["commitlog_segment_size: 32MiB", "commitlog_total_space: 1024MiB", "memtable_heap_space: 256MiB"];
+use crate::{Failure, databases, processes};
 
 /// What runs beside the broker.
 #[derive(Debug)]
@@ -26,11 +18,8 @@ pub struct Servers {
 impl Servers {
     /// Starts those that the stores need.
     pub fn start(stores: &[Kind]) -> Self {
-        let postgres = stores.contains(&Kind::Postgres).then(|| Server::with(&POSTGRES));
-        let cassandra = stores.contains(&Kind::Cassandra).then(|| {
-            let setup = CASSANDRA.iter().fold(Setup::lasting(), |setup, line| setup.yaml(line));
-            setup.start()
-        });
+        let postgres = stores.contains(&Kind::Postgres).then(databases::postgres);
+        let cassandra = stores.contains(&Kind::Cassandra).then(databases::cassandra);
         Self { postgres, cassandra }
     }
 
@@ -107,41 +96,15 @@ impl Servers {
     /// A server does not say.
     pub async fn settings(&self) -> Result<Vec<(String, String)>, Failure> {
         let mut found = vec![("Machine".to_owned(), machine(Path::new(env!("CARGO_TARGET_TMPDIR")))?)];
-        found.push(("Embedded".to_owned(), format!("fjall {}, default settings", fjall_version())));
+        found.push(("Embedded".to_owned(), format!("fjall {}, default settings", databases::fjall_version())));
         if let Some(server) = &self.postgres {
-            found.push(("Postgres".to_owned(), postgres_settings(server).await?));
+            found.push(("Postgres".to_owned(), databases::postgres_settings(server).await?));
         }
         if let Some(node) = &self.cassandra {
-            found.push(("Cassandra".to_owned(), cassandra_settings(node)?));
+            found.push(("Cassandra".to_owned(), databases::cassandra_settings(node)?));
         }
         Ok(found)
     }
-}
-
-async fn postgres_settings(server: &Server) -> Result<String, Failure> {
-    let admin = server.client("postgres").await;
-    let names = "SELECT string_agg(name || ' ' || current_setting(name), ', ' ORDER BY name) FROM pg_settings \
-                 WHERE name IN ('fsync', 'synchronous_commit', 'full_page_writes', 'shared_buffers', 'max_wal_size')";
-    let version: String = admin.query_one("SHOW server_version", &[]).await?.get(0);
-    let settings: String = admin.query_one(names, &[]).await?.get(0);
-    Ok(format!("{version}; {settings}; everything else as it comes"))
-}
-
-fn cassandra_settings(node: &Node) -> Result<String, Failure> {
-    let yaml = std::fs::read_to_string(node.folder().join("conf/cassandra.yaml"))?;
-    let wanted = ["commitlog_sync", "commitlog_segment_size", "commitlog_total_space", "memtable_heap_space"];
-    let lines = yaml.lines().filter(|line| wanted.iter().any(|key| line.starts_with(key)));
-    let settings: Vec<String> = lines.map(|line| line.replacen(':', "", 1)).collect();
-    let log = std::fs::read_to_string(node.folder().join("system.log"))?;
-    let version = log.split("Cassandra version: ").nth(1).and_then(|rest| rest.lines().next()).unwrap_or("unknown");
-    Ok(format!("{version}, one node, one copy, heap 1 GiB, Java 17; {}", settings.join(", ")))
-}
-
-/// The version in the lock file.
-fn fjall_version() -> String {
-    let lock = include_str!("../../Cargo.lock");
-    let after = lock.split("name = \"fjall\"\nversion = \"").nth(1);
-    after.and_then(|rest| rest.split('"').next()).unwrap_or("unknown").to_owned()
 }
 
 /// Runs what blocks, such as the start of a server, beside the tasks of the runtime.

@@ -10,16 +10,19 @@ mod collector;
 #[allow(dead_code, clippy::panic, reason = "shared with the tests")]
 #[path = "../../tests/it/support/http.rs"]
 mod http;
+#[allow(dead_code, reason = "shared with the other comparisons")]
+#[path = "../common/processes.rs"]
+mod processes;
 #[allow(dead_code, reason = "shared with the yardstick")]
-#[path = "../yardstick/server.rs"]
-mod server;
+#[path = "../common/system.rs"]
+mod system;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
 use clap::Parser;
 
-use server::{Launch, ServerProcess};
+use system::{Launch, ServerProcess};
 
 /// Why a run ended early, for people.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -82,15 +85,13 @@ fn main() -> ExitCode {
 
 async fn run(args: &Args) -> Result<ExitCode, Failure> {
     let collector = collector::start_at("127.0.0.1:0").await?;
-    let traced: &'static [(&str, &str)] = Vec::leak(vec![
-        ("TELEMETRY__OTLP_ENDPOINT", &*String::leak(collector.endpoint.clone())),
-        ("TELEMETRY__SAMPLE_RATIO", &*String::leak(args.ratio.clone())),
-    ]);
+    let traced =
+        vec![("TELEMETRY__OTLP_ENDPOINT", collector.endpoint.clone()), ("TELEMETRY__SAMPLE_RATIO", args.ratio.clone())];
     let (mut without, mut with) = (Vec::new(), Vec::new());
     for round in 1..=args.rounds {
         // Turn and turn about, so that both meet the same weather on the machine.
         for full in if round.is_multiple_of(2) { [true, false] } else { [false, true] } {
-            let server = if full { Server::Full(traced) } else { Server::Less };
+            let server = if full { Server::Full(traced.clone()) } else { Server::Less };
             let side = side(args, server).await?;
             eprintln!("round {round}, telemetry {full}: {:.0}/s, {:.2} us CPU a publish", side.rate, side.cpu_us);
             if full { with.push(side) } else { without.push(side) }
@@ -115,19 +116,19 @@ async fn run(args: &Args) -> Result<ExitCode, Failure> {
 }
 
 /// A side to measure.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum Server {
     /// With metrics, and with traces by these settings.
-    Full(&'static [(&'static str, &'static str)]),
+    Full(Vec<(&'static str, String)>),
     /// Without traces, and without metrics if there is such a build.
     Less,
 }
 
 /// The load on a fresh broker.
 async fn side(args: &Args, side: Server) -> Result<Side, Failure> {
-    let (settings, binary) = match side {
-        Server::Full(traced) => (traced, &args.walcast),
-        Server::Less => (&[][..], args.without.as_ref().unwrap_or(&args.walcast)),
+    let (settings, binary) = match &side {
+        Server::Full(traced) => (traced.clone(), &args.walcast),
+        Server::Less => (Vec::new(), args.without.as_ref().unwrap_or(&args.walcast)),
     };
     let server = ServerProcess::start(Launch::Walcast(settings), binary, &args.data_root).await?;
     let report = tempfile::NamedTempFile::new()?;

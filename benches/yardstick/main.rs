@@ -1,45 +1,54 @@
 //! The broker beside a tonic server that does nothing, and beside itself: same client, same machine, interleaved rounds.
 //!
 //! `cargo bench --bench yardstick -- --check` prints a table of medians and the figures beside their floors.
-//! The server that does nothing is this program again (`yardstick noop`), so that each system is a process
-//! of its own whose CPU time and memory can be read.
+//! What it has in common with the other comparisons is in `benches/common/`.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command that prints a table")]
 
 mod cell;
+#[path = "../common/client/mod.rs"]
+mod client;
 mod disk;
+#[allow(dead_code, reason = "shared with the other comparisons")]
+#[path = "../common/figures.rs"]
 mod figures;
 mod hampered;
 #[allow(dead_code, clippy::panic, reason = "shared with the tests")]
 #[path = "../../tests/it/support/http.rs"]
 mod http;
 mod load;
+#[path = "../common/noop.rs"]
 mod noop;
 mod page;
-#[path = "../stores/page.rs"]
+#[allow(dead_code, reason = "shared with the other comparisons")]
+#[path = "../common/page.rs"]
 mod pages;
+#[allow(dead_code, reason = "shared with the comparison of the stores")]
+#[path = "../common/processes.rs"]
+mod processes;
+#[path = "../common/program.rs"]
+mod program;
 mod report;
-mod server;
+#[allow(dead_code, reason = "shared with the other comparisons")]
+#[path = "../common/system.rs"]
+mod system;
 mod table;
 
-pub use load::BODY_BYTES;
+pub use program::Failure;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use clap::Parser;
 
 use cell::{Cell, Side};
+use client::Plan;
 use disk::Syncs;
 use figures::{Figure, Measured};
 use hampered::Hampered;
-use load::Plan;
+use program::Role;
 use report::Report;
-use server::ServerProcess;
-
-/// Why a run ended early, for people.
-pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+use system::ServerProcess;
 
 /// Compares the broker with a tonic server that does nothing, and with itself.
 #[derive(Debug, Parser)]
@@ -85,17 +94,6 @@ struct Args {
     role: Option<Role>,
 }
 
-#[derive(Debug, Subcommand)]
-enum Role {
-    /// Runs the server that does nothing, until it is killed.
-    #[command(hide = true)]
-    Noop {
-        /// What is delivered has the published body in it.
-        #[arg(long)]
-        stamped: bool,
-    },
-}
-
 impl Args {
     fn rounds(&self) -> usize {
         self.rounds.unwrap_or(if self.quick { 1 } else { 3 })
@@ -103,7 +101,7 @@ impl Args {
 
     fn plan(&self) -> Plan {
         let seconds = self.seconds.unwrap_or(if self.quick { 1.0 } else { 3.0 });
-        Plan { measured: Duration::from_secs_f64(seconds), in_flight: self.in_flight, quick: self.quick }
+        Plan { measured: Duration::from_secs_f64(seconds), quick: self.quick }
     }
 
     /// What is measured, in order.
@@ -118,31 +116,7 @@ impl Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(&error.into()),
-    };
-    let outcome = match args.role {
-        Some(Role::Noop { stamped }) => runtime.block_on(noop::serve(stamped)).map(|()| ExitCode::SUCCESS),
-        None => {
-            raise_open_files();
-            runtime.block_on(compare(&args))
-        }
-    };
-    outcome.unwrap_or_else(|error| fail(&error))
-}
-
-/// A thousand connections are more than many systems allow at first; where they allow no more, the load says so.
-fn raise_open_files() {
-    let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
-        eprintln!("the limit of open files stays as it is: {error}");
-    }
-}
-
-fn fail(error: &Failure) -> ExitCode {
-    eprintln!("yardstick: {error}");
-    ExitCode::FAILURE
+    program::run("yardstick", args.role, compare(&args))
 }
 
 async fn compare(args: &Args) -> Result<ExitCode, Failure> {
@@ -224,7 +198,7 @@ async fn measure(
     offered: Option<f64>,
 ) -> Result<Measured, Failure> {
     let _hampered = (args.control && side == Side::Walcast).then(|| Hampered::begin(server.pid()));
-    let measured = Box::pin(load::run(cell, side, server, &args.plan(), offered)).await;
+    let measured = Box::pin(load::run(cell, side, server, &args.plan(), offered, args.in_flight)).await;
     Ok(measured.map_err(|error| format!("{}, {cell}: {error}", cell.side_name(side)))?)
 }
 

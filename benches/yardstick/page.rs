@@ -1,37 +1,71 @@
 //! The report as the tables of `docs/performance.md`. Between two marks of a name the page belongs to this command; all other
 //! words on it are people's.
 
-use std::fs;
 use std::path::Path;
 
-use crate::cell::Cell;
+use crate::cell::{Cell, Side};
 use crate::figures::{Figure, Quantile};
-use crate::pages::{machine, number, replace};
+use crate::pages::{Page, QUICK, machine, made, number, spread};
 use crate::report::Report;
 use crate::{Args, Failure};
+
+/// What somebody asks first.
+const HEADLINE: [Cell; 10] = [
+    Cell::Publish,
+    Cell::PublishForget,
+    Cell::PublishAlone,
+    Cell::Stream,
+    Cell::StreamForget,
+    Cell::Fetch,
+    Cell::FetchCold,
+    Cell::FanOut1,
+    Cell::FanOut64,
+    Cell::FanOut1000,
+];
 
 /// Writes the tables into a page.
 ///
 /// # Errors
 /// The page cannot be read or written, or has lost its marks.
 pub fn write(report: &Report, args: &Args, page: &Path) -> Result<(), Failure> {
-    let mut text = fs::read_to_string(page)?;
-    replace(&mut text, "settings", &settings(args)?)?;
-    replace(&mut text, "floors", &floors(report))?;
-    replace(&mut text, "figures", &figures(report))?;
-    replace(&mut text, "deliveries", &deliveries(report))?;
-    Ok(fs::write(page, text)?)
+    let mut page = Page::open(page)?;
+    page.put("settings", &settings(args)?)?;
+    page.put("headline", &headline(report))?;
+    page.put("floors", &floors(report))?;
+    page.put("figures", &figures(report))?;
+    page.put("deliveries", &deliveries(report))?;
+    page.save()
 }
 
 fn settings(args: &Args) -> Result<String, Failure> {
-    let warning = "**From a quick run: it shows that everything works, and its figures mean nothing.**\n\n";
     Ok(format!(
-        "{}| | |\n|---|---|\n| Machine | {} |\n| Rounds | {} of {} s a load, after half a second of warm-up |\n",
-        if args.quick { warning } else { "" },
+        "{}| | |\n|---|---|\n| Made | {} |\n| Machine | {} |\n| Rounds | {} of {} s a load, after half a second of warm-up |\n",
+        if args.quick { QUICK } else { "" },
+        made()?,
         machine(&args.data_root)?,
         args.rounds(),
         args.plan().measured.as_secs_f64(),
     ))
+}
+
+fn headline(report: &Report) -> String {
+    let mut text = String::from(
+        "| load | walcast, a second | noop, a second | rate, of noop's | client's ceiling, a second | server CPU, of noop's |\n",
+    );
+    text.push_str("|---|---|---|---|---|---|\n");
+    for cell in HEADLINE.into_iter().filter(|cell| report.cells.contains(cell)) {
+        let rate = |side| spread(&report.values(cell, side, Figure::Rate));
+        let ratio = |figure| report.ratio(cell, figure).map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
+        text.push_str(&format!(
+            "| {cell} | {} | {} | {} | {} | {} |\n",
+            rate(Side::Walcast),
+            rate(Side::Noop),
+            ratio(Figure::Rate),
+            report.median(cell, Side::Walcast, Figure::Ceiling).map_or_else(|| "-".to_owned(), number),
+            ratio(Figure::Cpu)
+        ));
+    }
+    text
 }
 
 fn floors(report: &Report) -> String {
@@ -49,28 +83,22 @@ fn floors(report: &Report) -> String {
 }
 
 fn figures(report: &Report) -> String {
-    let mut text = String::from("| load | system | rate/s | p50 us | p99 us | server CPU us | peak MiB |\n");
-    text.push_str("|---|---|---|---|---|---|---|\n");
+    let mut text =
+        String::from("| load | system | rate/s | client's ceiling | p50 us | p99 us | server CPU us | peak MiB |\n");
+    text.push_str("|---|---|---|---|---|---|---|---|\n");
     for &cell in &report.cells {
         for side in cell.rows() {
             let columns = [
                 Figure::Rate,
+                Figure::Ceiling,
                 Figure::Call(Quantile::P50),
                 Figure::Call(Quantile::P99),
                 Figure::Cpu,
                 Figure::PeakMemory,
             ];
-            let columns = columns.map(|figure| {
-                let values = report.values(cell, side, figure);
-                let median = report.median(cell, side, figure).map_or_else(|| "-".to_owned(), number);
-                let least = values.iter().copied().fold(f64::INFINITY, f64::min);
-                let greatest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                match figure {
-                    Figure::Rate if values.len() > 1 => {
-                        format!(" {median} ({} to {}) |", number(least), number(greatest))
-                    }
-                    _ => format!(" {median} |"),
-                }
+            let columns = columns.map(|figure| match figure {
+                Figure::Rate => format!(" {} |", spread(&report.values(cell, side, figure))),
+                _ => format!(" {} |", report.median(cell, side, figure).map_or_else(|| "-".to_owned(), number)),
             });
             text.push_str(&format!("| {} | {} |{}\n", cell.name(), cell.side_name(side), columns.concat()));
         }

@@ -37,8 +37,6 @@ enum Value {
 pub enum Bound {
     AtLeast(f64),
     AtMost(f64),
-    /// A figure of another run that is printed beside it; breaks nothing.
-    Beside(f64),
 }
 
 /// Memory that a load may add while two subscribers are behind: their ring of 8 MiB at most, two chunks of 256 KiB for each,
@@ -51,7 +49,7 @@ const DELIVERY_P99: Figure = Figure::Delivery(Quantile::P99);
 
 /// In the order of the issue. What the whole is measured on: two cores, server and client together.
 #[rustfmt::skip]
-const FLOORS: [Floor; 22] = [
+const FLOORS: [Floor; 21] = [
     floor(1, Cell::Publish, "rate, of noop's", Value::Ratio(Figure::Rate), Bound::AtLeast(0.80),
         "a durable publish costs little beside the transport"),
     floor(1, Cell::Publish, "server CPU a publish, of noop's", Value::Ratio(Figure::Cpu), Bound::AtMost(1.5),
@@ -61,8 +59,6 @@ const FLOORS: [Floor; 22] = [
     floor(1, Cell::PublishHalf, "answered at the offered rate", Value::Plain(Figure::Kept), Bound::AtLeast(KEPT_MIN), KEPT_REASON),
     floor(1, Cell::PublishAlone, "p50 above noop's, in p50 of an fdatasync", Value::Syncs(P50, Quantile::P50), Bound::AtMost(1.3),
         "one fdatasync that overwrites, and three tenths of one for all else"),
-    floor(1, Cell::PublishAlone, "rate, of noop's; NATS, another run", Value::Ratio(Figure::Rate), Bound::Beside(0.33),
-        "NATS JetStream, file, sync always, beside a noop of the same kind: docs/performance.md"),
     floor(2, Cell::Stream, "messages/s, of noop's calls/s", Value::Ratio(Figure::Rate), Bound::AtLeast(5.0), STREAM_REASON),
     floor(2, Cell::StreamForget, "messages/s, of noop's calls/s", Value::Ratio(Figure::Rate), Bound::AtLeast(5.0), STREAM_REASON),
     floor(3, Cell::FanOut1, "deliveries/s, of noop's", Value::Ratio(Figure::Rate), Bound::AtLeast(0.9), FAN_OUT_REASON),
@@ -101,7 +97,7 @@ impl Floor {
     /// Whether a broker that stands still most of the time must break it: rates and high percentiles, not CPU, memory or medians.
     pub fn finds_pauses(&self) -> bool {
         let (Value::Ratio(figure) | Value::Syncs(figure, _)) = self.value else { return false };
-        !matches!(self.bound, Bound::Beside(_)) && [Figure::Rate, P99, DELIVERY_P99].contains(&figure)
+        [Figure::Rate, P99, DELIVERY_P99].contains(&figure)
     }
 }
 
@@ -159,6 +155,14 @@ impl Report {
         (!values.is_empty()).then(|| median(values))
     }
 
+    /// The median of the rounds' ratios of a figure: the last side's as a part of the first's. None where either has none.
+    pub fn ratio(&self, cell: Cell, figure: Figure) -> Option<f64> {
+        let (first, last) = (cell.sides().first()?, cell.sides().last()?);
+        let (first, last) = (self.values(cell, *first, figure), self.values(cell, *last, figure));
+        let ratios: Vec<f64> = last.iter().zip(first).map(|(last, first)| last / first).collect();
+        (!ratios.is_empty()).then(|| median(ratios))
+    }
+
     /// The floors of the cells that were measured.
     pub fn floors(&self) -> impl Iterator<Item = &'static Floor> {
         FLOORS.iter().filter(|floor| self.cells.contains(&floor.cell))
@@ -192,7 +196,6 @@ impl Report {
         match floor.bound {
             Bound::AtLeast(bound) => value >= bound,
             Bound::AtMost(bound) => value <= bound,
-            Bound::Beside(_) => true,
         }
     }
 
@@ -244,7 +247,6 @@ impl std::fmt::Display for Bound {
         match self {
             Self::AtLeast(bound) => write!(formatter, "at least {bound}"),
             Self::AtMost(bound) => write!(formatter, "at most {bound}"),
-            Self::Beside(figure) => write!(formatter, "beside {figure}"),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The report for a terminal.
 
 use crate::cell::Cell;
-use crate::figures::{Figure, Quantile, median};
+use crate::figures::{Figure, Quantile};
 use crate::report::{ELSEWHERE, Report};
 
 /// All figures, then the distributions, then the ratios and the floors.
@@ -73,11 +73,7 @@ fn deliveries(report: &Report, lines: &mut Vec<String>) {
 /// The medians of the last side as parts of those of the first.
 fn ratios(report: &Report, cell: Cell, lines: &mut Vec<String>) {
     let &[first, last] = cell.sides() else { return };
-    let of = |name, figure| {
-        let (first, last) = (report.values(cell, first, figure), report.values(cell, last, figure));
-        let ratios: Vec<f64> = last.iter().zip(first).map(|(last, first)| last / first).collect();
-        (!ratios.is_empty()).then(|| format!("{name} {:.2}", median(ratios)))
-    };
+    let of = |name: &str, figure| report.ratio(cell, figure).map(|ratio| format!("{name} {ratio:.2}"));
     let found: Vec<String> = [of("rate", Figure::Rate), of("server CPU", Figure::Cpu)].into_iter().flatten().collect();
     let (last, first) = (cell.side_name(last), cell.side_name(first));
     lines.push(format!("{:<20} {last} / {first}: {}", cell.name(), found.join(", ")));

@@ -4,13 +4,13 @@
 
 #[path = "../../benches/yardstick/cell.rs"]
 mod cell;
-#[path = "../../benches/yardstick/figures.rs"]
+#[path = "../../benches/common/figures.rs"]
 mod figures;
-#[path = "../../benches/stores/page.rs"]
+#[path = "../../benches/common/page.rs"]
 mod pages;
 #[path = "../../benches/yardstick/report.rs"]
 mod report;
-#[path = "../../benches/yardstick/load/stamp.rs"]
+#[path = "../../benches/common/client/stamp.rs"]
 mod stamp;
 
 use std::time::{Duration, Instant};
@@ -60,11 +60,9 @@ fn what_is_above_noop_counts_in_fdatasyncs_of_its_round() {
 }
 
 #[test]
-fn a_floor_without_figures_is_broken_and_a_figure_of_another_run_breaks_none() {
+fn a_floor_without_figures_is_broken() {
     let none = Report::new(Cell::ALL.to_vec());
-    let beside = none.floors().filter(|floor| none.holds(floor)).count();
-    assert_eq!(beside, 1, "the rate of NATS is only printed");
-    assert_eq!(none.beyond_floors().len(), none.floors().count() - 1);
+    assert_eq!(none.beyond_floors().len(), none.floors().count());
 }
 
 #[test]

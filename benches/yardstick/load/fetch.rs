@@ -7,13 +7,14 @@ use tonic::Status;
 use walcast::proto::client::FetchRequest;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::Plan;
-use super::calls::{self, Call, Turn};
-use super::client::{BODY_BYTES, CONNECTIONS, Client, IN_FLIGHT, SUBJECTS, connect, publish, subjects};
 use crate::Failure;
 use crate::cell::Side;
+use crate::client::Plan;
+use crate::client::calls::{self, Call, Turn};
+use crate::client::connect::{CONNECTIONS, Client, IN_FLIGHT, SUBJECTS, connect, publish, subjects};
 use crate::figures::Measured;
-use crate::server::ServerProcess;
+use crate::program::BODY_BYTES;
+use crate::system::ServerProcess;
 
 /// Hot messages of each of the [`SUBJECTS`], ids from 1: 2,000, some 800 KiB of the 64 MiB that are kept in memory.
 const HOT_PER_SUBJECT: u32 = 20;

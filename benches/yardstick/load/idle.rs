@@ -5,11 +5,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::Plan;
-use super::client::{connect, connect_one, publish, subjects, subscribe};
 use crate::Failure;
+use crate::client::Plan;
+use crate::client::connect::{connect, connect_one, publish, subjects, subscribe};
 use crate::figures::{Figure, Measured};
-use crate::server::ServerProcess;
+use crate::system::ServerProcess;
 
 const CONNECTIONS: u32 = 1_000;
 /// Each on a subject of its own.

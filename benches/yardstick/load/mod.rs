@@ -1,55 +1,34 @@
 //! The loads: one program for all systems.
 
-mod audience;
-mod calls;
-mod client;
-mod fan_out;
 mod fetch;
 mod idle;
-mod open_loop;
 mod slow;
-mod stamp;
 mod streams;
-mod subjects;
-
-use std::time::Duration;
-
-use client::{CONNECTIONS, IN_FLIGHT};
 
 use crate::Failure;
 use crate::cell::{Cell, Side};
+use crate::client::connect::{CONNECTIONS, IN_FLIGHT, SUBJECTS};
+use crate::client::fan_out::{self, FanOut};
+use crate::client::{Plan, calls, open_loop, subjects};
 use crate::figures::Measured;
-use crate::server::{Launch, ServerProcess};
+use crate::system::{Launch, ServerProcess};
 
-pub use client::BODY_BYTES;
+/// Where there are many subjects.
+const MANY: u32 = 1_000_000;
 
-/// Goes before each measurement: connections, caches and the servers' memory are warm by then.
-const WARM_UP: Duration = Duration::from_millis(500);
-
-/// How long, and how much.
-#[derive(Debug, Clone, Copy)]
-pub struct Plan {
-    /// Measured time of a load, after the warm-up.
-    pub measured: Duration,
-    /// Publishes in flight of a fan-out, if not as many as usual.
-    pub in_flight: Option<usize>,
-    /// A tenth of subjects, subscribers and messages: shows that everything works.
-    pub quick: bool,
-}
-
-impl Plan {
-    /// What the run goes through: all, or a tenth.
-    fn scaled(&self, all: u32) -> u32 {
-        if self.quick { all / 10 } else { all }
-    }
+/// Subjects of a side.
+fn subjects_of(side: Side, plan: &Plan) -> usize {
+    if side == Side::Walcast { plan.scaled(MANY) as usize } else { SUBJECTS }
 }
 
 /// What is started for a side of a cell.
 pub fn launch(cell: Cell, side: Side) -> Launch {
     match side {
         Side::Noop => Launch::Noop { stamped: cell.is_timed() },
-        _ if cell == Cell::FetchCold => Launch::Walcast(fetch::COLD_SETTINGS),
-        _ => Launch::Walcast(&[]),
+        _ if cell == Cell::FetchCold => {
+            Launch::Walcast(fetch::COLD_SETTINGS.iter().map(|(name, value)| (*name, (*value).to_owned())).collect())
+        }
+        _ => Launch::Walcast(Vec::new()),
     }
 }
 
@@ -57,18 +36,20 @@ pub fn launch(cell: Cell, side: Side) -> Launch {
 pub async fn prepare(cell: Cell, side: Side, server: &ServerProcess, plan: &Plan) -> Result<(), Failure> {
     match (cell, side) {
         (Cell::FetchCold, Side::Walcast) => fetch::prepare_cold(server, plan).await,
-        (Cell::Subjects, _) => subjects::prepare(server, subjects::count(side, plan)).await,
+        (Cell::Subjects, _) => subjects::prepare(server, subjects_of(side, plan)).await,
         _ => Ok(()),
     }
 }
 
-/// Runs one side of a cell; `offered` calls a second where the load is an open loop.
+/// Runs one side of a cell; `offered` calls a second where the load is an open loop, and `in_flight` publishes of a fan-out, if not
+/// as many as usual.
 pub async fn run(
     cell: Cell,
     side: Side,
     server: &ServerProcess,
     plan: &Plan,
     offered: Option<f64>,
+    in_flight: Option<usize>,
 ) -> Result<Measured, Failure> {
     let offered = || offered.ok_or("no rate to offer");
     match cell {
@@ -84,12 +65,16 @@ pub async fn run(
         Cell::PublishHalf => open_loop::publish(server, plan, offered()?).await,
         Cell::Fetch => fetch::hot(server, plan, side).await,
         Cell::FetchCold => fetch::cold(server, plan, side).await,
-        Cell::FanOut1 | Cell::FanOut64 | Cell::FanOut1000 => fan_out::closed(server, plan, side, cell).await,
+        Cell::FanOut1 | Cell::FanOut64 | Cell::FanOut1000 => {
+            let in_flight = in_flight.unwrap_or_else(|| cell.in_flight());
+            let fan_out = FanOut { subscribers: cell.subscribers(), in_flight, in_order: side != Side::Noop };
+            fan_out::closed(server, plan, fan_out).await
+        }
         Cell::Delivery1 | Cell::Delivery64 | Cell::Delivery1000 => {
-            fan_out::timed(server, plan, side, cell.subscribers(), offered()?).await
+            fan_out::timed(server, plan, side != Side::Noop, cell.subscribers(), offered()?).await
         }
         Cell::Slow => slow::run(server, plan, side).await,
         Cell::Idle => idle::run(server, plan).await,
-        Cell::Subjects => subjects::run(server, plan, subjects::count(side, plan)).await,
+        Cell::Subjects => subjects::run(server, plan, subjects_of(side, plan)).await,
     }
 }

@@ -9,15 +9,15 @@ use tokio::task::JoinSet;
 use tonic::Streaming;
 use walcast::proto::client::MessageResponse;
 
-use super::audience::{Audience, Look};
-use super::client::{CONNECTIONS, Client, connect, connect_one, publish, subscribe};
-use super::fan_out::{SUBJECT, Stamped, of_timed};
-use super::open_loop;
-use super::{Plan, WARM_UP};
 use crate::Failure;
 use crate::cell::Side;
+use crate::client::audience::{Audience, Look};
+use crate::client::connect::{CONNECTIONS, Client, connect, connect_one, publish, subscribe};
+use crate::client::fan_out::{SUBJECT, Stamped, of_timed};
+use crate::client::open_loop;
+use crate::client::{Plan, WARM_UP};
 use crate::figures::{Figure, Measured};
-use crate::server::ServerProcess;
+use crate::system::ServerProcess;
 
 const FAST: usize = 100;
 /// Publishes a second, on both sides: 150,000 deliveries of 1 KiB, some third of what the machine of the yardstick gets
@@ -47,7 +47,8 @@ pub async fn run(server: &ServerProcess, plan: &Plan, side: Side) -> Result<Meas
     let behind = if readers.is_some() { 1.0 } else { 0.0 };
     server.metric_becomes("walcast_delivery_behind", |found| found == behind).await?;
     let clients = connect(server, CONNECTIONS).await?;
-    let mut audience = Audience::subscribe(&clients, SUBJECT, FAST, Look::at(side, Some(begun))).await?;
+    let mut audience =
+        Audience::subscribe(&clients, SUBJECT, FAST, Look { clock: Some(begun), in_order: true }).await?;
     let memory = server.resident_mib()?;
     let call = Stamped { clock: begun, body_bytes: BODY_BYTES };
     let offered = open_loop::offer(&publisher, CALLERS, RATE, plan, call).await?;

@@ -12,11 +12,13 @@ use futures_util::{Stream, StreamExt as _};
 use tokio::task::JoinSet;
 use walcast::proto::client::PublishRequest;
 
-use super::client::{BODY_BYTES, CONNECTIONS, SUBJECTS, connect, publish, subjects};
-use super::{Plan, WARM_UP};
 use crate::Failure;
+use crate::client::connect::{CONNECTIONS, SUBJECTS, connect, publish, subjects};
+use crate::client::{Plan, WARM_UP};
 use crate::figures::{Figure, Latencies, Measured, latencies};
-use crate::server::ServerProcess;
+use crate::processes;
+use crate::program::BODY_BYTES;
+use crate::system::ServerProcess;
 
 /// Messages of one stream on the way. A disk that takes 5 ms for a batch is still busy at 1,600,000 a second.
 const IN_FLIGHT: u64 = 1_024;
@@ -80,7 +82,7 @@ struct Tally {
 /// Runs the streams against a fresh server.
 pub async fn run(server: &ServerProcess, plan: &Plan, expiration_seconds: i32) -> Result<Measured, Failure> {
     let subjects = Arc::new(subjects(SUBJECTS));
-    let cpu_before = server.cpu_seconds()?;
+    let (cpu_before, client_before) = (server.cpu_seconds()?, processes::own_cpu_seconds()?);
     let from = Instant::now() + WARM_UP;
     let until = from + plan.measured;
     let mut tasks: JoinSet<Result<Tally, Failure>> = JoinSet::new();
@@ -132,11 +134,13 @@ pub async fn run(server: &ServerProcess, plan: &Plan, expiration_seconds: i32) -
         total.measured += tally.measured;
         total.latency_us.add(tally.latency_us)?;
     }
+    let client_seconds = processes::own_cpu_seconds()? - client_before;
     let cpu = server.cpu_seconds_when_quiet().await? - cpu_before;
     let rate = total.measured as f64 / plan.measured.as_secs_f64();
     Ok(Measured::default()
         .with(Figure::Rate, rate)
         .with_latencies(Figure::Call, &total.latency_us)
+        .with_client(client_seconds, total.answers)
         .with(Figure::Cpu, cpu * 1e6 / total.answers as f64)
         .with(Figure::PeakMemory, server.peak_memory_mib()?))
 }

@@ -7,11 +7,13 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 use tonic::Status;
 
-use super::client::{BODY_BYTES, Client, SUBJECTS, connect, publish, subjects};
+use super::connect::{Client, SUBJECTS, connect, publish, subjects};
 use super::{Plan, WARM_UP};
 use crate::Failure;
 use crate::figures::{Figure, Latencies, Measured, latencies};
-use crate::server::ServerProcess;
+use crate::processes;
+use crate::program::BODY_BYTES;
+use crate::system::ServerProcess;
 
 /// A call that is to be made now.
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +53,12 @@ impl Publish {
     pub fn on(subjects: Arc<[String]>, step: u64, expiration_seconds: i32) -> Self {
         Self { subjects, step, body: Bytes::from_static(&[b'x'; BODY_BYTES]), expiration_seconds }
     }
+
+    /// With bodies of so many bytes.
+    #[must_use]
+    pub fn sized(self, body_bytes: usize) -> Self {
+        Self { body: vec![b'x'; body_bytes].into(), ..self }
+    }
 }
 
 impl Call for Publish {
@@ -66,8 +74,11 @@ impl Call for Publish {
 pub struct Tally {
     /// All calls, with those of the warm-up.
     pub calls: u64,
-    measured: u64,
+    /// Those that count.
+    pub measured: u64,
     latency_us: Latencies,
+    /// CPU seconds of the client.
+    client_seconds: f64,
 }
 
 /// Calls over `connections` with so many in flight on each, and what they cost the server.
@@ -93,6 +104,7 @@ pub async fn closed(clients: &[Client], in_flight: usize, plan: &Plan, call: imp
     let from = Instant::now() + WARM_UP;
     let until = from + plan.measured;
     let callers = clients.len() * in_flight;
+    let cpu_before = processes::own_cpu_seconds()?;
     let mut tasks: JoinSet<Result<Tally, Failure>> = JoinSet::new();
     for caller in 0..callers {
         let mut client = clients[caller % clients.len()].clone();
@@ -124,16 +136,21 @@ pub async fn closed(clients: &[Client], in_flight: usize, plan: &Plan, call: imp
         total.measured += tally.measured;
         total.latency_us.add(tally.latency_us)?;
     }
+    total.client_seconds = processes::own_cpu_seconds()? - cpu_before;
     Ok(total)
 }
 
 impl Tally {
     fn new() -> Result<Self, Failure> {
-        Ok(Self { calls: 0, measured: 0, latency_us: latencies()? })
+        Ok(Self { calls: 0, measured: 0, latency_us: latencies()?, client_seconds: 0.0 })
     }
 
-    fn measured(&self, plan: &Plan) -> Measured {
+    /// Its rate and latencies.
+    pub fn measured(&self, plan: &Plan) -> Measured {
         let rate = self.measured as f64 / plan.measured.as_secs_f64();
-        Measured::default().with(Figure::Rate, rate).with_latencies(Figure::Call, &self.latency_us)
+        Measured::default()
+            .with(Figure::Rate, rate)
+            .with_latencies(Figure::Call, &self.latency_us)
+            .with_client(self.client_seconds, self.calls)
     }
 }

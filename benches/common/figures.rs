@@ -65,6 +65,17 @@ pub enum Figure {
     Delivery(Quantile),
     /// CPU of the server for a call (with subscribers: a delivery), microseconds, with all that the call causes later.
     Cpu,
+    /// Calls a second that the client could make if it had all processors for itself: as many as its own CPU time for a call, in
+    /// the same run, goes into them.
+    Ceiling,
+    /// CPU of Envoy for a call, microseconds.
+    EnvoyCpu,
+    /// CPU of the database for a call, microseconds, until it has what was published.
+    DatabaseCpu,
+    /// Seconds after the last call until the store had everything.
+    Projected,
+    /// Calls for each fdatasync of the log.
+    Batch,
     /// Peak resident memory of the server, MiB.
     PeakMemory,
     /// What resident memory grew by during the load, MiB.
@@ -83,6 +94,11 @@ impl Figure {
             Self::Call(quantile) => format!("{}_us", quantile.name()),
             Self::Delivery(quantile) => format!("delivery_{}_us", quantile.name()),
             Self::Cpu => "cpu_us".to_owned(),
+            Self::Ceiling => "client_ceiling_per_s".to_owned(),
+            Self::EnvoyCpu => "envoy_cpu_us".to_owned(),
+            Self::DatabaseCpu => "database_cpu_us".to_owned(),
+            Self::Projected => "projected_after_s".to_owned(),
+            Self::Batch => "calls_per_fdatasync".to_owned(),
             Self::PeakMemory => "peak_mib".to_owned(),
             Self::Growth => "growth_mib".to_owned(),
             Self::Subscriber => "kib_per_subscriber".to_owned(),
@@ -101,6 +117,13 @@ impl Measured {
     pub fn with(mut self, figure: Figure, value: f64) -> Self {
         self.0.insert(figure, value);
         self
+    }
+
+    /// With the client's ceiling: it has used so many CPU seconds for so many calls.
+    #[must_use]
+    pub fn with_client(self, cpu_seconds: f64, calls: u64) -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        self.with(Figure::Ceiling, processors as f64 * calls as f64 / cpu_seconds)
     }
 
     /// With the quantiles of a histogram, as [`Figure::Call`] or [`Figure::Delivery`].

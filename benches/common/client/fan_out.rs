@@ -10,14 +10,15 @@ use tonic::Status;
 
 use super::audience::{Audience, Look, Shared};
 use super::calls::{Call, Turn};
-use super::client::{BODY_BYTES, CONNECTIONS, Client, connect, connect_one, publish};
+use super::connect::{CONNECTIONS, Client, connect, connect_one, publish};
 use super::open_loop::{self, Offered};
 use super::stamp::stamped;
 use super::{Plan, WARM_UP};
 use crate::Failure;
-use crate::cell::{Cell, Side};
 use crate::figures::{Figure, Latencies, Measured, latencies};
-use crate::server::ServerProcess;
+use crate::processes;
+use crate::program::BODY_BYTES;
+use crate::system::ServerProcess;
 
 /// The only subject; the server that does nothing knows no other.
 pub const SUBJECT: &str = "yardstick-00";
@@ -35,12 +36,24 @@ struct Publishing {
     over: AtomicBool,
 }
 
+/// How large a fan-out is.
+#[derive(Debug, Clone, Copy)]
+pub struct FanOut {
+    /// Of the one subject.
+    pub subscribers: usize,
+    /// Publishes in flight, at the most.
+    pub in_flight: usize,
+    /// Ids must follow each other ([`Look::in_order`]).
+    pub in_order: bool,
+}
+
 /// As many publishes as the slowest subscriber can follow; the rate is that of deliveries.
-pub async fn closed(server: &ServerProcess, plan: &Plan, side: Side, cell: Cell) -> Result<Measured, Failure> {
-    let (subscribers, in_flight) = (cell.subscribers(), plan.in_flight.unwrap_or_else(|| cell.in_flight()));
+pub async fn closed(server: &ServerProcess, plan: &Plan, fan_out: FanOut) -> Result<Measured, Failure> {
+    let FanOut { subscribers, in_flight, in_order } = fan_out;
     let clients = connect(server, CONNECTIONS.min(subscribers)).await?;
-    let mut audience = Audience::subscribe(&clients, SUBJECT, subscribers, Look::at(side, None)).await?;
-    let cpu_before = server.cpu_seconds()?;
+    let look = Look { clock: None, in_order };
+    let mut audience = Audience::subscribe(&clients, SUBJECT, subscribers, look).await?;
+    let (cpu_before, client_before) = (server.cpu_seconds()?, processes::own_cpu_seconds()?);
     let publisher = connect_one(server).await?;
     let shared = Arc::new(Publishing {
         audience: audience.shared(),
@@ -63,12 +76,14 @@ pub async fn closed(server: &ServerProcess, plan: &Plan, side: Side, cell: Cell)
     }
     let published = shared.published.load(Ordering::Relaxed);
     audience.arrived(published).await?;
+    let client_seconds = processes::own_cpu_seconds()? - client_before;
     let cpu = server.cpu_seconds_when_quiet().await? - cpu_before;
     audience.arrived(published).await?;
     Ok(Measured::default()
         .with(Figure::Rate, (after - before) as f64 / elapsed.as_secs_f64())
         .with_latencies(Figure::Call, &latency_us)
         .with(Figure::Cpu, cpu * 1e6 / (published * subscribers as u64) as f64)
+        .with_client(client_seconds, published * subscribers as u64)
         .with(Figure::PeakMemory, server.peak_memory_mib()?))
 }
 
@@ -109,13 +124,14 @@ impl Call for Stamped {
 pub async fn timed(
     server: &ServerProcess,
     plan: &Plan,
-    side: Side,
+    in_order: bool,
     subscribers: usize,
     deliveries: f64,
 ) -> Result<Measured, Failure> {
     let clock = Instant::now();
     let clients = connect(server, CONNECTIONS.min(subscribers)).await?;
-    let mut audience = Audience::subscribe(&clients, SUBJECT, subscribers, Look::at(side, Some(clock))).await?;
+    let look = Look { clock: Some(clock), in_order };
+    let mut audience = Audience::subscribe(&clients, SUBJECT, subscribers, look).await?;
     let publisher = [connect_one(server).await?];
     let call = Stamped { clock, body_bytes: BODY_BYTES };
     let offered = open_loop::offer(&publisher, CALLERS, deliveries / subscribers as f64, plan, call).await?;

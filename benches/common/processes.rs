@@ -2,11 +2,18 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::Failure;
 
 /// `USER_HZ` of every Linux that runs this.
 const TICKS_PER_SECOND: f64 = 100.0;
+/// Between two looks whether a server still works.
+const QUIET_FOR: Duration = Duration::from_millis(400);
+/// What a server uses meanwhile that has nothing to do: a tick, for timers.
+const QUIET_SECONDS: f64 = 0.015;
+/// How long a server may work on after the last call before its CPU time is read anyway.
+const WORKS_ON_MAX: Duration = Duration::from_secs(30);
 
 /// CPU seconds, user and system, of a process and its descendants, with those of its children that have ended.
 ///
@@ -21,6 +28,42 @@ pub fn cpu_seconds(pid: u32) -> Result<f64, Failure> {
         ticks += fields.iter().skip(11).take(4).sum::<i64>();
     }
     Ok(ticks as f64 / TICKS_PER_SECOND)
+}
+
+/// CPU seconds of this process alone, without the servers that it has started.
+///
+/// # Errors
+/// There is no `/proc`.
+pub fn own_cpu_seconds() -> Result<f64, Failure> {
+    let fields = stat(std::process::id()).ok_or("no /proc/PID/stat of this process")?;
+    Ok(fields.iter().skip(11).take(2).sum::<i64>() as f64 / TICKS_PER_SECOND)
+}
+
+/// CPU seconds of a server once it has nothing left to do: what a call costs includes what it causes afterwards.
+///
+/// # Errors
+/// The process is gone.
+pub async fn cpu_seconds_when_quiet(pid: u32) -> Result<f64, Failure> {
+    let started = Instant::now();
+    let mut before = cpu_seconds(pid)?;
+    loop {
+        tokio::time::sleep(QUIET_FOR).await;
+        let now = cpu_seconds(pid)?;
+        if now - before < QUIET_SECONDS || started.elapsed() > WORKS_ON_MAX {
+            return Ok(now);
+        }
+        before = now;
+    }
+}
+
+/// A line of `/proc/PID/status` that counts memory, such as `VmHWM:` (peak resident), in MiB.
+///
+/// # Errors
+/// The process is gone, or there is no such line.
+pub fn memory_mib(pid: u32, which: &str) -> Result<f64, Failure> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(which)).ok_or_else(|| format!("no {which}"))?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
 }
 
 /// Bytes that a process and its living descendants have read from a disk, not from the page cache.

@@ -8,26 +8,24 @@ use std::time::{Duration, Instant};
 use rustix::process::Pid;
 use tempfile::TempDir;
 
-use crate::{Failure, http};
+use crate::{Failure, http, processes};
 
-/// Clock ticks a second of `/proc/PID/stat`: USER_HZ, 100 on every Linux that Rust supports.
-const TICKS_PER_SECOND: f64 = 100.0;
-/// How long a server may work on after the last call before its CPU time is read anyway.
+/// How long a metric may take to become what it has to be.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 
 /// What is started.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum Launch {
     /// The server that does nothing; `stamped`: with the published body in what it delivers.
     Noop { stamped: bool },
     /// The broker: its defaults, but for these settings, named as in the environment without `WALCAST_`.
-    Walcast(&'static [(&'static str, &'static str)]),
+    Walcast(Vec<(&'static str, String)>),
 }
 
 /// A running server; killed when it goes out of scope.
 pub struct ServerProcess {
     child: Child,
-    /// `http://ADDRESS` of its gRPC port.
+    /// `http://ADDRESS` of its gRPC port, or of what clients find it behind.
     pub uri: String,
     /// Address of the broker's admin port.
     admin: Option<String>,
@@ -71,43 +69,22 @@ impl ServerProcess {
 
     /// CPU seconds that it has used, user and system.
     pub fn cpu_seconds(&self) -> Result<f64, Failure> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // The name in parentheses may hold spaces; utime and stime are fields 14 and 15.
-        let after_name = stat.rsplit_once(')').ok_or("no name in /proc/PID/stat")?.1;
-        let fields: Vec<&str> = after_name.split_whitespace().collect();
-        let ticks: u64 =
-            fields.get(11).ok_or("utime")?.parse::<u64>()? + fields.get(12).ok_or("stime")?.parse::<u64>()?;
-        Ok(ticks as f64 / TICKS_PER_SECOND)
+        processes::cpu_seconds(self.child.id())
     }
 
     /// CPU seconds once it has nothing left to do: what a call costs includes what it causes afterwards.
     pub async fn cpu_seconds_when_quiet(&self) -> Result<f64, Failure> {
-        let started = Instant::now();
-        let mut before = self.cpu_seconds()?;
-        loop {
-            tokio::time::sleep(Duration::from_millis(400)).await;
-            let now = self.cpu_seconds()?;
-            if now - before < 0.015 || started.elapsed() > DRAIN_MAX {
-                return Ok(now);
-            }
-            before = now;
-        }
+        processes::cpu_seconds_when_quiet(self.child.id()).await
     }
 
     /// Peak resident memory in MiB.
     pub fn peak_memory_mib(&self) -> Result<f64, Failure> {
-        self.memory_mib("VmHWM:")
+        processes::memory_mib(self.child.id(), "VmHWM:")
     }
 
     /// Resident memory in MiB.
     pub fn resident_mib(&self) -> Result<f64, Failure> {
-        self.memory_mib("VmRSS:")
-    }
-
-    fn memory_mib(&self, which: &str) -> Result<f64, Failure> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix(which)).ok_or_else(|| format!("no {which}"))?;
-        Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
+        processes::memory_mib(self.child.id(), "VmRSS:")
     }
 
     /// A metric of the broker's: with its labels that series, without them the sum over all.
@@ -115,8 +92,10 @@ impl ServerProcess {
         let admin = self.admin.as_deref().ok_or("a server without metrics")?;
         let answer = http::get(admin, "/metrics").await.ok_or("the admin port does not answer")?;
         let name = series.split('{').next().unwrap_or(series);
+        let histogram = name.strip_suffix("_count").unwrap_or(name);
+        let is_there = |name| answer.body.contains(&format!("\n# TYPE {name} "));
         // One that is not there counts as 0, and a check against a name that nobody has would never fail.
-        if answer.status != 200 || !answer.body.contains(&format!("\n# TYPE {name} ")) {
+        if answer.status != 200 || !(is_there(name) || is_there(histogram)) {
             return Err(format!("the broker has no metric {name}").into());
         }
         Ok(answer.metric(series))

@@ -9,10 +9,9 @@ use tokio::task::JoinSet;
 use tonic::Streaming;
 use walcast::proto::client::MessageResponse;
 
-use super::client::{Client, subscribe};
+use super::connect::{Client, subscribe};
 use super::stamp::due_of;
 use crate::Failure;
-use crate::cell::Side;
 use crate::figures::{Latencies, latencies};
 
 /// Deliveries of what was acknowledged take less than this, or are lost.
@@ -25,13 +24,6 @@ pub struct Look {
     pub clock: Option<Instant>,
     /// Ids must follow each other: the server that does nothing has only one.
     pub in_order: bool,
-}
-
-impl Look {
-    /// What can be looked at on this side.
-    pub fn at(side: Side, clock: Option<Instant>) -> Self {
-        Self { clock, in_order: side != Side::Noop }
-    }
 }
 
 /// The subscribers; they go when it does.

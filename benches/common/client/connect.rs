@@ -1,4 +1,4 @@
-//! What all loads share: connections, requests, bodies.
+//! What all loads share: connections and requests.
 
 use bytes::Bytes;
 use tonic::transport::{Channel, Endpoint};
@@ -6,10 +6,8 @@ use walcast::proto::client::broker_client::BrokerClient;
 use walcast::proto::client::{PublishRequest, SubscribeRequest};
 
 use crate::Failure;
-use crate::server::ServerProcess;
+use crate::system::ServerProcess;
 
-/// Body of every message, in bytes, where nothing else is said.
-pub const BODY_BYTES: usize = 256;
 /// Connections of most loads.
 pub const CONNECTIONS: usize = 8;
 /// Calls in flight on each of them.

@@ -9,11 +9,11 @@ use futures_util::stream::FuturesUnordered;
 use tokio::task::JoinSet;
 
 use super::calls::{Call, Publish, Turn};
-use super::client::{CONNECTIONS, Client, connect};
+use super::connect::{CONNECTIONS, Client, connect};
 use super::{Plan, WARM_UP};
 use crate::Failure;
 use crate::figures::{Figure, Latencies, Measured, latencies};
-use crate::server::ServerProcess;
+use crate::system::ServerProcess;
 
 /// Calls that are due and wait for room on a connection; beyond, the pacer waits too, and they stay due from when they were.
 const WAITING_MAX: usize = 65_536;

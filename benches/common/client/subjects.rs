@@ -8,20 +8,13 @@ use tokio::task::JoinSet;
 
 use super::Plan;
 use super::calls::{self, Publish};
-use super::client::{CONNECTIONS, IN_FLIGHT, SUBJECTS, connect, publish, subjects};
+use super::connect::{CONNECTIONS, IN_FLIGHT, connect, publish, subjects};
 use crate::Failure;
-use crate::cell::Side;
 use crate::figures::Measured;
-use crate::server::ServerProcess;
+use crate::system::ServerProcess;
 
-const MANY: u32 = 1_000_000;
-/// Next to the golden section of a million (and of the tenth of it), without a factor in common with it.
-const STEP: u64 = 618_033;
-
-/// Subjects of a side.
-pub fn count(side: Side, plan: &Plan) -> usize {
-    if side == Side::Walcast { plan.scaled(MANY) as usize } else { SUBJECTS }
-}
+/// Next to the golden section of a million (and of the tenth of it), without a factor in common with any power of ten.
+pub const STEP: u64 = 618_033;
 
 /// Makes the subjects: one publish on each, fire and forget, so that no rows are there which the others do not have.
 pub async fn prepare(server: &ServerProcess, count: usize) -> Result<(), Failure> {

@@ -17,8 +17,8 @@ use walcast::event::{EncodedMessage, Expiration, MessageId, clock};
 use walcast::proto::server::broker_server::{Broker, BrokerServer};
 use walcast::proto::server::{FetchRequest, PublishRequest, PublishResponse, PublishStreamResponse, SubscribeRequest};
 
-use crate::BODY_BYTES;
 use crate::Failure;
+use crate::program::BODY_BYTES;
 
 /// Messages that wait for one subscriber. The client keeps less than this many on the way.
 const SUBSCRIBER_QUEUE: usize = 4096;
@@ -43,7 +43,11 @@ pub async fn serve(stamped: bool) -> Result<(), Failure> {
             Ok(stream)
         })
     });
-    tonic::transport::Server::builder().add_service(BrokerServer::new(noop)).serve_with_incoming(incoming).await?;
+    // Envoy sends nothing to a server that does not say that it is well.
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<BrokerServer<Noop>>().await;
+    let server = tonic::transport::Server::builder().add_service(health_service).add_service(BrokerServer::new(noop));
+    server.serve_with_incoming(incoming).await?;
     Ok(())
 }
 
