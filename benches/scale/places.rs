@@ -20,12 +20,16 @@ impl Places {
     /// Starts both.
     ///
     /// # Errors
-    /// One does not say how it is set up.
+    /// One does not say how it is set up, or Postgres does not sync.
     pub async fn start() -> Result<Self, Failure> {
         let (postgres, cassandra) = tokio::task::block_in_place(|| (databases::postgres(), databases::cassandra()));
+        let of_postgres = databases::postgres_settings(&postgres).await?;
+        if !of_postgres.contains("fsync on") {
+            return Err(format!("Postgres does not sync what it commits: {of_postgres}").into());
+        }
         let settings = vec![
             ("embedded", format!("fjall {}, default settings", databases::fjall_version())),
-            ("postgres", databases::postgres_settings(&postgres).await?),
+            ("postgres", of_postgres),
             ("cassandra", databases::cassandra_settings(&cassandra)?),
         ];
         Ok(Self { running: Some((postgres, cassandra)), settings, keyspaces: AtomicU32::new(0) })

@@ -41,6 +41,8 @@ mod metrics;
 #[cfg(test)]
 mod okaywal;
 #[cfg(test)]
+mod performance_document;
+#[cfg(test)]
 mod publish_stream;
 #[cfg(test)]
 mod resuming;
