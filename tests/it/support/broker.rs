@@ -259,10 +259,29 @@ impl Broker {
         found.expect("the broker runs")
     }
 
-    /// Sends a signal and does not wait.
+    /// Sends a signal, and does not wait for what comes of it but for STOP, after which nothing runs any more.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, signal).expect("it runs");
+        if signal == Signal::STOP {
+            self.await_standstill();
+        }
+    }
+
+    /// Until each of its threads stands still. One of them takes the signal and then stops the others: on a busy machine they go on
+    /// until it has its turn.
+    fn await_standstill(&self) {
+        let folder = format!("/proc/{}/task", self.child.id());
+        let stands = |task: std::io::Result<std::fs::DirEntry>| {
+            let stat = task.and_then(|task| std::fs::read_to_string(task.path().join("stat")));
+            // After the name in brackets; a thread that has ended stands still, too.
+            stat.map_or(true, |stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't', 'Z', 'X'])))
+        };
+        let began = Instant::now();
+        while !std::fs::read_dir(&folder).expect("it runs").all(stands) {
+            assert!(began.elapsed() < Duration::from_secs(10), "it does not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// SIGTERM, then waits for exit code 0.
