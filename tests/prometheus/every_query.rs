@@ -14,7 +14,7 @@ use crate::load::{self, Load};
 use crate::places::{self, Seen};
 use crate::prometheus::{Plan, Prometheus, Target};
 use crate::server::Server;
-use crate::support::{Broker, eventually, programs, walcast};
+use crate::support::{Broker, eventually, nodes, programs};
 use crate::work::Work;
 
 /// Ten scrapes of the rig, as Grafana's `$__rate_interval` is at least four.
@@ -127,10 +127,9 @@ async fn cluster() -> [Broker; 2] {
 async fn slots_move([taker, giver]: &[Broker; 2]) {
     let subject = "of the slot that moves";
     giver.client().await.publish_kept(subject, "it goes along").await;
-    let (slot, admin) = (slot_of(subject.as_bytes()).to_string(), format!("http://{}", giver.admin()));
+    let slot = slot_of(subject.as_bytes()).to_string();
     for (to, moves) in [("n2", false), ("n0", true)] {
-        let said = walcast(&["cluster", "move", "--slots", &slot, "--to", to, "--admin", &admin]).output();
-        let said = said.expect("it runs");
+        let said = nodes::move_command([giver], &slot, to).output().expect("it runs");
         assert_eq!(said.status.success(), moves, "{to}: {}", String::from_utf8_lossy(&said.stderr));
     }
     assert_eq!(taker.metric("walcast_slots_owned").await, 1.0);
