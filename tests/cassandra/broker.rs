@@ -2,7 +2,7 @@
 
 use scylla::client::session::Session;
 
-use crate::harness::{Node, Place, Setup as NodeSetup, execute, one_at_a_time, operator, query, shared};
+use crate::harness::{Node, Place, disturbed, execute, operator, query, shared};
 use crate::support::{Setup, error_reason, eventually};
 
 /// A broker whose history is in the keyspace of `place`.
@@ -61,9 +61,7 @@ async fn messages_become_rows_and_are_fetched_before_and_after() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_is_there_once_after_both_were_killed() {
-    let turn = one_at_a_time();
-    let _turn = turn.lock().await;
-    let node = NodeSetup::synced().start();
+    let node = disturbed().await;
     let place = Place::on(&node);
     let mut setup = broker_on(&node, &place);
     let mut acknowledged = 0;

@@ -1,7 +1,8 @@
 //! The Cassandra store against real Cassandra servers, which the tests start themselves.
 //!
-//! One node is shared by all tests that only need a keyspace of their own; what kills, freezes or configures a node has a
-//! private one. `tests/services/install cassandra` brings the server; without it these tests fail and say so.
+//! One node is shared by all tests that only need a keyspace of their own, another one, in turns, by those that kill or freeze
+//! theirs; what configures a node has a private one. `tests/services/install cassandra` brings the server; without it these
+//! tests fail and say so.
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "a test has no supervisor; the runtime ends its tasks"))]
 
 #[cfg(test)]

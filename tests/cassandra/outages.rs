@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 use walcast::projector::cassandra::{CassandraStore, Config};
 use walcast::projector::{ApplyError, Opening, Store, StoreBatch, StoreError};
 
-use crate::harness::{
-    Place, Setup, at, batch, execute, id, now, one_at_a_time, operator, query, row, rows, shared, subject,
-};
+use crate::harness::{Place, at, batch, disturbed, execute, id, now, operator, query, row, rows, shared, subject};
 use crate::wire::Wire;
 
 /// How long a node that comes back may stay unnoticed: the driver's pauses between attempts are ten seconds at most.
@@ -54,9 +52,7 @@ async fn answers_again(store: &CassandraStore) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_killed_in_the_middle_of_batches_loses_and_doubles_nothing() {
-    let turn = one_at_a_time();
-    let _turn = turn.lock().await;
-    let node = Setup::synced().start();
+    let node = disturbed().await;
     let place = Place::on(&node);
     let store = place.open().await;
     let (size, mut done, mut cut_off) = (400, 0, 0);
@@ -107,9 +103,7 @@ async fn a_node_that_is_killed_in_the_middle_of_batches_loses_and_doubles_nothin
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_hangs_is_given_up_in_time_and_used_again() {
-    let turn = one_at_a_time();
-    let _turn = turn.lock().await;
-    let node = Setup::synced().start();
+    let node = disturbed().await;
     let mut place = Place::on(&node);
     place.config.request_timeout = Duration::from_secs(1);
     let store = opened(&place).await;
@@ -153,9 +147,7 @@ async fn a_batch_that_is_too_much_at_once_is_written_with_less() {
 /// A move of the position whose answer is lost, then carried out or not: the rows are there once, and the position is right.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_answer_is_found_out() {
-    let turn = one_at_a_time();
-    let _turn = turn.lock().await;
-    let node = Setup::synced().start();
+    let node = disturbed().await;
     let mut place = Place::on(&node);
     place.config.request_timeout = Duration::from_millis(500);
     let store = opened(&place).await;
@@ -190,9 +182,7 @@ async fn a_lost_answer_is_found_out() {
 
 #[tokio::test]
 async fn a_cluster_that_is_away_at_the_start_is_used_once_it_is_there() {
-    let turn = one_at_a_time();
-    let _turn = turn.lock().await;
-    let node = Setup::default().start();
+    let node = disturbed().await;
     let place = Place::on(&node);
     node.kill();
     let store = place.store();

@@ -4,6 +4,6 @@ mod node;
 mod operator;
 mod place;
 
-pub use node::{Node, Setup, one_at_a_time, shared};
+pub use node::{Node, Setup, disturbed, one_at_a_time, shared};
 pub use operator::{execute, operator, query};
 pub use place::{LOG, Place, at, batch, id, now, row, rows, subject};

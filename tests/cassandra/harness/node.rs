@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::net::TcpStream;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use tokio::sync::OwnedMutexGuard;
 
 use crate::support::programs;
 
@@ -87,6 +89,31 @@ pub fn shared() -> &'static Node {
     })
 }
 
+/// The node that those tests share that kill and freeze one: whoever has it is alone with it.
+#[derive(Debug)]
+pub struct Disturbed {
+    node: &'static Node,
+    _turn: OwnedMutexGuard<()>,
+}
+
+/// That node. It runs and has synced what it acknowledged.
+pub async fn disturbed() -> Disturbed {
+    static DISTURBED: OnceLock<Node> = OnceLock::new();
+    static TURN: OnceLock<Arc<tokio::sync::Mutex<()>>> = OnceLock::new();
+    let turn = Arc::clone(TURN.get_or_init(Arc::default)).lock_owned().await;
+    let node = DISTURBED.get_or_init(|| Setup::synced().start());
+    node.revive();
+    Disturbed { node, _turn: turn }
+}
+
+impl Deref for Disturbed {
+    type Target = Node;
+
+    fn deref(&self) -> &Node {
+        self.node
+    }
+}
+
 impl Node {
     fn start(setup: Setup) -> Self {
         installed();
@@ -155,6 +182,12 @@ impl Node {
     /// Lets it go on.
     pub fn thaw(&self) {
         self.signal(Signal::CONT);
+    }
+
+    /// Lets it run, whatever a test left that failed.
+    fn revive(&self) {
+        let runs = self.child().as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)));
+        if runs { self.thaw() } else { self.restart() }
     }
 
     fn signal(&self, signal: Signal) {
