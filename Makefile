@@ -119,7 +119,7 @@ bench-control: ## The same with a broker that is stopped for most of the time: f
 	cargo bench --bench yardstick -- --control --rounds 1 $(ARGS)
 
 .PHONY: performance
-performance: ## Everything on docs/performance.md, 40 minutes: bench, bench-scale, bench-peers, bench-hop, bench-catch-up (ARGS=--quick: 6, writes a copy below target/performance).
+performance: ## Everything on docs/performance.md, half an hour: bench, bench-scale, bench-peers, bench-hop, bench-catch-up (ARGS=--quick: 6, writes a copy below target/performance).
 	@benches/performance.sh $(ARGS)
 
 .PHONY: bench-backlog

@@ -108,7 +108,8 @@ fn panel(area: &Area<'_>, labels: &[String], unit: &str, lines: &[Line]) -> Resu
     let mut chart = ChartBuilder::on(area);
     chart.margin(10).margin_bottom(34).y_label_area_size(62).caption(unit, words());
     if greatest / least > LOGARITHMIC_FROM {
-        let powers = 10f64.powf(least.log10().floor())..10f64.powf(greatest.log10().ceil());
+        // A point on the ground would stand in the labels.
+        let powers = 10f64.powf((least * 0.9).log10().floor())..10f64.powf(greatest.log10().ceil());
         let bottom = powers.start;
         let legend = free_corner(lines, |value| (value / powers.start).ln() / (powers.end / powers.start).ln());
         let chart = chart.build_cartesian_2d(across, powers.log_scale()).map_err(failure)?;
