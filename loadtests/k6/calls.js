@@ -81,16 +81,17 @@ export async function pingPong() {
   const subject = `k6.ping.${exec.vu.idInTest}.${exec.vu.iterationInScenario}.${Date.now()}`;
   let sent = 0;
   let last = '';
-  let answered; // the promise of the latest publish
+  let answered = Promise.resolve(); // all publishes; before a cluster a later one may be answered first
   let timer;
   const ids = [];
 
   // The body says when it was sent, so a delivery needs nothing else to be timed.
   const send = () => {
     last = `${Date.now()}.${sent++}`;
-    answered = client
+    const checked = client
       .asyncInvoke('broker.Broker/Publish', { subject, body: encoding.b64encode(last), expirationSeconds: 0 })
       .then((answer) => check(answer, { 'publish is OK': isOk }));
+    answered = Promise.all([answered, checked]);
   };
 
   await new Promise((resolve, reject) => {
