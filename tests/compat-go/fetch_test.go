@@ -33,6 +33,7 @@ func expectFetch(t *testing.T, broker *client, subject string, id int32, text, r
 }
 
 func TestFetchTellsNeverPublishedFromExpired(t *testing.T) {
+	t.Parallel()
 	node := startNode(t)
 	broker := node.connect(t)
 	broker.publish(t, "kept", "kept", 600)
@@ -60,6 +61,7 @@ func TestFetchTellsNeverPublishedFromExpired(t *testing.T) {
 }
 
 func TestFetchAfterExpiry(t *testing.T) {
+	t.Parallel()
 	broker := startNode(t).connect(t)
 	id := broker.publish(t, "short", "short-lived", 1)
 	for end := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
@@ -75,6 +77,7 @@ func TestFetchAfterExpiry(t *testing.T) {
 }
 
 func TestFetchFindsYourOwnWriteAtOnce(t *testing.T) {
+	t.Parallel()
 	broker := startNode(t).connect(t)
 	for i := range 500 {
 		body := string(rune('a' + i%26))
@@ -86,6 +89,7 @@ func TestFetchFindsYourOwnWriteAtOnce(t *testing.T) {
 }
 
 func TestFetchRefusesInvalidSubjects(t *testing.T) {
+	t.Parallel()
 	broker := startNode(t).connect(t)
 	_, err := broker.Fetch(wait(t), &brokerpb.FetchRequest{})
 	expect(t, err, codes.InvalidArgument, "")

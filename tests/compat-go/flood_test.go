@@ -11,6 +11,7 @@ import (
 )
 
 func TestTwentyThousandConcurrentCallsOnOneConnection(t *testing.T) {
+	t.Parallel()
 	const calls = 20_000
 	broker := startNode(t).connect(t)
 	broker.publish(t, "warm", "connection", 0)
@@ -42,6 +43,7 @@ func TestTwentyThousandConcurrentCallsOnOneConnection(t *testing.T) {
 }
 
 func TestThousandsOfSubscriptionsThatAreNeverRead(t *testing.T) {
+	t.Parallel()
 	broker := startNode(t).connect(t)
 	random := rand.New(rand.NewPCG(7, 7))
 	word := func() string {
@@ -72,6 +74,7 @@ func TestThousandsOfSubscriptionsThatAreNeverRead(t *testing.T) {
 }
 
 func TestPublishSubscribeAndFetchRaceOnOneSubject(t *testing.T) {
+	t.Parallel()
 	const publishers, each = 8, 200
 	node := startNode(t)
 	var group sync.WaitGroup

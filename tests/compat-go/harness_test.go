@@ -28,6 +28,12 @@ import (
 // patience bounds every wait: far above what a loaded machine needs, so that it only ever ends a hang.
 const patience = 60 * time.Second
 
+// firstPort is another one in each process, so that two of them hardly meet.
+var (
+	firstPort  = rand.Uint32N(10000)
+	takenPorts atomic.Uint32
+)
+
 // node is a broker process of its own, with a data directory and ports nobody else has.
 type node struct {
 	t      testing.TB
@@ -251,11 +257,13 @@ func expect(t testing.TB, err error, code codes.Code, text string) {
 }
 
 // freeAddress finds a port below the ones that the system gives to connections: a broker that is killed must find its port
-// free again, and a client that looks for it meanwhile must not be given that port itself.
+// free again, and a client that looks for it meanwhile must not be given that port itself. None twice: cases run beside each
+// other, and a broker takes its port some time later.
 func freeAddress(t testing.TB) string {
 	t.Helper()
 	for range 1000 {
-		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(10000)))
+		port := 20000 + (firstPort+takenPorts.Add(1))%10000
+		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err == nil {
 			defer listener.Close()
 			return fmt.Sprint(listener.Addr())

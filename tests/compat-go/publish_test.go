@@ -17,6 +17,7 @@ import (
 const mebibyte = 1 << 20
 
 func TestIdsAreDensePerSubjectFromOne(t *testing.T) {
+	t.Parallel()
 	broker := startNode(t).connect(t)
 	for id := int32(1); id <= 20; id++ {
 		for _, subject := range []string{"orders", "Ünïcode ✓", strings.Repeat("ß", 127) + "x"} {
@@ -28,6 +29,7 @@ func TestIdsAreDensePerSubjectFromOne(t *testing.T) {
 }
 
 func TestBodiesComeBackByteForByte(t *testing.T) {
+	t.Parallel()
 	broker := startNode(t).connect(t)
 	every := make([]byte, 256)
 	for i := range every {
@@ -46,6 +48,7 @@ func TestBodiesComeBackByteForByte(t *testing.T) {
 }
 
 func TestRefusedPublishesNameTheRuleAndTakeNoId(t *testing.T) {
+	t.Parallel()
 	broker := startNode(t).connect(t)
 	cases := map[string]struct {
 		request *brokerpb.PublishRequest
@@ -71,6 +74,7 @@ func TestRefusedPublishesNameTheRuleAndTakeNoId(t *testing.T) {
 }
 
 func TestBodiesOverTheLimitAreRefusedAndTheConnectionStaysUsable(t *testing.T) {
+	t.Parallel()
 	broker := startNode(t).connect(t)
 	for _, size := range []int{mebibyte + 1, 3 * mebibyte, 5 * mebibyte, 32 * mebibyte} {
 		_, err := broker.Publish(wait(t), &brokerpb.PublishRequest{Subject: "big", Body: make([]byte, size)})
@@ -90,6 +94,7 @@ func (rawCodec) Unmarshal(data []byte, v any) error { *v.(*[]byte) = data; retur
 func (rawCodec) Name() string                       { return "proto" }
 
 func TestBytesThatAreNoRequestAreTheClientsMistake(t *testing.T) {
+	t.Parallel()
 	broker := startNode(t).connect(t)
 	for name, raw := range map[string][]byte{
 		"not protobuf":         {0xff, 0xff, 0xff, 0xff},
@@ -109,6 +114,7 @@ func TestBytesThatAreNoRequestAreTheClientsMistake(t *testing.T) {
 }
 
 func TestUnknownMethodsAreUnimplemented(t *testing.T) {
+	t.Parallel()
 	broker := startNode(t).connect(t)
 	err := broker.conn.Invoke(wait(t), "/broker.Broker/Nothing", &brokerpb.FetchRequest{}, &brokerpb.MessageResponse{})
 	expect(t, err, codes.Unimplemented, "")
@@ -116,6 +122,7 @@ func TestUnknownMethodsAreUnimplemented(t *testing.T) {
 }
 
 func TestDeadlinesInThePastDoNoHarm(t *testing.T) {
+	t.Parallel()
 	broker := startNode(t).connect(t)
 	broker.publish(t, "warm", "connection", 0)
 	for range 200 {

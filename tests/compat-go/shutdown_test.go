@@ -13,6 +13,7 @@ import (
 )
 
 func TestSigtermAnswersWhatIsInFlightAndEndsStreamsAsUnavailable(t *testing.T) {
+	t.Parallel()
 	const publishers = 16
 	node := startNode(t)
 	stream := node.connect(t).subscribe(t, "stop")
@@ -67,6 +68,7 @@ func TestSigtermAnswersWhatIsInFlightAndEndsStreamsAsUnavailable(t *testing.T) {
 }
 
 func TestKillLosesNothingThatWasAcknowledged(t *testing.T) {
+	t.Parallel()
 	node := startNode(t)
 	broker := node.connect(t)
 	for i := range 300 {

@@ -11,6 +11,7 @@ import (
 )
 
 func TestHeadersMeanSubscribed(t *testing.T) {
+	t.Parallel()
 	broker := startNode(t).connect(t)
 	for i := range 100 {
 		subject, body := fmt.Sprintf("headers-%d", i), fmt.Sprint(i)
@@ -23,6 +24,7 @@ func TestHeadersMeanSubscribed(t *testing.T) {
 }
 
 func TestFiftyMessagesBeforeTheSubscriberReads(t *testing.T) {
+	t.Parallel()
 	node := startNode(t)
 	subscriber, publisher := node.connect(t), node.connect(t)
 	stream := subscriber.subscribe(t, "fifty")
@@ -37,6 +39,7 @@ func TestFiftyMessagesBeforeTheSubscriberReads(t *testing.T) {
 }
 
 func TestEarlierMessagesAreNotDelivered(t *testing.T) {
+	t.Parallel()
 	broker := startNode(t).connect(t)
 	broker.publish(t, "earlier", "before", 600)
 	stream := broker.subscribe(t, "earlier")
@@ -48,6 +51,7 @@ func TestEarlierMessagesAreNotDelivered(t *testing.T) {
 }
 
 func TestEverySubscriberGetsEachMessageOnceInOrder(t *testing.T) {
+	t.Parallel()
 	node := startNode(t)
 	publisher := node.connect(t)
 	var streams []brokerpb.Broker_SubscribeClient
@@ -67,6 +71,7 @@ func TestEverySubscriberGetsEachMessageOnceInOrder(t *testing.T) {
 }
 
 func TestSubscribersThatLeaveDoNotDisturbTheOthers(t *testing.T) {
+	t.Parallel()
 	broker := startNode(t).connect(t)
 	stays := broker.subscribe(t, "leaving")
 	for i := range 50 {
@@ -88,6 +93,7 @@ func TestSubscribersThatLeaveDoNotDisturbTheOthers(t *testing.T) {
 }
 
 func TestSubscribeRefusesInvalidSubjects(t *testing.T) {
+	t.Parallel()
 	broker := startNode(t).connect(t)
 	for _, subject := range []string{"", "a\nb", "\u0085"} {
 		stream, err := broker.Subscribe(wait(t), &brokerpb.SubscribeRequest{Subject: subject})
