@@ -19,6 +19,7 @@ import yaml
 
 import control_plane
 import manifests
+import scaling
 from control_plane import case, until
 from machine import Machine
 
@@ -59,6 +60,10 @@ class Brokers:
                 self.acknowledged(subject, int(done.stdout), f"{text} {subject}")
         return taken
 
+    def all_take(self, text):
+        """Whether every subject takes a publish."""
+        return self.publish_all(text) == len(SUBJECTS)
+
     def acknowledged(self, subject, number, text):
         if self.published.setdefault((subject, number), text) != text:
             raise RuntimeError(f"id {number} of {subject} was given twice")
@@ -70,7 +75,8 @@ class Brokers:
 def volumes(folder):
     yield {"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "local", "annotations": {
         "storageclass.kubernetes.io/is-default-class": "true"}}, "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer"}
-    for number in range(3):
+    # One more than there are nodes: a node that comes back under its name begins with an empty volume.
+    for number in range(4):
         path = folder / f"volume-{number}"
         path.mkdir()
         # A folder of the machine has the owner that it has; storage of a cluster is given to fsGroup.
@@ -90,7 +96,7 @@ def start(plane, brokers):
     case(f"three real brokers are ready after {time.monotonic() - begun:.0f} s", came)
     for application in ("redis", "ratelimit", "envoy"):
         case(f"{application} is ready", until(application, lambda application=application: brokers.ready(application, 1)))
-    case("every subject takes a publish through Envoy", until("all of them", lambda: brokers.publish_all("first") == len(SUBJECTS)))
+    case("every subject takes a publish through Envoy", until("all of them", lambda: brokers.all_take("first")))
     said = plane.must("-n", "walcast", "exec", "walcast-0", "--", "/usr/bin/walcast", "cluster", "status", "--admin",
                       ",".join(f"http://walcast-{number}.walcast:9464" for number in range(3)))
     case("walcast cluster status in a pod names three nodes", not all(f"walcast-{number}" in said for number in range(3)) and said)
@@ -160,7 +166,7 @@ def hang(plane, brokers):
 
     came = until("a restart", again)
     case(f"the liveness probe has started it again after {time.monotonic() - begun:.0f} s", came)
-    case("every subject takes a publish again", until("all of them", lambda: brokers.publish_all("thawed") == len(SUBJECTS)))
+    case("every subject takes a publish again", until("all of them", lambda: brokers.all_take("thawed")))
 
 
 def of_pod(pid, pod):
@@ -207,6 +213,7 @@ def main(walcast):
         start(plane, brokers)
         rolling_restart(plane, brokers)
         hang(plane, brokers)
+        scaling.scaling(plane, brokers, Retrying(brokers), LEFT_OUT)
         k6(plane)
         case(f"all {len(brokers.published)} acknowledged messages are there", brokers.lost()[:3])
     finally:
