@@ -275,7 +275,9 @@ impl Broker {
         let stands = |task: std::io::Result<std::fs::DirEntry>| {
             let stat = task.and_then(|task| std::fs::read_to_string(task.path().join("stat")));
             // After the name in brackets; a thread that has ended stands still, too.
-            stat.map_or(true, |stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't', 'Z', 'X'])))
+            stat.map_or(true, |stat| {
+                stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't', 'Z', 'X']))
+            })
         };
         let began = Instant::now();
         while !std::fs::read_dir(&folder).expect("it runs").all(stands) {
