@@ -31,7 +31,7 @@ def draw(found):
     bottom = TOP + sum(len(bars) * ROW + GAP for _, _, bars in rows)
     parts = [text(LEFT, 16, "k6: median (dot), 95th (tick) and 99th percentile (end of the bar), in milliseconds", size=12)]
     for place, name in enumerate(found):
-        x, y = LEFT + 190 * (place % 3), 34 + 15 * (place // 3)
+        x, y = LEFT - 60 + 215 * (place % 3), 34 + 15 * (place // 3)
         parts += [f'<rect x="{x}" y="{y - 8}" width="10" height="8" fill="{COLOURS[name]}"/>', text(x + 15, y, called(name), size=10)]
     for power in range(low, high + 1):
         for step in range(1, 10 if power < high else 2):
