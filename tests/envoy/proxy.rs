@@ -2,8 +2,8 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -23,8 +23,8 @@ struct Way {
 pub struct Proxy {
     address: String,
     way: Arc<watch::Sender<Way>>,
-    /// What the broker is still to hear before its answers are held.
-    first: Arc<AtomicUsize>,
+    /// If answers are to be held: bytes of bodies that the broker is to hear before.
+    first: Arc<Mutex<Option<usize>>>,
 }
 
 impl Proxy {
@@ -49,14 +49,15 @@ impl Proxy {
         &self.address
     }
 
-    /// Once the broker has heard so many bytes, nothing of what it says arrives.
+    /// Once the broker has heard a call to its end, of so many bytes at least, nothing of what it says arrives. Not before: it also says how
+    /// much more may be sent.
     pub fn hold_answers_after(&self, bytes: usize) {
-        self.first.store(bytes, Ordering::SeqCst);
-        self.way.send_modify(|way| way.holds = true);
+        *self.first.lock() = Some(bytes);
     }
 
     /// All connections end, with what is held; new ones are as they should be.
     pub fn cut(&self) {
+        *self.first.lock() = None;
         self.way.send_modify(|way| *way = Way { cuts: way.cuts + 1, holds: false });
     }
 
@@ -73,16 +74,27 @@ impl Proxy {
     }
 
     async fn there(&self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) -> io::Result<()> {
-        let mut bytes = vec![0; 65_536];
+        let (mut bytes, mut frames) = (vec![0; 65_536], Frames::default());
         loop {
             let length = from.read(&mut bytes).await?;
-            let left = |first: usize| Some(first.saturating_sub(length));
-            // Before the broker can answer.
-            self.first.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left).expect("left gives one always");
             if length == 0 {
                 return Ok(());
             }
+            // Before the broker can answer.
+            frames.read(&bytes[..length], |body_bytes, ends| self.hear(body_bytes, ends));
             to.write_all(&bytes[..length]).await?;
+        }
+    }
+
+    /// A frame of a body, and whether the call ends with it.
+    fn hear(&self, body_bytes: usize, ends: bool) {
+        let mut first = self.first.lock();
+        if let Some(left) = &mut *first {
+            *left = left.saturating_sub(body_bytes);
+            if ends && *left == 0 {
+                *first = None;
+                self.way.send_modify(|way| way.holds = true);
+            }
         }
     }
 
@@ -102,10 +114,48 @@ impl Proxy {
             if length == 0 {
                 return Ok(());
             }
-            if way.borrow().holds && self.first.load(Ordering::SeqCst) == 0 {
+            if way.borrow().holds {
                 return way.wait_for(|way| way.cuts != cuts).await.map(drop).map_err(io::Error::other);
             }
             to.write_all(&bytes[..length]).await?;
+        }
+    }
+}
+
+/// Finds the frames of HTTP/2 in what a client sends (RFC 9113, 4.1).
+#[derive(Debug)]
+struct Frames {
+    /// Bytes until the next frame.
+    skip: usize,
+    head: Vec<u8>,
+}
+
+impl Default for Frames {
+    fn default() -> Self {
+        // The preface of a connection.
+        Self { skip: 24, head: Vec::with_capacity(9) }
+    }
+}
+
+impl Frames {
+    /// Tells of each frame of a body: its length, and whether it is the last one of its stream.
+    fn read(&mut self, mut bytes: &[u8], mut body: impl FnMut(usize, bool)) {
+        while !bytes.is_empty() {
+            let skipped = self.skip.min(bytes.len());
+            self.skip -= skipped;
+            bytes = &bytes[skipped..];
+            let (head, rest) = bytes.split_at(bytes.len().min(9 - self.head.len()));
+            self.head.extend_from_slice(head);
+            bytes = rest;
+            if let [a, b, c, kind, flags, ..] = self.head[..]
+                && self.head.len() == 9
+            {
+                self.skip = u32::from_be_bytes([0, a, b, c]) as usize;
+                if kind == 0 {
+                    body(self.skip, flags & 1 != 0);
+                }
+                self.head.clear();
+            }
         }
     }
 }

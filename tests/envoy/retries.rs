@@ -1,5 +1,6 @@
 //! What Envoy sends again, and what it does not.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use tonic::{Code, Request, Status};
@@ -28,14 +29,15 @@ async fn answer_lost(
     request: Request<PublishRequest>,
 ) -> Result<i32, Status> {
     let before = broker.position("durable").await;
-    // All of the body: an answer can only come then.
     proxy.hold_answers_after(request.get_ref().body.len());
-    let cut = async {
-        eventually("the publish to be durable", || async { (broker.position("durable").await > before).then_some(()) })
-            .await;
-        proxy.cut();
-    };
-    tokio::join!(client.publish_request(request), cut).0
+    let mut call = pin!(client.publish_request(request));
+    let durable =
+        eventually("the publish to be durable", || async { (broker.position("durable").await > before).then_some(()) });
+    tokio::select! {
+        () = durable => proxy.cut(),
+        early = &mut call => panic!("answered before it was durable, or while answers are held: {early:?}"),
+    }
+    call.await
 }
 
 async fn retries(envoy: &Envoy) -> u64 {
