@@ -39,8 +39,10 @@ def problem(found):
         return f"there are no figures of {', '.join(missing)} yet"
     if any(figures["settings"] != FULL for figures in found.values()):
         return "there are figures with other settings than those of a full run"
-    if len({figures["walcast"] for figures in found.values()}) > 1:
-        return "there are figures of several versions"
+    for same in ("walcast", "when", "machine"):
+        values = sorted({figures[same] for figures in found.values()})
+        if len(values) > 1:
+            return f"there are figures of {' and of '.join(values)}"
     for name, figures in found.items():
         left_out = [script for script in SCRIPTS if script not in figures["scripts"]]
         if left_out:

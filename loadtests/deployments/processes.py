@@ -90,18 +90,21 @@ class Process:
         return self.ended()
 
     def processor_seconds(self):
-        """Of itself and of all processes of its session, which Postgres has many of."""
-        ticks = 0
+        """Of itself and of all processes below it, which Postgres has many of, each in a session of its own."""
+        found = {}
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
-                ticks += ticks_of(entry, self.child.pid)
-        return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def ticks_of(entry, session):
-    try:
-        fields = (entry / "stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0  # it has just ended
-    # After the name: state, parent, group, session; user and system time are the 12th and 13th, of those it waited for the next two.
-    return sum(map(int, fields[11:15])) if int(fields[3]) == session else 0
+                try:
+                    fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                except OSError:
+                    continue  # it has just ended
+                # After the name: state and parent; user and system time are the 12th and 13th, of those it waited for the next two.
+                found[int(entry.name)] = (int(fields[1]), sum(map(int, fields[11:15])))
+        ours = {self.child.pid}
+        # A child may have a lower number than its parent, once numbers begin again.
+        while True:
+            more = {pid for pid, (parent, _) in found.items() if parent in ours} - ours
+            if not more:
+                break
+            ours |= more
+        return sum(ticks for pid, (_, ticks) in found.items() if pid in ours) / os.sysconf("SC_CLK_TCK")
