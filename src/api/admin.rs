@@ -44,7 +44,7 @@ pub struct Part {
 #[derive(Debug, Clone)]
 pub(super) struct Admin {
     pub(super) report: Arc<dyn Report>,
-    lifecycle: Lifecycle,
+    pub(super) lifecycle: Lifecycle,
 }
 
 /// Serves until `stop` is done.

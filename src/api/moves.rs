@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Json, Response};
 use serde::Deserialize;
 
 use super::admin::Admin;
+use super::lifecycle::Phase;
 use crate::cluster::SlotSet;
 use crate::transfer::{GiveError, Given};
 
@@ -28,6 +29,10 @@ pub(super) async fn give(State(admin): State<Admin>, Json(Wanted { slots, to }):
     let Some(asker) = admin.report.mover() else {
         return failed(StatusCode::CONFLICT, "this broker is in no cluster, or is not ready yet");
     };
+    if admin.lifecycle.phase() == Phase::Starting {
+        // It may have given these slots away before its volume was set back, and is asking the others.
+        return failed(StatusCode::SERVICE_UNAVAILABLE, "the node is not ready yet");
+    }
     match asker.give(slots, to.clone()).await {
         Some(Ok(Given { slots, records, pause, version })) => Json(serde_json::json!({
             "slots": slots.to_string(),

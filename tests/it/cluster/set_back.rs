@@ -15,7 +15,7 @@ use walcast::proto::nodes::{Moves, Step};
 
 use super::moving::{move_slots, owned};
 use crate::support::nodes::{copy_of, free_ports};
-use crate::support::{Client, Setup, error_reason, eventually, within_patience};
+use crate::support::{Client, Setup, error_reason, eventually, walcast, within_patience};
 
 const SET_BACK: &str = "this node was set back";
 const UNHEARD: &str = "serves without having heard from these nodes";
@@ -74,7 +74,7 @@ async fn is_asked(port: u16, digest: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_was_set_back_never_serves_what_it_gave_away() {
-    let (ports, folder) = (free_ports(3), tempfile::tempdir().expect("a folder"));
+    let (ports, folder) = (free_ports(4), tempfile::tempdir().expect("a folder"));
     let data = |node: &str| -> PathBuf { folder.path().join(node) };
     let gate = Gate::to(format!("127.0.0.1:{}", ports[1])).await;
     // The second one cannot reach the first: it hears of nothing that it does not ask for.
@@ -102,7 +102,8 @@ async fn a_node_that_was_set_back_never_serves_what_it_gave_away() {
     let digest = status["cluster"]["digest"].as_str().expect("a digest");
 
     gate.open.send_replace(false);
-    let set_back = setup(&copy, "n0", &of_n0, ports[0]).expect_log(SET_BACK);
+    let admin = format!("127.0.0.1:{}", ports[3]);
+    let set_back = setup(&copy, "n0", &of_n0, ports[0]).expect_log(SET_BACK).arg("--admin-listen").arg(&admin);
     let starting = tokio::spawn(set_back.start());
     let asker = client(ports[0]).await;
     for _ in 0..20 {
@@ -111,6 +112,11 @@ async fn a_node_that_was_set_back_never_serves_what_it_gave_away() {
         assert_eq!((refused.code(), &*error_reason(&refused)), (Code::Unavailable, "NOT_SERVING"));
     }
     is_asked(ports[0], digest).await;
+    // Nor may it give them away once more.
+    let arguments = ["cluster", "move", "--slots", "0-511", "--to", "n1", "--admin", &format!("http://{admin}")];
+    let given = walcast(&arguments).output().expect("it runs");
+    let said = String::from_utf8_lossy(&given.stderr);
+    assert!(given.status.code() == Some(5) && said.contains("not ready yet"), "{given:?}");
     assert!(!starting.is_finished());
     gate.open.send_replace(true);
     let n0 = within_patience("its start", starting).await.expect("it starts");
