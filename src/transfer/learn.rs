@@ -92,8 +92,8 @@ impl Transfer {
         let Ok(mut client) = peers.client(at) else { return false };
         let mut request = peers.request(self.known());
         request.set_timeout(peers.timeout);
-        // What it says beside an answer is told by calls on its subjects.
-        let Ok(moves) = client.exchange(request).await else { return false };
+        // What it says beside an answer is told by calls on its subjects. The way there counts: to connect may take as long again.
+        let Ok(Ok(moves)) = tokio::time::timeout(peers.timeout, client.exchange(request)).await else { return false };
         self.0.rooms.forward.has_answered(at);
         let _told_in_the_log = self.learn_from(moves.into_inner()).await;
         true
