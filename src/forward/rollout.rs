@@ -31,7 +31,11 @@ impl Rollouts {
     pub fn is_passing(&self, marker: &Marker, now: Instant) -> bool {
         let (mut nodes, version) = (self.0.lock(), marker.version.configured);
         if !nodes.contains_key(&marker.node) && nodes.len() >= NODES_MAX {
-            return false;
+            // Those that nobody has told of for so long that it would not matter.
+            nodes.retain(|_, seen| now.saturating_duration_since(seen.since) < ROLLOUT_MAX);
+            if nodes.len() >= NODES_MAX {
+                return false;
+            }
         }
         let seen = nodes.entry(marker.node.clone()).or_insert(Seen { version, since: now });
         if seen.version != version {
@@ -70,5 +74,6 @@ mod tests {
         let passing = (0..100).filter(|at| rollouts.is_passing(&marker(&at.to_string(), 2), now)).count();
         assert_eq!((passing, rollouts.0.lock().len()), (NODES_MAX, NODES_MAX));
         assert!(rollouts.is_passing(&marker("0", 2), now), "who is known stays known");
+        assert!(rollouts.is_passing(&marker("100", 2), now + ROLLOUT_MAX), "there is room again");
     }
 }
