@@ -130,3 +130,24 @@ where
         .draw()
         .map_err(failure)
 }
+
+/// The names of the lines.
+///
+/// # Errors
+/// The library's.
+pub fn legend<'a, X, Y>(
+    chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>,
+    position: SeriesLabelPosition,
+) -> Result<(), Failure>
+where
+    X: Ranged,
+    Y: Ranged,
+{
+    chart
+        .configure_series_labels()
+        .position(position)
+        .label_font(words())
+        .border_style(GREY.mix(0.3))
+        .draw()
+        .map_err(failure)
+}

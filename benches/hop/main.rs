@@ -9,6 +9,9 @@
 #[allow(dead_code, reason = "shared with the other comparisons")]
 #[path = "../common/envoy.rs"]
 mod envoy;
+#[allow(dead_code, reason = "shared with the other comparisons")]
+#[path = "../common/figures.rs"]
+mod figures;
 #[path = "../common/noop.rs"]
 mod noop;
 #[allow(dead_code, reason = "shared with the other comparisons")]

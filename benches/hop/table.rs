@@ -1,5 +1,6 @@
 //! The table, and the floors.
 
+use crate::figures::median;
 use crate::pages::{number, spread};
 use crate::{Failure, Figures, LOADS, Rounds, Side};
 
@@ -21,7 +22,7 @@ pub fn markdown(rounds: &Rounds, settings: &str) -> Result<String, Failure> {
     );
     for ((load, side), figures) in rounds {
         let rates: Vec<f64> = figures.iter().map(|figures| figures.rate).collect();
-        let of = |part: fn(&Figures) -> f64| number(median(figures.iter().map(part)));
+        let of = |part: fn(&Figures) -> f64| number(median(figures.iter().map(part).collect()));
         text.push_str(&format!(
             "| {} x {} | {} | {} | {:.2} | {} | {} |\n",
             load.0,
@@ -57,22 +58,15 @@ fn rate_of_hop(rounds: &Rounds) -> f64 {
 /// The median of the rounds' ratios to the owner's rate.
 fn of_direct(rounds: &Rounds, load: (u32, u32), side: Side) -> f64 {
     let (own, direct) = (of_load(rounds, load, side), of_load(rounds, load, Side::Direct));
-    median(own.iter().zip(direct).map(|(own, direct)| own.rate / direct.rate))
+    median(own.iter().zip(direct).map(|(own, direct)| own.rate / direct.rate).collect())
 }
 
 fn added_by_hop(rounds: &Rounds) -> f64 {
     let alone = |side| of_load(rounds, LOADS[1], side).iter().map(|figures| figures.p50_us);
     let sides = alone(Side::Forwarded).zip(alone(Side::Direct)).zip(alone(Side::Noop));
-    median(sides.map(|((hop, direct), noop)| (hop - direct) / noop))
+    median(sides.map(|((hop, direct), noop)| (hop - direct) / noop).collect())
 }
 
 fn of_load(rounds: &Rounds, load: (u32, u32), side: Side) -> &[Figures] {
     rounds.get(&(load, side)).map_or(&[], Vec::as_slice)
-}
-
-/// The median; NaN of none, which keeps no floor.
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -9,7 +9,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use crate::Failure;
 use crate::axis::{Axis, Side, System};
 use crate::figures::{Figure, median};
-use crate::painting::{Area, Bar, GREY, HEADROOM, SIZE, bars_of, draw as paint, failure, words};
+use crate::painting::{Area, Bar, HEADROOM, SIZE, bars_of, draw as paint, failure, words};
 use crate::results::Results;
 use crate::tables::broker;
 
@@ -160,11 +160,5 @@ where
     for (place, label) in labels.iter().enumerate() {
         chart.draw_series([Text::new(label.clone(), (place as f64, below), style.clone())]).map_err(failure)?;
     }
-    chart
-        .configure_series_labels()
-        .position(legend)
-        .label_font(words())
-        .border_style(GREY.mix(0.3))
-        .draw()
-        .map_err(failure)
+    crate::painting::legend(&mut chart, legend)
 }

@@ -191,12 +191,6 @@ fn lines_of(path: &Path, title: &str, unit: &str, legend: SeriesLabelPosition, l
                 .label(*name)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(3)));
         }
-        chart
-            .configure_series_labels()
-            .position(legend)
-            .label_font(words())
-            .border_style(GREY.mix(0.3))
-            .draw()
-            .map_err(failure)
+        crate::painting::legend(&mut chart, legend)
     })
 }
